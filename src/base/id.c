@@ -1,0 +1,46 @@
+#include "base/id.h"
+
+#include <errno.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/random.h>
+
+#define RANDOM_CHARS 16
+
+static const char alphabet[] = "0123456789abcdefghjkmnpqrstvwxyz";
+
+void random_bytes(void *out, size_t len)
+{
+    char *p = out;
+    while (len) {
+        ssize_t n = getrandom(p, len, 0);
+        if (n < 0) {
+            if (errno == EINTR)
+                continue;
+            perror("warren: getrandom");
+            abort();
+        }
+        p += n;
+        len -= (size_t)n;
+    }
+}
+
+void id_new(char out[ID_SIZE], const char *prefix)
+{
+    uint8_t random[RANDOM_CHARS];
+    random_bytes(random, sizeof(random));
+    int n = snprintf(out, ID_SIZE - RANDOM_CHARS, "%s_", prefix);
+    for (size_t i = 0; i < RANDOM_CHARS; i++)
+        out[(size_t)n + i] = alphabet[random[i] & 31];
+    out[(size_t)n + RANDOM_CHARS] = '\0';
+}
+
+bool id_is(const char *s, const char *prefix)
+{
+    size_t n = strlen(prefix);
+    if (strncmp(s, prefix, n) != 0 || s[n] != '_' || strlen(s + n + 1) != RANDOM_CHARS)
+        return false;
+    return strspn(s + n + 1, alphabet) == RANDOM_CHARS;
+}

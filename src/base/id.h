@@ -1,0 +1,18 @@
+/*
+ * Random object ids: a type prefix, "_", and 16 characters of Crockford base32 (80 random bits),
+ * such as "tun_4x0v9m2k7c1qz8ta". Lower case; safe in URLs, file names and SQL.
+ */
+#pragma once
+
+#include <stdbool.h>
+#include <stddef.h>
+
+#define ID_SIZE 32 /* longest id with its NUL */
+
+void id_new(char out[ID_SIZE], const char *prefix);
+
+/* Whether `s` has the shape of an id of that type. */
+bool id_is(const char *s, const char *prefix);
+
+/* Fills `out` from the kernel's random source; aborts if there is none. */
+void random_bytes(void *out, size_t len);

@@ -1,0 +1,114 @@
+#include "base/log.h"
+
+#include "base/buf.h"
+#include "base/error.h"
+#include "base/macro.h"
+#include "base/mem.h"
+#include "base/time.h"
+
+#include <assert.h>
+#include <inttypes.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#define LINE_MAX_BYTES 8192
+
+static const char *const level_names[] = {"debug", "info", "warn", "error"};
+static_assert(ARRAY_SIZE(level_names) == LOG_LEVEL_COUNT, "a name for each level");
+
+static struct {
+    enum log_level least;
+    enum log_format format;
+    int fd;
+} sink = {LOG_LEVEL_INFO, LOG_FORMAT_TEXT, STDERR_FILENO};
+
+void log_setup(enum log_level least, enum log_format format, int fd)
+{
+    sink.least = least;
+    sink.format = format;
+    sink.fd = fd;
+}
+
+bool log_enabled(enum log_level level)
+{
+    return level >= sink.least;
+}
+
+int log_level_parse(const char *s, enum log_level *ret)
+{
+    for (size_t i = 0; i < LOG_LEVEL_COUNT; i++) {
+        if (strcmp(s, level_names[i]) == 0) {
+            *ret = (enum log_level)i;
+            return 0;
+        }
+    }
+    return ERR_INVALID;
+}
+
+static void put_quoted(struct buf *line, const char *s)
+{
+    buf_puts(line, "\"");
+    for (; *s; s++) {
+        unsigned char c = (unsigned char)*s;
+        if (c == '"' || c == '\\')
+            buf_printf(line, "\\%c", c);
+        else if (c < 0x20 || c == 0x7f)
+            buf_printf(line, "\\u%04x", c);
+        else
+            buf_append(line, s, 1);
+    }
+    buf_puts(line, "\"");
+}
+
+static void put_value(struct buf *line, const struct log_field *f, bool quote_always)
+{
+    if (f->type == LOG_FIELD_INT)
+        buf_printf(line, "%" PRId64, f->num);
+    else if (f->type == LOG_FIELD_BOOL)
+        buf_puts(line, f->num ? "true" : "false");
+    else if (!f->str)
+        buf_puts(line, quote_always ? "null" : "-");
+    else if (!quote_always && *f->str && !strpbrk(f->str, " \"\\=\t\r\n\033"))
+        buf_puts(line, f->str);
+    else
+        put_quoted(line, f->str);
+}
+
+void log_write(enum log_level level, const char *text, const struct log_field *fields)
+{
+    __attribute__((cleanup(buf_done_cleanup))) struct buf line = {.limit = LINE_MAX_BYTES};
+    char now[TIME_TEXT_SIZE];
+    time_format(time_wall_ms(), now);
+    bool json = sink.format == LOG_FORMAT_JSON;
+    if (json) {
+        buf_printf(&line, "{\"time\":\"%s\",\"level\":\"%s\",\"event\":", now, level_names[level]);
+        put_quoted(&line, text);
+    } else {
+        buf_printf(&line, "%s %-5s %s", now, level_names[level], text);
+    }
+    for (; fields->key; fields++) {
+        buf_printf(&line, json ? ",\"%s\":" : " %s=", fields->key);
+        put_value(&line, fields, json);
+    }
+    buf_puts(&line, json ? "}\n" : "\n");
+    ssize_t n = write(sink.fd, line.data, line.len);
+    (void)n; /* there is nowhere to report that the log is gone */
+}
+
+void secret_set(struct secret *s, const void *data, size_t len)
+{
+    secret_done(s);
+    s->data = mem_new(len + 1);
+    memcpy(s->data, data, len);
+    s->len = len;
+}
+
+void secret_done(struct secret *s)
+{
+    if (s->data) {
+        explicit_bzero(s->data, s->len);
+        free(s->data);
+    }
+    *s = (struct secret){0};
+}

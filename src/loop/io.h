@@ -1,0 +1,29 @@
+/*
+ * Readiness of a descriptor on a loop. Edge-triggered underneath: an event only sets `readable`,
+ * `writable` or `hup`, and calls `on_event`. The flags stay set until the owner's own read or write
+ * met EAGAIN and cleared them, so nothing is lost by doing only part of the work in a turn; the
+ * owner then continues from a deferred call.
+ *
+ * `hup` (peer finished or reset) never clears, and while it is set `readable` must not be cleared
+ * on a short read: an end-of-file that is already there makes no further edge.
+ */
+#pragma once
+
+#include "loop/loop.h"
+
+struct io {
+    int fd; /* -1: not open. Owned by whoever embeds this */
+    bool readable, writable, hup;
+    struct loop *loop;
+    void (*on_event)(struct io *io);
+};
+
+/* Starts to watch `fd`, which must be non-blocking. Both flags start as false; the first event
+ * tells the present state (so a fresh socket gets one event at once). */
+int io_start(struct io *io, struct loop *l, int fd, void (*on_event)(struct io *io));
+
+/* Stops watching without closing; no event arrives after this, not even one already collected. */
+void io_stop(struct io *io);
+
+/* io_stop and close. Harmless on a zeroed or closed one whose fd is -1 or whose loop is NULL. */
+void io_close(struct io *io);

@@ -1,0 +1,271 @@
+/*
+ * How a turn is built from libuv's phases (docs/ARCHITECTURE.md draws it):
+ *
+ *   uv timers  ->  prepare: deferred calls  ->  wait + events  ->  check: deferred calls
+ *
+ * Deferred calls run both before and after the wait, so that what a timer deferred is not left
+ * lying while the loop sleeps. A call deferred by a deferred call waits for the next run; an idle
+ * handle then makes libuv poll without sleeping.
+ */
+#include "loop/internal.h"
+
+#include "base/error.h"
+#include "base/macro.h"
+#include "base/mem.h"
+
+#include <assert.h>
+#include <stdlib.h>
+#include <utlist.h>
+
+struct loop_signal {
+    uv_signal_t uv;
+    void (*fn)(void *arg, int signum);
+    void *arg;
+    struct loop_signal *next;
+};
+
+static void on_idle(uv_idle_t *handle)
+{
+    (void)handle;
+}
+
+/* Runs what is pending now. A call that defers again goes to the list's tail, beyond `end`. */
+static void run_deferred(struct loop *l)
+{
+    struct defer end = {0}; /* marks where this batch ends */
+    if (!l->deferred)
+        return;
+    loop_defer(l, &end);
+    while (l->deferred != &end) {
+        struct defer *d = l->deferred;
+        loop_defer_cancel(d);
+        d->fn(d);
+    }
+    loop_defer_cancel(&end);
+    if (l->deferred)
+        uv_idle_start(&l->busy, on_idle);
+    else
+        uv_idle_stop(&l->busy);
+}
+
+static void on_before_wait(uv_prepare_t *handle)
+{
+    struct loop *l = handle->data;
+    run_deferred(l);
+    if (l->turn_started_ns) {
+        uint64_t us = (uv_hrtime() - l->turn_started_ns) / 1000;
+        if (us > l->max_busy_us)
+            l->max_busy_us = us;
+        l->turn_started_ns = 0;
+    }
+}
+
+static void on_after_wait(uv_check_t *handle)
+{
+    struct loop *l = handle->data;
+    run_deferred(l);
+}
+
+static void run_posted(struct loop *l)
+{
+    pthread_mutex_lock(&l->lock);
+    struct posted *p = l->posted;
+    l->posted = NULL;
+    l->posted_tail = &l->posted;
+    bool stop = l->stop;
+    pthread_mutex_unlock(&l->lock);
+    while (p) {
+        struct posted *next = p->next;
+        p->fn(p->arg);
+        mem_free(p);
+        p = next;
+    }
+    if (stop)
+        uv_stop(&l->uv);
+}
+
+static void on_wake(uv_async_t *handle)
+{
+    run_posted(handle->data);
+}
+
+int loop_new(struct loop **ret)
+{
+    struct loop *l = NEW(struct loop);
+    int rc = uv_loop_init(&l->uv);
+    if (rc < 0) {
+        mem_free(l);
+        return error_from_errno(-rc);
+    }
+    pthread_mutex_init(&l->lock, NULL);
+    l->posted_tail = &l->posted;
+    uv_async_init(&l->uv, &l->wake, on_wake);
+    uv_prepare_init(&l->uv, &l->before_wait);
+    uv_check_init(&l->uv, &l->after_wait);
+    uv_idle_init(&l->uv, &l->busy);
+    l->wake.data = l->before_wait.data = l->after_wait.data = l->busy.data = l;
+    uv_prepare_start(&l->before_wait, on_before_wait);
+    uv_check_start(&l->after_wait, on_after_wait);
+    loop_timer_init(l);
+    rc = loop_io_init(l);
+    if (rc < 0) {
+        loop_free(l);
+        return rc;
+    }
+    *ret = l;
+    return 0;
+}
+
+int loop_new_virtual(struct loop **ret, uint64_t start_ms)
+{
+    TRY(loop_new(ret));
+    (*ret)->is_virtual = true;
+    (*ret)->virtual_ms = start_ms;
+    return 0;
+}
+
+static void close_handle(uv_handle_t *handle, void *arg)
+{
+    (void)arg;
+    if (!uv_is_closing(handle))
+        uv_close(handle, NULL);
+}
+
+void loop_free(struct loop *l)
+{
+    if (!l)
+        return;
+    run_posted(l);
+    loop_timer_done(l);
+    uv_walk(&l->uv, close_handle, NULL);
+    uv_run(&l->uv, UV_RUN_DEFAULT);
+    run_posted(l);
+    int rc = uv_loop_close(&l->uv);
+    assert(rc == 0);
+    (void)rc;
+    loop_io_done(l);
+    while (l->signals) {
+        struct loop_signal *next = l->signals->next;
+        mem_free(l->signals);
+        l->signals = next;
+    }
+    pthread_mutex_destroy(&l->lock);
+    mem_free(l);
+}
+
+void loop_run(struct loop *l)
+{
+    pthread_mutex_lock(&l->lock);
+    bool stop = l->stop;
+    pthread_mutex_unlock(&l->lock);
+    if (!stop)
+        uv_run(&l->uv, UV_RUN_DEFAULT);
+    pthread_mutex_lock(&l->lock);
+    l->stop = false;
+    pthread_mutex_unlock(&l->lock);
+}
+
+void loop_turn(struct loop *l, bool wait)
+{
+    uv_run(&l->uv, wait ? UV_RUN_ONCE : UV_RUN_NOWAIT);
+}
+
+void loop_stop(struct loop *l)
+{
+    pthread_mutex_lock(&l->lock);
+    l->stop = true;
+    pthread_mutex_unlock(&l->lock);
+    uv_async_send(&l->wake);
+}
+
+uint64_t loop_now_ms(const struct loop *l)
+{
+    return l->is_virtual ? l->virtual_ms : uv_now(&l->uv);
+}
+
+void loop_post(struct loop *l, void (*fn)(void *arg), void *arg)
+{
+    struct posted *p = NEW(struct posted);
+    *p = (struct posted){fn, arg, NULL};
+    pthread_mutex_lock(&l->lock);
+    *l->posted_tail = p;
+    l->posted_tail = &p->next;
+    pthread_mutex_unlock(&l->lock);
+    uv_async_send(&l->wake);
+}
+
+struct work {
+    uv_work_t uv;
+    void (*fn)(void *arg);
+    void (*done)(void *arg);
+    void *arg;
+};
+
+static void work_run(uv_work_t *uv)
+{
+    struct work *w = container_of(uv, struct work, uv);
+    w->fn(w->arg);
+}
+
+static void work_done(uv_work_t *uv, int status)
+{
+    struct work *w = container_of(uv, struct work, uv);
+    (void)status; /* never cancelled */
+    w->done(w->arg);
+    mem_free(w);
+}
+
+void loop_work(struct loop *l, void (*fn)(void *arg), void (*done)(void *arg), void *arg)
+{
+    struct work *w = NEW(struct work);
+    *w = (struct work){.fn = fn, .done = done, .arg = arg};
+    int rc = uv_queue_work(&l->uv, &w->uv, work_run, work_done);
+    assert(rc == 0);
+    (void)rc;
+}
+
+void loop_defer(struct loop *l, struct defer *d)
+{
+    if (d->loop)
+        return;
+    DL_APPEND(l->deferred, d);
+    d->loop = l;
+}
+
+void loop_defer_cancel(struct defer *d)
+{
+    if (!d->loop)
+        return;
+    DL_DELETE(d->loop->deferred, d);
+    d->loop = NULL;
+}
+
+static void on_signal(uv_signal_t *uv, int signum)
+{
+    struct loop_signal *s = container_of(uv, struct loop_signal, uv);
+    s->fn(s->arg, signum);
+}
+
+int loop_on_signal(struct loop *l, int signum, void (*fn)(void *arg, int signum), void *arg)
+{
+    struct loop_signal *s = NEW(struct loop_signal);
+    s->fn = fn;
+    s->arg = arg;
+    uv_signal_init(&l->uv, &s->uv);
+    s->next = l->signals;
+    l->signals = s;
+    int rc = uv_signal_start(&s->uv, on_signal, signum);
+    return rc < 0 ? error_from_errno(-rc) : 0;
+}
+
+uint64_t loop_take_max_busy_us(struct loop *l)
+{
+    uint64_t us = l->max_busy_us;
+    l->max_busy_us = 0;
+    return us;
+}
+
+uv_loop_t *loop_uv(struct loop *l)
+{
+    return &l->uv;
+}
