@@ -45,6 +45,8 @@ enum error_category {
     X(ERR_NOT_FOUND, "not_found", ERROR_USAGE, "not found")                         \
     X(ERR_INVALID, "invalid", ERROR_USAGE, "invalid value")                         \
     X(ERR_USAGE, "usage", ERROR_USAGE, "wrong usage")                               \
+    X(ERR_PRECONDITION, "precondition", ERROR_USAGE, "a condition is required")     \
+    X(ERR_UNSUPPORTED, "unsupported", ERROR_USAGE, "not supported")                 \
     X(ERR_BUG, "bug", ERROR_BUG, "internal error")
 
 enum error_index {

@@ -1,0 +1,86 @@
+/*
+ * The HTTPS client: HTTP/1.1 (RFC 9112) on a loop, one connection a call. The CLI and enrolment use
+ * http_fetch(), which runs a private loop until the answer is there. No redirects, no cookies.
+ *
+ * The server must prove itself: by a given CA, by the system's CAs, or by a pinned CA fingerprint.
+ * The name in the URL, or its IP address, must be in the certificate.
+ */
+#pragma once
+
+#include "base/buf.h"
+#include "base/diag.h"
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+struct loop;
+struct http_client;
+struct http_exchange;
+
+struct http_client_config {
+    const char *base_url; /* "https://hub.example:8443"; a path in it is put before every path */
+    const char *ca_file;  /* PEM; NULL: see ca_pem */
+    const char *ca_pem;   /* PEM text; both NULL: the system's CAs, unless pinned */
+    const uint8_t *ca_sha256; /* 32 bytes: a CA in the server's chain must have this DER hash */
+    const char *cert_file, *key_file; /* client certificate, or NULL */
+    const char *alpn;                 /* NULL: "http/1.1" */
+    const char *bearer;               /* Authorization: Bearer …, or NULL */
+    uint32_t connect_ms;              /* 0: 10 s, for name, connection and handshake */
+    uint32_t timeout_ms; /* 0: 30 s for the whole answer; streams: silence longer than this */
+    size_t reply_max;    /* 0: 16 MiB */
+};
+
+struct http_header {
+    const char *name, *value;
+};
+
+struct http_ask {
+    const char *method; /* NULL: GET, or POST with a body */
+    const char *path;   /* "/api/v1/tunnels?page_size=10", already escaped */
+    const char *content_type;
+    const void *body;
+    size_t body_len;
+    const struct http_header *headers; /* more headers; ends with a NULL name */
+};
+
+struct http_reply {
+    int status;
+    struct buf body;             /* empty when streamed */
+    struct http_header *headers; /* ends with a NULL name */
+};
+const char *http_reply_header(const struct http_reply *r, const char *name); /* NULL: none */
+void http_reply_done(struct http_reply *r);
+/* Negative code and text for a status of 400 and above, from problem+json when it is one. */
+int http_reply_diag(const struct http_reply *r, struct diag *d);
+
+/* Copies what it needs; reads the files now. ERR_INVALID for a bad URL, ERR_TLS for bad files. */
+int http_client_new(struct loop *l, const struct http_client_config *cfg, struct http_client **ret,
+                    struct diag *d);
+void http_client_free(struct http_client *c); /* cancels what runs; no callback follows */
+
+struct http_exchange_ops {
+    /* Both may be NULL. With on_data the body is not gathered; non-zero cancels the exchange and
+     * is its result. on_head comes first. */
+    int (*on_head)(void *arg, const struct http_reply *head);
+    int (*on_data)(void *arg, const void *data, size_t len);
+    /* Exactly once, unless cancelled. On failure `d` says why (ERR_DNS, ERR_REFUSED, ERR_TLS,
+     * ERR_TIMEOUT, ERR_PROTO, …) and `reply` is NULL. `reply` may be emptied by the callee. */
+    void (*done)(void *arg, struct http_reply *reply, const struct diag *d);
+};
+/* Copies the ask. The callbacks come later, never from inside this call. */
+struct http_exchange *http_client_start(struct http_client *c, const struct http_ask *ask,
+                                        const struct http_exchange_ops *ops, void *arg);
+void http_exchange_cancel(struct http_exchange *x);
+
+/* Blocking: for the CLI and enrolment, on a thread with no loop running. 0 with any status. */
+int http_fetch(const struct http_client_config *cfg, const struct http_ask *ask,
+               struct http_reply *ret, struct diag *d);
+
+/* Blocking server-sent events. `on_event` returns non-zero to stop (and is the result). 0 when the
+ * server ended the stream. A status other than 200 is given in `d` by http_reply_diag. */
+struct http_event {
+    const char *id, *event, *data; /* "" when absent; `event` then is "message" */
+};
+int http_watch(const struct http_client_config *cfg, const struct http_ask *ask,
+               int (*on_event)(void *arg, const struct http_event *e), void *arg, struct diag *d);
