@@ -1,0 +1,46 @@
+/*
+ * Asynchronous dialling: resolves the name (every time), races the addresses, and classifies what
+ * went wrong.
+ *
+ * The first attempts start 250 ms apart, families alternating (RFC 8305). A persistent dial (an
+ * agent looking for its hub) goes on: a fresh attempt at least each second over all addresses,
+ * re-resolving, all raced until one connects or the deadline ends it, so a network that comes back
+ * is used within a second. One refusal by every address ends either kind at once.
+ */
+#pragma once
+
+#include "base/addr.h"
+#include "base/diag.h"
+#include "loop/loop.h"
+#include "net/conn.h"
+#include "net/tls.h"
+
+struct dial;
+
+struct dial_result {
+    /* 0, or ERR_REFUSED, ERR_TIMEOUT, ERR_UNREACHABLE, ERR_DNS, ERR_DENIED (check), ERR_LIMIT (out
+     * of descriptors), ERR_TLS, ERR_RESET, ERR_CLOSED... */
+    int err;
+    int fd;            /* plain dial: connected, non-blocking, TCP_NODELAY; the callee's */
+    struct conn *conn; /* TLS dial: handshake done, paused, not started; the callee's */
+    struct addr peer;
+    bool is_answered; /* the other side said something (connected, refused): back off */
+    struct diag diag;
+};
+
+struct dial_params {
+    struct host_port target;
+    uint32_t deadline_ms; /* 0: 10 s; resolving, connecting, handshake together */
+    bool is_persistent;
+    /* Also tried when the resolver is slow or fails: where the last dial succeeded. len 0: none. */
+    struct addr known;
+    /* Asked for each resolved address; non-zero: not dialled. ERR_DENIED if all were refused so.
+     * May be NULL. */
+    int (*check)(void *arg, const struct addr *a);
+    struct tls_client *tls;                                  /* NULL: plain */
+    void (*on_done)(void *arg, const struct dial_result *r); /* once, later; not after cancel */
+    void *arg;
+};
+
+struct dial *dial_start(struct loop *l, const struct dial_params *p);
+void dial_cancel(struct dial *d); /* not from or after on_done */

@@ -1,0 +1,25 @@
+/*
+ * Listening sockets and their accept loops. A bound socket may be watched on several loops at once:
+ * whoever is first accepts.
+ */
+#pragma once
+
+#include "base/addr.h"
+#include "loop/loop.h"
+
+struct listener;
+
+/* A non-blocking listening TCP socket. Port 0: any; `ret_bound` tells which (may be NULL).
+ * ERR_EXISTS: in use; ERR_DENIED: not permitted; ERR_UNREACHABLE: no such local address. */
+int listener_bind(const struct addr *a, bool reuse_port, int *ret_fd, struct addr *ret_bound,
+                  struct diag *d);
+
+/* Begins to accept. `on_accept` owns the accepted descriptor (non-blocking, TCP_NODELAY). Accepts
+ * at most 64 a turn; waits 100 ms when the process is out of descriptors. The listener uses `fd`
+ * but does not own it: close it after the last listener on it has stopped. */
+int listener_start(struct loop *l, int fd,
+                   void (*on_accept)(void *arg, int fd, const struct addr *peer), void *arg,
+                   struct listener **ret);
+void listener_pause(struct listener *li); /* new connections wait in the kernel's queue */
+void listener_resume(struct listener *li);
+void listener_stop(struct listener *li); /* frees it; from on_accept too */

@@ -1,0 +1,98 @@
+/*
+ * The relay: a TCP socket and an HTTP/2 stream (CONNECT, RFC 9113 section 8.5) joined, bytes both
+ * ways, with back-pressure, half-close and reset carried faithfully.
+ *
+ *     client ── fd ─ relay_open ═══ stream ═══ relay_accept ─ fd ── target
+ *                   (hub, h2 client)        (agent, h2 server)
+ *
+ * Memory: nothing is read from the socket that the windows and the output buffer do not take, so
+ * that direction owns no buffer; the other keeps only what the socket refuses, at most the stream's
+ * window. FIN <-> END_STREAM; RST <-> RST_STREAM (CANCEL from a client, CONNECT_ERROR from a
+ * target).
+ *
+ * A relay belongs to a relay_set (a tunnel's relays on this loop), which counts, and through which
+ * all of them can be cut at once. Thread: the loop of the h2conn, except where stated.
+ */
+#pragma once
+
+#include "base/addr.h"
+#include "net/h2conn.h"
+
+#include <stdatomic.h>
+
+struct relay;
+
+/* Embedded by its owner, zero-initialised; must be empty before it goes away. The counters are
+ * live, only ever rise (but open) and may be read from any thread. */
+struct relay_set {
+    struct relay *head;
+    _Atomic uint32_t open;
+    _Atomic uint64_t total;
+    _Atomic uint64_t bytes_read;    /* from sockets, towards streams */
+    _Atomic uint64_t bytes_written; /* from streams, to sockets */
+};
+/* Cuts every relay (on_end follows for each, from the loop): sockets are reset, streams too. */
+void relay_set_abort(struct relay_set *set, int err);
+
+enum relay_end {
+    RELAY_END_FINISHED,     /* both directions ended properly */
+    RELAY_END_NOT_OPENED,   /* the target was not reached: err says why */
+    RELAY_END_SOCKET_RESET, /* our socket's peer reset, or vanished */
+    RELAY_END_STREAM_RESET, /* the far side of the stream did */
+    RELAY_END_LOST,         /* the HTTP/2 connection was lost */
+    RELAY_END_ABORTED,      /* relay_abort, relay_set_abort */
+    RELAY_END_COUNT
+};
+const char *relay_end_name(enum relay_end e); /* "finished", "socket_reset"... */
+
+struct relay_result {
+    enum relay_end end;
+    int err;                /* 0 if finished */
+    uint64_t bytes_read;    /* from our socket */
+    uint64_t bytes_written; /* to our socket */
+    uint64_t duration_ms;
+};
+
+struct relay_ops {
+    void (*on_open)(void *arg, struct relay *r); /* the target is reached; may be NULL */
+    /* Last call, exactly once, never from within relay_open; then the relay is freed. */
+    void (*on_end)(void *arg, struct relay *r, const struct relay_result *res);
+};
+
+struct relay_open_params {
+    const char *authority;           /* "host:port" of the target */
+    const struct h2_header *headers; /* more request headers */
+    size_t n_headers;
+    struct relay_set *set;
+    const struct relay_ops *ops;
+    void *arg;
+};
+
+/* Hub: asks the agent behind `hc` to connect, and relays `fd` (taken, also on failure, when it is
+ * reset). ERR_LIMIT, ERR_UNAVAILABLE as of h2_request. */
+int relay_open(struct h2conn *hc, int fd, const struct relay_open_params *p, struct relay **ret);
+
+struct relay_accept_params {
+    struct host_port target;
+    uint32_t deadline_ms; /* to resolve and connect; 0: 10 s */
+    /* The owner's ceiling, asked for each resolved address: 0 or ERR_DENIED. May be NULL. */
+    int (*check)(void *arg, const struct addr *a);
+    void *check_arg;
+    struct relay_set *set;
+    const struct relay_ops *ops;
+    void *arg;
+};
+
+/* Agent: dials the target of a CONNECT request, answers 200 or the failure's status and
+ * Proxy-Status, and relays. */
+struct relay *relay_accept(struct h2_stream *s, const struct relay_accept_params *p);
+/* Agent: answers a request with an error's status and Proxy-Status (stale lease, limit...). */
+void relay_refuse(struct h2_stream *s, int err);
+
+void relay_abort(struct relay *r, int err); /* on_end follows from the loop */
+
+uint64_t relay_bytes_read(const struct relay *r);
+uint64_t relay_bytes_written(const struct relay *r);
+const struct addr *relay_peer(const struct relay *r); /* of our socket; agent: once open */
+void *relay_arg(const struct relay *r);
+struct relay *relay_next(const struct relay *r); /* in its set */

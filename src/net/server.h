@@ -1,0 +1,36 @@
+/*
+ * The TLS front door of one loop: accepts, shakes hands, and gives finished connections to their
+ * lane's owner. Bounded against strangers: a connection has no TLS state before its first byte,
+ * 10 s to finish its handshake, and unfinished ones are capped overall and per address (the oldest
+ * give way).
+ */
+#pragma once
+
+#include "net/conn.h"
+#include "net/tls.h"
+
+#include <stdatomic.h>
+
+struct server;
+
+struct server_config {
+    struct tls_server *tls;
+    /* A finished handshake. The callee owns `c`: conn_start here, or conn_detach and conn_attach
+     * on another loop. `lane` indexes tls_server_config.lanes. */
+    void (*on_conn)(void *arg, struct conn *c, size_t lane);
+    void *arg;
+    uint32_t handshake_ms;    /* 0: 10 s */
+    uint32_t max_waiting;     /* unfinished, on this loop; 0: 4096 */
+    uint32_t max_per_address; /* unfinished, from one address, on this loop; 0: 1024 */
+};
+
+struct server_stats { /* readable from any thread */
+    _Atomic uint64_t accepted, finished, failed, evicted;
+    _Atomic uint32_t waiting;
+};
+
+/* `fd`: from listener_bind; not owned. */
+int server_start(struct loop *l, int fd, const struct server_config *cfg, struct server **ret);
+void server_stop_accepting(struct server *s);
+void server_free(struct server *s); /* drops unfinished handshakes; finished conns are not its */
+const struct server_stats *server_stats(const struct server *s);

@@ -1,0 +1,144 @@
+/*
+ * One HTTP/2 connection's protocol state (RFC 9113), client or server, without I/O: bytes go in by
+ * h2_input, come out by h2_output, everything between is callbacks. nghttp2 underneath.
+ *
+ * Sending is by pull: a stream's `on_produce` writes its body straight into the output buffer, only
+ * when both flow-control windows and the buffer have room, so a stream owns no send buffer.
+ *
+ * Receiving: the connection's window is given back on receipt, a stream's only by h2_consume. A
+ * reader that stops therefore stalls its own stream and nobody else, and costs at most its window,
+ * which starts at `stream_window` and doubles while its reader keeps up (see h2_config).
+ *
+ * Lifetime: a stream is valid from on_request / h2_request until its `on_close` returned. No
+ * callback comes from within h2_request, h2_respond, h2_reset, h2_resume, h2_consume; they come
+ * from h2_input, h2_output and h2_free only. h2_free must not be called from a callback.
+ *
+ * Abuse limits (each ends the connection with GOAWAY ENHANCE_YOUR_CALM): rapid reset, floods of
+ * control frames, header blocks above max_header_bytes, and see nghttp2's own.
+ */
+#pragma once
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+struct h2;
+struct h2_stream;
+
+/* A DATA frame's largest payload: with its 9-byte header it fills exactly one TLS record. */
+#define H2_DATA_MAX 16375
+/* Least room h2_output needs to make progress. */
+#define H2_OUTPUT_MIN (16384 + 16)
+
+/* RFC 9113 section 7; what h2_reset takes and on_close reports. */
+enum h2_error {
+    H2_NO_ERROR = 0,
+    H2_PROTOCOL_ERROR = 1,
+    H2_INTERNAL_ERROR = 2,
+    H2_FLOW_CONTROL_ERROR = 3,
+    H2_STREAM_CLOSED = 5,
+    H2_REFUSED_STREAM = 7,
+    H2_CANCEL = 8,
+    H2_CONNECT_ERROR = 10,
+    H2_ENHANCE_YOUR_CALM = 11,
+};
+
+struct h2_header {
+    const char *name; /* lower case; pseudo-headers first */
+    const char *value;
+};
+#define H2_HEADERS(...) ((const struct h2_header[]){__VA_ARGS__})
+
+/* A received block. Names and values are NUL-terminated and valid during the callback only. */
+struct h2_headers {
+    const struct h2_header *items;
+    size_t count;
+};
+const char *h2_headers_get(const struct h2_headers *h, const char *name); /* first, or NULL */
+int h2_headers_status(const struct h2_headers *h); /* of a response; 0 if there is none */
+
+struct h2_config {
+    bool is_server;
+    uint32_t max_streams;       /* open at once, opened by the peer; 0: 128 (client: none) */
+    uint32_t stream_window;     /* bytes, at open; 0: 256 KiB */
+    uint32_t stream_window_max; /* growth ends here; 0: 4 MiB */
+    uint32_t connection_window; /* bytes; 0: 8 MiB */
+    uint32_t window_budget;     /* all growth of all streams together, bytes; 0: 32 MiB */
+    uint32_t max_header_bytes;  /* one block, names and values; 0: 16 KiB */
+    bool enable_connect;        /* server: announce RFC 8441 extended CONNECT */
+    uint16_t extra_setting;     /* sent in the first SETTINGS; 0: none */
+    uint32_t extra_value;
+};
+
+/* Of the connection. All but on_wants_output may be NULL. */
+struct h2_ops {
+    /* h2_output has something to give. */
+    void (*on_wants_output)(void *arg);
+    /* Server: a request's headers are complete. Answer now or later; call h2_stream_set to follow
+     * the stream, else its body is discarded and nobody hears of its end. */
+    void (*on_request)(void *arg, struct h2_stream *s, const struct h2_headers *h);
+    void (*on_settings)(void *arg); /* the peer's first SETTINGS; see h2_peer_setting */
+    void (*on_goaway)(void *arg, uint32_t error);
+    /* The end of one h2_input: everything of this batch was delivered. */
+    void (*on_input_end)(void *arg);
+};
+
+/* Of a stream. Any may be NULL. */
+struct h2_stream_ops {
+    /* Client: the response, interim (1xx) ones too. Both: trailers (without :status). */
+    void (*on_headers)(void *arg, struct h2_stream *s, const struct h2_headers *h);
+    /* The bytes stay valid until on_input_end. Credit them by h2_consume once they are dealt with.
+     * If NULL, data is discarded and credited. */
+    void (*on_data)(void *arg, struct h2_stream *s, const uint8_t *data, size_t len);
+    void (*on_end)(void *arg, struct h2_stream *s); /* the peer will send no more */
+    /* Up to `cap` bytes of body to `out`. Returns the count; sets *eof with or after the last.
+     * 0 without eof: nothing now, asked again after h2_resume. Negative: the stream is reset
+     * (INTERNAL_ERROR). */
+    int (*on_produce)(void *arg, struct h2_stream *s, uint8_t *out, size_t cap, bool *eof);
+    /* Last call, exactly once. `error` is an h2_error; NO_ERROR if both sides ended properly.
+     * When the connection died: CANCEL. */
+    void (*on_close)(void *arg, struct h2_stream *s, uint32_t error);
+};
+
+int h2_new(const struct h2_config *cfg, const struct h2_ops *ops, void *arg, struct h2 **ret);
+void h2_free(struct h2 *h); /* closes every stream first */
+
+/* 0, or ERR_PROTO / ERR_LIMIT: send what h2_output still has (a GOAWAY) and close. */
+int h2_input(struct h2 *h, const uint8_t *data, size_t len);
+/* Writes frames to `out` until it is full or nothing is left; returns the bytes written. */
+size_t h2_output(struct h2 *h, uint8_t *out, size_t cap);
+/* Whether the connection came to its end (GOAWAY both ways, no streams). */
+bool h2_is_done(const struct h2 *h);
+
+/* Client: ERR_LIMIT when the peer's stream limit is reached, ERR_UNAVAILABLE after GOAWAY.
+ * `has_body`: on_produce is asked for it; otherwise the request ends with its headers. */
+int h2_request(struct h2 *h, const struct h2_header *headers, size_t n, bool has_body,
+               const struct h2_stream_ops *ops, void *arg, struct h2_stream **ret);
+/* Server: once a stream. */
+int h2_respond(struct h2_stream *s, const struct h2_header *headers, size_t n, bool has_body);
+/* A 1xx before the response, such as 100. */
+int h2_inform(struct h2_stream *s, const struct h2_header *headers, size_t n);
+/* Sent when on_produce has set *eof; call it before that, or from there. */
+int h2_trailers(struct h2_stream *s, const struct h2_header *headers, size_t n);
+
+void h2_resume(struct h2_stream *s); /* on_produce has something again */
+/* `len` received bytes were dealt with: opens the stream's window for as many. */
+void h2_consume(struct h2_stream *s, size_t len);
+void h2_reset(struct h2_stream *s, uint32_t error); /* on_close follows, later */
+
+void h2_stream_set(struct h2_stream *s, const struct h2_stream_ops *ops, void *arg);
+void *h2_stream_arg(const struct h2_stream *s);
+struct h2 *h2_stream_session(const struct h2_stream *s);
+uint32_t h2_stream_id(const struct h2_stream *s);
+
+void h2_ping(struct h2 *h);
+void h2_goaway(struct h2 *h, uint32_t error); /* graceful: open streams go on, new are refused */
+/* Once a second or so while there is input: refills the allowance of control frames. */
+void h2_tick(struct h2 *h);
+
+void *h2_arg(const struct h2 *h);
+size_t h2_stream_count(const struct h2 *h);
+uint32_t h2_peer_max_streams(const struct h2 *h);
+/* A value the peer sent in any SETTINGS, standard or not; false if it never did. Unknown ids are
+ * kept for up to eight. */
+bool h2_peer_setting(const struct h2 *h, uint16_t id, uint32_t *ret);
