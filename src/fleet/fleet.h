@@ -1,0 +1,116 @@
+/*
+ * The fleet as one hub sees it: networks, their agents, who is logged in, and which reverse
+ * connections each agent keeps open.
+ *
+ * Everything here belongs to the main loop, except the functions of fleet/link.h that say
+ * otherwise. The view is loaded at start and follows the store's feed; a login raises the agent's
+ * epoch in the database, and everything of a lower epoch (an older session, its reverse
+ * connections) is ended.
+ */
+#pragma once
+
+#include "base/diag.h"
+#include "base/id.h"
+#include "store/store.h"
+
+#include <jansson.h>
+#include <stdbool.h>
+#include <stdint.h>
+#include <uthash.h>
+
+struct fleet_link;
+struct rpc_call;
+struct rpc_server;
+
+#define FLEET_NAME_SIZE 64
+#define FLEET_ALLOW_MAX 64 /* rules an agent may report */
+
+struct fleet_network {
+    char id[ID_SIZE], tenant[ID_SIZE];
+    char name[FLEET_NAME_SIZE];
+    int64_t version, created;
+    struct fleet_agent *agents; /* utlist through `next_in_network` */
+    UT_hash_handle hh;
+};
+
+struct fleet_agent {
+    char id[ID_SIZE], tenant[ID_SIZE];
+    char name[FLEET_NAME_SIZE];
+    struct fleet_network *network;
+    char token[ID_SIZE];
+    char serial[64];
+    int64_t version, not_after, created, revoked, pending; /* wall ms; 0: no */
+
+    /* Of the newest session; the rest is about the live one only. */
+    uint64_t epoch;
+    int64_t connected, disconnected;
+    char address[64], hostname[FLEET_NAME_SIZE], software[FLEET_NAME_SIZE];
+    json_t *allow;         /* array of texts */
+    struct rpc_call *call; /* of Connect; NULL: offline */
+
+    struct fleet_link *links; /* of the live session, utlist */
+    struct fleet_agent *prev, *next_in_network;
+    UT_hash_handle hh;
+};
+
+/* Told on the main loop. `on_down` and `on_link_down` come while the object is still in place. */
+struct fleet_observer {
+    void (*on_up)(struct fleet_observer *o, struct fleet_agent *a);
+    void (*on_down)(struct fleet_observer *o, struct fleet_agent *a);
+    void (*on_link_up)(struct fleet_observer *o, struct fleet_link *l);
+    void (*on_link_down)(struct fleet_observer *o, struct fleet_link *l);
+    /* What is still used in a network, asked before it is deleted. */
+    size_t (*count_in_network)(struct fleet_observer *o, const char *network);
+    struct fleet_observer *next;
+};
+
+struct fleet;
+
+struct fleet_config {
+    struct loop *loop;
+    struct store *store;
+    struct store_hub hub;
+    uint32_t lease_ms, renew_ms; /* told to agents at login */
+};
+
+/* Loads the view; blocks, for start-up. */
+int fleet_new(const struct fleet_config *cfg, struct fleet **ret, struct diag *d);
+void fleet_free(struct fleet *f);
+void fleet_observe(struct fleet *f, struct fleet_observer *o);
+
+/* Registers AgentService's Connect. */
+void fleet_serve(struct fleet *f, struct rpc_server *rpc);
+
+const struct store_hub *fleet_hub(const struct fleet *f);
+struct store *fleet_store(const struct fleet *f);
+struct loop *fleet_loop(const struct fleet *f);
+
+struct fleet_agent *fleet_agent_find(struct fleet *f, const char *id);
+struct fleet_network *fleet_network_find(struct fleet *f, const char *id);
+/* By id or name within a tenant; NULL: none. */
+struct fleet_agent *fleet_agent_lookup(struct fleet *f, const char *tenant, const char *ref);
+struct fleet_network *fleet_network_lookup(struct fleet *f, const char *tenant, const char *ref);
+struct fleet_agent *fleet_agents(struct fleet *f); /* heads of the hashes, for iteration */
+struct fleet_network *fleet_networks(struct fleet *f);
+
+/* The agent that makes this call, if `session_epoch` is that of its live session; otherwise NULL
+ * and the call has been failed. */
+struct fleet_agent *fleet_caller(struct fleet *f, struct rpc_call *call, uint64_t session_epoch);
+
+/* Sends a HubEvent; harmless when the agent is offline. */
+typedef struct _Warren__V1__HubEvent Warren__V1__HubEvent;
+void fleet_send(struct fleet_agent *a, const Warren__V1__HubEvent *event);
+
+/* Ends the agent's session and links now: revoked, or the hub wants it gone. */
+void fleet_cut(struct fleet *f, struct fleet_agent *a, const char *why);
+
+/* Tells every agent that the hub goes away. */
+void fleet_drain(struct fleet *f, uint32_t grace_ms);
+
+size_t fleet_online(const struct fleet *f);
+
+json_t *fleet_agent_json(const struct fleet *f, const struct fleet_agent *a);
+json_t *fleet_network_json(const struct fleet *f, const struct fleet_network *n);
+
+extern const struct store_migration fleet_migrations[];
+extern const size_t fleet_n_migrations;

@@ -1,0 +1,39 @@
+CREATE TABLE tunnel (
+    id            TEXT PRIMARY KEY,
+    tenant        TEXT NOT NULL,
+    name          TEXT NOT NULL,
+    version       BIGINT NOT NULL,
+    network       TEXT NOT NULL,
+    target        TEXT NOT NULL,
+    protocol      TEXT NOT NULL,
+    listen        TEXT,
+    internal      BIGINT NOT NULL,
+    ttl_ms        BIGINT,
+    phase         TEXT NOT NULL,
+    reason        TEXT NOT NULL,
+    endpoint      TEXT,
+    lease_agent   TEXT,
+    lease_epoch   BIGINT NOT NULL,
+    streams_total BIGINT NOT NULL,
+    bytes_in      BIGINT NOT NULL,
+    bytes_out     BIGINT NOT NULL,
+    created       BIGINT NOT NULL,
+    started       BIGINT,
+    closed        BIGINT,
+    UNIQUE (tenant, name)
+);
+
+CREATE TABLE connection (
+    id        TEXT PRIMARY KEY,
+    tunnel    TEXT NOT NULL,
+    agent     TEXT NOT NULL,
+    client    TEXT NOT NULL,
+    opened    BIGINT NOT NULL,
+    closed    BIGINT NOT NULL,
+    bytes_in  BIGINT NOT NULL,
+    bytes_out BIGINT NOT NULL,
+    result    TEXT NOT NULL,
+    detail    TEXT NOT NULL
+);
+
+CREATE INDEX connection_by_tunnel ON connection (tunnel, opened);
