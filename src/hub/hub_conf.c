@@ -1,0 +1,87 @@
+#include "hub/settings.h"
+
+#include "base/error.h"
+#include "base/macro.h"
+
+#include <assert.h>
+#include <string.h>
+
+static const char *const log_levels[] = {"debug", "info", "warn", "error", NULL};
+static const char *const log_formats[] = {"text", "json", NULL};
+static const char *const late_renewals[] = {"deny", "grace", "approve", NULL};
+static const char *const metrics_accesses[] = {"token", "loopback", "open", NULL};
+static_assert(ARRAY_SIZE(log_levels) == LOG_LEVEL_COUNT + 1, "a name for each level");
+static_assert(ARRAY_SIZE(late_renewals) == LATE_RENEWAL_COUNT + 1, "a name for each policy");
+static_assert(ARRAY_SIZE(metrics_accesses) == METRICS_ACCESS_COUNT + 1, "a name for each");
+
+/* RFC 1123 labels, or the text of an IP address. */
+static int check_public_name(const char *item, struct diag *d)
+{
+    struct addr a;
+    size_t n = strlen(item);
+    if (addr_parse(item, 0, &a) == 0)
+        return 0;
+    if (n == 0 || n > 253 || item[0] == '-' || item[0] == '.' ||
+        strspn(item, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-.") != n)
+        return diag_set(d, ERR_INVALID, "'%.100s' is neither a host name nor an IP address", item);
+    return 0;
+}
+
+/* SPIFFE-ID §2.1: lower-case letters, digits, '.', '-', '_', at most 255 bytes. */
+static int check_trust_domain(const char *item, struct diag *d)
+{
+    size_t n = strlen(item);
+    if (n == 0 || n > 255 || strspn(item, "abcdefghijklmnopqrstuvwxyz0123456789-._") != n)
+        return diag_set(d, ERR_INVALID, "'%.100s' is not a trust domain, such as warren.example",
+                        item);
+    return 0;
+}
+
+#define AT(member) offsetof(struct hub_settings, member)
+
+static const struct conf_row rows[] = {
+    {"data", CONF_PATH, AT(data), NULL, "WARREN_DATA", "--data", "DIR",
+     "Folder of the database, the CA and the keys; made at the first start.", CONF_REQUIRED},
+    {"listen", CONF_ADDR, AT(listen), "0.0.0.0:8443", "WARREN_LISTEN", "--listen", "ADDR:PORT",
+     "The one TLS port for agents, users and peers."},
+    {"public_name", CONF_LIST, AT(public_names), "localhost,127.0.0.1", "WARREN_PUBLIC_NAME",
+     "--public-name", "NAME",
+     "Host names and addresses by which agents and users reach this hub; its certificate bears "
+     "them.",
+     .check = check_public_name},
+    {"trust_domain", CONF_STRING, AT(trust_domain), "warren", "WARREN_TRUST_DOMAIN",
+     "--trust-domain", "NAME", "SPIFFE trust domain of all identities; fixed once the CA exists.",
+     .check = check_trust_domain},
+    {"workers", CONF_INT, AT(workers), "0", "WARREN_WORKERS", "--workers", "N",
+     "Threads that move bytes; 0 makes one for each core.", .min = 0, .max = 256},
+    {"log_level", CONF_ENUM, AT(log_level), "info", "WARREN_LOG_LEVEL", "--log-level", "LEVEL",
+     "Least severe events that are logged.", CONF_RELOADABLE, .choices = log_levels},
+    {"log_format", CONF_ENUM, AT(log_format), "text", "WARREN_LOG_FORMAT", "--log-format", "FORMAT",
+     "How log lines are written.", CONF_RELOADABLE, .choices = log_formats},
+    {"cert_ttl", CONF_DURATION, AT(cert_ttl_ms), "24h", "WARREN_CERT_TTL", "--cert-ttl", "TIME",
+     "Life of an agent's certificate; it is renewed at two thirds of it.", CONF_RELOADABLE,
+     .min = 1000, .max = 366LL * 86400000},
+    {"late_renewal", CONF_ENUM, AT(late_renewal), "grace", "WARREN_LATE_RENEWAL", "--late-renewal",
+     "POLICY", "What happens to an agent whose certificate expired while it was away.",
+     CONF_RELOADABLE, .choices = late_renewals},
+    {"late_renewal_grace", CONF_DURATION, AT(late_renewal_grace_ms), "30d",
+     "WARREN_LATE_RENEWAL_GRACE", "--late-renewal-grace", "TIME",
+     "How long after the expiry the policy \"grace\" still renews.", CONF_RELOADABLE, .min = 0,
+     .max = 3660LL * 86400000},
+    {"drain_grace", CONF_DURATION, AT(drain_grace_ms), "10s", "WARREN_DRAIN_GRACE", "--drain-grace",
+     "TIME", "How long open streams may finish after SIGTERM.", CONF_RELOADABLE, .min = 0,
+     .max = 3600000},
+    {"metrics.access", CONF_ENUM, AT(metrics_access), "loopback", "WARREN_METRICS_ACCESS",
+     "--metrics-access", "WHO", "Who may read /metrics without an administrator's token.",
+     CONF_RELOADABLE, .choices = metrics_accesses},
+    {"limits.handshakes", CONF_INT, AT(limits.handshakes), "4096", "WARREN_LIMIT_HANDSHAKES", NULL,
+     "N", "Unfinished TLS handshakes at a time, of all clients.", .min = 1, .max = 1000000},
+    {"limits.handshakes_per_address", CONF_INT, AT(limits.handshakes_per_address), "1024",
+     "WARREN_LIMIT_HANDSHAKES_PER_ADDRESS", NULL, "N",
+     "Unfinished TLS handshakes at a time, of one client address.", .min = 1, .max = 1000000},
+    {"limits.enroll_per_minute", CONF_INT, AT(limits.enroll_per_minute), "60",
+     "WARREN_LIMIT_ENROLL", NULL, "N", "Enrolment attempts per minute and client address.",
+     CONF_RELOADABLE, .min = 1, .max = 1000000},
+};
+
+const struct conf_table hub_conf_table = {rows, ARRAY_SIZE(rows), sizeof(struct hub_settings)};

@@ -1,0 +1,45 @@
+/*
+ * What can be set about a hub. The rows (names, defaults, help) are in hub_conf.c.
+ */
+#pragma once
+
+#include "base/log.h"
+#include "conf/conf.h"
+
+/* What happens to an agent that comes to renew a certificate which has expired meanwhile. */
+enum late_renewal {
+    LATE_RENEWAL_DENY,    /* it must enrol again */
+    LATE_RENEWAL_GRACE,   /* renewed until late_renewal_grace_ms after the expiry */
+    LATE_RENEWAL_APPROVE, /* waits until an operator approves it */
+    LATE_RENEWAL_COUNT
+};
+
+/* Who may read /metrics without an administrator's token. */
+enum metrics_access {
+    METRICS_ACCESS_TOKEN,    /* nobody */
+    METRICS_ACCESS_LOOPBACK, /* clients on this machine */
+    METRICS_ACCESS_OPEN,     /* everybody */
+    METRICS_ACCESS_COUNT
+};
+
+struct hub_settings {
+    char *data;                    /* folder of database, CA and keys */
+    struct host_port listen;       /* the one port */
+    struct conf_list public_names; /* names and addresses that agents and users dial */
+    char *trust_domain;            /* of SPIFFE ids; stays the same for the life of the CA */
+    int64_t workers;               /* threads that move bytes; 0: one a core */
+    int log_level;                 /* enum log_level */
+    int log_format;                /* enum log_format */
+    int64_t cert_ttl_ms;           /* life of an agent's certificate */
+    int late_renewal;              /* enum late_renewal */
+    int64_t late_renewal_grace_ms;
+    int64_t drain_grace_ms; /* how long open streams may finish at SIGTERM */
+    int metrics_access;     /* enum metrics_access */
+    struct {
+        int64_t handshakes;             /* unfinished ones at a time */
+        int64_t handshakes_per_address; /* of those, from one address */
+        int64_t enroll_per_minute;      /* attempts per address */
+    } limits;
+};
+
+extern const struct conf_table hub_conf_table;

@@ -1,0 +1,180 @@
+/*
+ * The database of decisions: objects, leases, audit. One thread of its own runs transactions in the
+ * order they were given (reads too), so that what a caller wrote is seen by all that it asks later.
+ *
+ * A transaction is a function `work(tx, arg)` that runs on the store's thread and touches nothing
+ * but `tx` and `arg`. Its result comes to `done(arg, err)` on the store's loop: always later,
+ * exactly once, in order. `err` >= 0 means that the transaction is on stable storage; `err` < 0
+ * that nothing of it is. Queued writes share one commit, but fail alone.
+ *
+ * Errors beside those that `work` itself returns:
+ *   ERR_UNAVAILABLE  too many transactions wait, or the database is locked or read-only
+ *   ERR_NO_SPACE     the disk is full
+ *   ERR_IO           the disk or the file is broken
+ * All three are transient as far as the caller is concerned: nothing was changed.
+ *
+ * SQL is written once for every back end (README.md): placeholders `$1`..`$n`, BIGINT, TEXT, BYTEA,
+ * ON CONFLICT, RETURNING. Statements are cached by their text, so it must be a constant string.
+ */
+#pragma once
+
+#include "base/diag.h"
+#include "base/id.h"
+#include "loop/loop.h"
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+struct store;
+struct tx;
+
+/* One step of one capability's tables. Steps of one capability are numbered 1, 2, 3, ... */
+struct store_migration {
+    const char *capability; /* "tunnel" */
+    int number;
+    const char *sql; /* any number of statements */
+};
+
+struct store_options {
+    const char *path; /* of the database file; its folder must exist */
+    const struct store_migration *migrations;
+    size_t n_migrations;
+    uint32_t queue_limit;   /* transactions that may wait; 0: 10,000 */
+    int64_t feed_keep_ms;   /* age at which feed rows are dropped; 0: 24 h */
+    int64_t feed_keep_rows; /* how many are kept at most; 0: 100,000 */
+};
+
+/* Blocks: for start-up. Applies missing migrations, all or none. ERR_STALE when the database was
+ * written by a newer program, ERR_EXISTS when another process has it open. */
+int store_open(struct loop *l, const struct store_options *options, struct store **ret,
+               struct diag *d);
+
+/* Blocks: runs all that waits, calls every outstanding `done`, then frees. On the store's loop. */
+void store_close(struct store *s);
+
+enum store_mode { STORE_READ, STORE_WRITE };
+
+/* Any thread. A negative result of `work` rolls it back. STORE_READ must not write. */
+void store_run(struct store *s, enum store_mode mode, int (*work)(struct tx *tx, void *arg),
+               void (*done)(void *arg, int err), void *arg);
+
+/* The same, but waits for the result. For start-up and tests; it stops the loop it is called on. */
+int store_run_wait(struct store *s, enum store_mode mode, int (*work)(struct tx *tx, void *arg),
+                   void *arg);
+
+struct store_stats {
+    uint64_t queued;  /* waiting now */
+    uint64_t done;    /* transactions that ended well */
+    uint64_t failed;  /* that were rolled back */
+    uint64_t refused; /* because the queue was full */
+    uint64_t commits; /* each a write to stable storage, for one or many transactions */
+};
+void store_stats(struct store *s, struct store_stats *ret); /* any thread */
+
+/* ---- inside `work` ---- */
+
+struct store_value {
+    enum { STORE_VALUE_NULL, STORE_VALUE_INT, STORE_VALUE_TEXT, STORE_VALUE_BLOB } type;
+    int64_t num;
+    const void *data; /* must live until the call or, for a query, its rows end */
+    size_t len;
+};
+
+#define STORE_INT(n)     ((struct store_value){STORE_VALUE_INT, (int64_t)(n), NULL, 0})
+#define STORE_TEXT(s)    store_value_text(s) /* NULL is SQL's NULL */
+#define STORE_BLOB(p, n) ((struct store_value){STORE_VALUE_BLOB, 0, (p), (n)})
+#define STORE_NULL       ((struct store_value){STORE_VALUE_NULL, 0, NULL, 0})
+
+struct store_value store_value_text(const char *s);
+
+/* The values of `$1`..`$n`: store_args(...) makes the array and its length. */
+#define store_args(...)                                                               \
+    (const struct store_value[]){__VA_ARGS__ __VA_OPT__(, ) STORE_NULL},              \
+        sizeof((const struct store_value[]){__VA_ARGS__ __VA_OPT__(, ) STORE_NULL}) / \
+                sizeof(struct store_value) -                                          \
+            1
+
+/* One statement that returns no rows. ERR_EXISTS: a unique value is taken; ERR_CONFLICT: a foreign
+ * key has no counterpart; ERR_INVALID: NULL or a value that a CHECK forbids. After an error the
+ * transaction goes on as if the statement had not been, should `work` want that. */
+#define tx_exec(tx, sql, ...) tx_exec_values(tx, sql, store_args(__VA_ARGS__))
+int tx_exec_values(struct tx *tx, const char *sql, const struct store_value *values, size_t n);
+
+/* Rows that the last tx_exec inserted, changed or deleted. */
+int64_t tx_changed(const struct tx *tx);
+
+/* A statement that returns rows; errors come out of row_next.
+ *
+ *     struct rows rows = tx_query(tx, "SELECT id, name FROM tunnel WHERE tenant = $1",
+ * STORE_TEXT(t)); int rc; while ((rc = row_next(&rows)) > 0) add(row_text(&rows, 0),
+ * row_text(&rows, 1)); return rc;
+ */
+struct rows {
+    struct tx *tx;
+    struct store_cursor *cursor; /* the back end's; NULL when over */
+    int err;
+};
+#define tx_query(tx, sql, ...) tx_query_values(tx, sql, store_args(__VA_ARGS__))
+struct rows tx_query_values(struct tx *tx, const char *sql, const struct store_value *values,
+                            size_t n);
+
+/* 1: a row; 0: no more; negative: an error. */
+int row_next(struct rows *rows);
+/* Ends a query before its last row; harmless otherwise. Left open, it ends with `work`. */
+void rows_done(struct rows *rows);
+
+/* Columns from 0, valid until the next row_next. NULL or 0 for SQL's NULL. */
+const char *row_text(const struct rows *rows, int column);
+int64_t row_int(const struct rows *rows, int column);
+const void *row_blob(const struct rows *rows, int column, size_t *ret_len);
+bool row_is_null(const struct rows *rows, int column);
+
+/* The first column of the only row. ERR_NOT_FOUND without a row. */
+#define tx_query_int(tx, ret, sql, ...) tx_query_int_values(tx, ret, sql, store_args(__VA_ARGS__))
+int tx_query_int_values(struct tx *tx, int64_t *ret, const char *sql,
+                        const struct store_value *values, size_t n);
+
+/* ---- the feed of changes ---- */
+
+enum store_op { STORE_PUT, STORE_DELETE };
+
+struct store_change {
+    int64_t seq; /* rises with each change of any tenant */
+    const char *tenant, *kind, *id;
+    enum store_op op;
+    int64_t at_ms; /* wall clock */
+};
+
+/* Appends to the feed in the transaction that makes the change. `kind` such as "tunnel". */
+int store_publish(struct tx *tx, const char *tenant, const char *kind, const char *id,
+                  enum store_op op);
+
+/* Told of every committed change, in order, on the store's loop, before the `done` of the
+ * transaction that made it. Embedded in its owner. */
+struct store_subscriber {
+    void (*fn)(struct store_subscriber *sub, const struct store_change *change);
+    struct store *store; /* NULL: not subscribed */
+    struct store_subscriber *prev, *next;
+};
+void store_subscribe(struct store *s, struct store_subscriber *sub);
+void store_unsubscribe(struct store_subscriber *sub);
+
+/* Calls `fn` for the changes after `seq`, oldest first, at most `limit`. Returns how many, or
+ * ERR_EXPIRED when some after `seq` are no longer kept or `seq` was never reached: the reader must
+ * start over from the objects themselves. `tenant` NULL: all. */
+int store_feed_read(struct tx *tx, const char *tenant, int64_t seq, int limit,
+                    void (*fn)(void *arg, const struct store_change *change), void *arg);
+
+/* The oldest seq that store_feed_read accepts and the newest that was given out. */
+int store_feed_range(struct tx *tx, int64_t *ret_oldest, int64_t *ret_newest);
+
+/* ---- the hub's own row ---- */
+
+struct store_hub {
+    char id[ID_SIZE]; /* hub_... */
+    int64_t epoch;    /* one higher with each start */
+};
+
+/* Makes or raises the row of the one hub that uses this database. */
+int store_hub_start(struct tx *tx, const char *version, int64_t now_ms, struct store_hub *ret);
