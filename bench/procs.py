@@ -1,0 +1,96 @@
+"""Processes of a measurement: start, stop, CPU time and memory from /proc."""
+
+import os
+import signal
+import socket
+import subprocess
+import time
+
+TICK = os.sysconf("SC_CLK_TCK")
+
+
+def cpu_seconds(pids):
+    """User and system time of all threads of the processes, in seconds."""
+    total = 0
+    for pid in pids:
+        with open(f"/proc/{pid}/stat") as f:
+            fields = f.read().rsplit(")", 1)[1].split()
+        total += int(fields[11]) + int(fields[12])
+    return total / TICK
+
+
+def memory_kib(pids):
+    """(RSS, PSS) of the processes, in KiB."""
+    rss = pss = 0
+    for pid in pids:
+        with open(f"/proc/{pid}/smaps_rollup") as f:
+            for line in f:
+                if line.startswith("Rss:"):
+                    rss += int(line.split()[1])
+                elif line.startswith("Pss:"):
+                    pss += int(line.split()[1])
+    return rss, pss
+
+
+def children(pid):
+    """All descendants of a process."""
+    found = []
+    try:
+        with open(f"/proc/{pid}/task/{pid}/children") as f:
+            for child in f.read().split():
+                found += [int(child)] + children(int(child))
+    except FileNotFoundError:
+        pass
+    return found
+
+
+def free_port():
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return s.getsockname()[1]
+
+
+def wait_for(what, condition, seconds=15):
+    """Asks `condition` until it says yes; its exceptions of the kind "not there yet" count as no."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        try:
+            if condition():
+                return
+        except (OSError, ValueError):
+            pass
+        time.sleep(0.02)
+    raise RuntimeError(f"waited {seconds} s in vain for {what}")
+
+
+def port_open(port):
+    with socket.create_connection(("127.0.0.1", port), 0.5):
+        return True
+
+
+class Group:
+    """Processes that end together."""
+
+    def __init__(self, directory):
+        self.directory = directory
+        self.processes = []
+
+    def start(self, name, argv, **kwargs):
+        log = open(os.path.join(self.directory, name + ".log"), "ab")
+        p = subprocess.Popen([str(a) for a in argv], stdout=log, stderr=log,
+                             stdin=subprocess.DEVNULL, **kwargs)
+        log.close()
+        self.processes.append(p)
+        return p.pid
+
+    def stop(self):
+        for p in reversed(self.processes):
+            if p.poll() is None:
+                p.send_signal(signal.SIGTERM)
+        for p in reversed(self.processes):
+            try:
+                p.wait(5)
+            except subprocess.TimeoutExpired:
+                p.kill()
+                p.wait()
+        self.processes.clear()

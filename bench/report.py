@@ -1,0 +1,147 @@
+"""What the numbers mean: the rows of the tables, the targets of the project, and their printing.
+
+Samples are {row: {peer: [one value a round]}}. A ratio is made within each round and then the median
+is taken, because a shared machine drifts from round to round.
+"""
+
+from statistics import median
+
+WARREN, SSH, HAPROXY = "warren", "ssh -R aes128-gcm", "haproxy TLS pair"
+
+# (key, heading, unit)
+ROWS = [
+    ("bulk1_to", "1 stream, to agent", "Gbit/s"),
+    ("bulk1_from", "1 stream, from agent", "Gbit/s"),
+    ("bulk8_to", "8 streams, to agent", "Gbit/s"),
+    ("bulk8_from", "8 streams, from agent", "Gbit/s"),
+    ("cpu1_to", "CPU of both ends, 1 stream, to agent", "s/GiB"),
+    ("cpu1_from", "CPU of both ends, 1 stream, from agent", "s/GiB"),
+    ("cpu8_to", "CPU of both ends, 8 streams, to agent", "s/GiB"),
+    ("cpu8_from", "CPU of both ends, 8 streams, from agent", "s/GiB"),
+    ("rr1_p50", "1-byte round trip, 1 at a time, p50", "us"),
+    ("rr1_p99", "p99", "us"),
+    ("rr64_rate", "64 at a time, rate", "1/s"),
+    ("rr64_p50", "p50", "us"),
+    ("rr64_p99", "p99", "us"),
+    ("beside_to_p50", "round trip beside a bulk stream to the agent, p50", "us"),
+    ("beside_to_p99", "p99", "us"),
+    ("beside_to_bulk", "that bulk stream", "Gbit/s"),
+    ("beside_from_p50", "round trip beside a bulk stream from the agent, p50", "us"),
+    ("beside_from_p99", "p99", "us"),
+    ("beside_from_bulk", "that bulk stream", "Gbit/s"),
+    ("conn16_rate", "new connections, 16 at a time", "1/s"),
+    ("conn16_p99", "p99", "us"),
+    ("conn1_rate", "new connections, 1 at a time", "1/s"),
+    ("conn_cpu", "CPU of both ends for a new connection", "us"),
+    ("stall_to_1", "7 streams to agent beside 1 stalled, of their speed alone", "ratio"),
+    ("stall_from_1", "7 streams from agent beside 1 stalled, of their speed alone", "ratio"),
+    ("stall_to_16", "the same beside 16 stalled, to agent", "ratio"),
+    ("stall_from_16", "the same beside 16 stalled, from agent", "ratio"),
+    ("stall_memory_1", "memory for 1 stalled stream, either end", "KiB"),
+    ("stall_memory_16", "memory for 16 stalled streams, either end", "KiB"),
+    ("hub_rss", "RSS at rest, hub", "MiB"),
+    ("agent_rss", "RSS at rest, agent", "MiB"),
+    ("idle1k_hub", "1,000 idle streams, a stream at the hub", "KiB PSS"),
+    ("idle1k_agent", "1,000 idle streams, a stream at the agent", "KiB PSS"),
+    ("idle10k_hub", "10,000 idle streams, a stream at the hub", "KiB PSS"),
+    ("idle10k_agent", "10,000 idle streams, a stream at the agent", "KiB PSS"),
+    ("swarm_hub", "an idle agent of 2,000 at the hub", "KiB PSS"),
+    ("swarm_cpu", "CPU of the hub to take one in (dial, log in)", "ms"),
+    ("swarm_idle", "CPU of the hub, all idle", "% of a core"),
+    ("errors", "failed streams and exchanges, all rounds", ""),
+]
+
+
+def versus(row, peer):
+    """Ratio to a peer in the same round."""
+    def values(samples):
+        return [w / p for w, p in zip(samples.get(row, {}).get(WARREN, []),
+                                      samples.get(row, {}).get(peer, [])) if p]
+    return values
+
+
+def own(row):
+    return lambda samples: samples.get(row, {}).get(WARREN, [])
+
+
+# (text, how it is computed, ">=" or "<=", bound)
+TARGETS = [
+    ("bulk, 1 stream to agent / haproxy pair", versus("bulk1_to", HAPROXY), ">=", 1.25),
+    ("bulk, 1 stream from agent / haproxy pair", versus("bulk1_from", HAPROXY), ">=", 1.25),
+    ("bulk, 1 stream to agent / ssh", versus("bulk1_to", SSH), ">=", 0.95),
+    ("bulk, 1 stream from agent / ssh", versus("bulk1_from", SSH), ">=", 0.95),
+    ("bulk, 8 streams to agent / ssh", versus("bulk8_to", SSH), ">=", 1.1),
+    ("bulk, 8 streams from agent / ssh", versus("bulk8_from", SSH), ">=", 1.1),
+    ("CPU s/GiB, 1 stream to agent", own("cpu1_to"), "<=", 0.85),
+    ("CPU s/GiB, 1 stream from agent", own("cpu1_from"), "<=", 0.85),
+    ("round trip p50 / ssh", versus("rr1_p50", SSH), "<=", 0.85),
+    ("64 round trips at a time, rate / ssh", versus("rr64_rate", SSH), ">=", 2),
+    ("new connections a second / ssh", versus("conn16_rate", SSH), ">=", 1.3),
+    ("round trip p50 beside bulk to agent, us", own("beside_to_p50"), "<=", 200),
+    ("round trip p50 beside bulk from agent, us", own("beside_from_p50"), "<=", 200),
+    ("idle stream at the hub, KiB (1,000)", own("idle1k_hub"), "<=", 1),
+    ("idle stream at the agent, KiB (1,000)", own("idle1k_agent"), "<=", 1),
+    ("idle stream at the hub, KiB (10,000)", own("idle10k_hub"), "<=", 1),
+    ("idle stream at the agent, KiB (10,000)", own("idle10k_agent"), "<=", 1),
+    ("idle agent at the hub, KiB", own("swarm_hub"), "<=", 40),
+    ("idle agent process, MiB RSS", own("agent_rss"), "<=", 8),
+    ("others' speed beside 1 stalled reader, to agent", own("stall_to_1"), ">=", 0.85),
+    ("others' speed beside 1 stalled reader, from agent", own("stall_from_1"), ">=", 0.85),
+    ("memory for 1 stalled reader, KiB (its window: 1 MiB)", own("stall_memory_1"), "<=", 1024),
+    ("failed streams and exchanges", own("errors"), "<=", 0),
+]
+
+
+def judge(samples):
+    """[{target, bound, median, min, max, verdict}] with verdict PASS, MISS or "not measured"."""
+    result = []
+    for text, compute, sense, bound in TARGETS:
+        values = compute(samples)
+        row = {"target": text, "bound": f"{sense} {bound:g}", "verdict": "not measured"}
+        if values:
+            m = median(values)
+            passed = m >= bound if sense == ">=" else m <= bound
+            row.update(median=round(m, 3), min=round(min(values), 3), max=round(max(values), 3),
+                       verdict="PASS" if passed else "MISS")
+        result.append(row)
+    return result
+
+
+def number(x):
+    if abs(x) >= 1000:
+        return f"{x:,.0f}"
+    return f"{x:.3g}"
+
+
+def spread(values):
+    if not values:
+        return "-"
+    if len(values) == 1 or min(values) == max(values):
+        return number(values[0])
+    return f"{number(median(values))} ({number(min(values))}-{number(max(values))})"
+
+
+def print_table(heads, rows):
+    widths = [max(len(r[i]) for r in [heads] + rows) for i in range(len(heads))]
+    line = lambda cells: "| " + " | ".join(c.ljust(w) for c, w in zip(cells, widths)) + " |"
+    print(line(heads))
+    print("|" + "|".join("-" * (w + 2) for w in widths) + "|")
+    for row in rows:
+        print(line(row))
+    print()
+
+
+def print_report(samples, peers, notes):
+    print("\n## Measured: median (min-max) of the rounds\n")
+    rows = [[text + (f", {unit}" if unit else "")] +
+            [spread(samples.get(key, {}).get(peer, [])) for peer in peers]
+            for key, text, unit in ROWS if key in samples]
+    print_table([""] + peers, rows)
+    if WARREN in peers:
+        print("## Targets: ratios are made within each round\n")
+        print_table(["", "target", "measured", "verdict"],
+                    [[t["target"], t["bound"],
+                      f"{t['median']:g} ({t['min']:g}-{t['max']:g})" if "median" in t else "-",
+                      t["verdict"]] for t in judge(samples)])
+    for note in notes:
+        print(f"- {note}")
