@@ -9,6 +9,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#define HOST_CHARS "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789.-_"
+
 int host_port_parse(const char *s, bool zero_ok, struct host_port *ret, struct diag *d)
 {
     const char *host = s, *colon = strrchr(s, ':');
@@ -17,15 +19,17 @@ int host_port_parse(const char *s, bool zero_ok, struct host_port *ret, struct d
     if (!colon || text_to_u64(colon + 1, 65535, &port) < 0 || (port == 0 && !zero_ok))
         return diag_set(d, ERR_INVALID, "'%.100s' is not HOST:PORT, such as 10.0.0.17:80", s);
     host_len = (size_t)(colon - s);
-    if (s[0] == '[') {
-        if (host_len < 3 || s[host_len - 1] != ']')
+    bool bracketed = s[0] == '[';
+    if (bracketed) {
+        if (host_len < 3 || s[host_len - 1] != ']' || !memchr(s, ':', host_len))
             return diag_set(d, ERR_INVALID, "'%.100s': an IPv6 address goes as [ADDRESS]:PORT", s);
         host++;
         host_len -= 2;
     } else if (memchr(s, ':', host_len)) {
         return diag_set(d, ERR_INVALID, "'%.100s': an IPv6 address goes as [ADDRESS]:PORT", s);
     }
-    if (host_len == 0 || host_len >= HOST_SIZE || strcspn(host, " \t\r\n/@") < host_len)
+    if (host_len == 0 || host_len >= HOST_SIZE ||
+        strspn(host, bracketed ? HOST_CHARS "%:" : HOST_CHARS) < host_len)
         return diag_set(d, ERR_INVALID, "'%.100s' has no valid host before the port", s);
     memcpy(ret->host, host, host_len);
     ret->host[host_len] = '\0';

@@ -26,7 +26,8 @@ static void host_and_port_are_split(void **state)
 static void bad_host_and_port_are_refused_with_a_text(void **state)
 {
     static const char *const bad[] = {"",        "host",   ":80",     "host:",  "host:0",
-                                      "h:70000", "::1:80", "[::1:80", "a b:80", "u@h:80"};
+                                      "h:70000", "::1:80", "[::1:80", "a b:80", "u@h:80",
+                                      "[[]:7",   "[h]:80", "h\":80"};
     for (size_t i = 0; i < ARRAY_SIZE(bad); i++) {
         struct host_port hp;
         struct diag d = {0};

@@ -1,0 +1,68 @@
+# The front door. Meson does the work; every target first makes sure that what it needs is installed.
+#
+#   make                 builds ./build/warren and ./build/warren-agent
+#   make demo [KEEP=1]   shows the whole thing on this machine; KEEP=1 leaves it running
+#   make test            unit tests and system tests
+#   make lint            format, layers, static analysis
+#   make bench           measures against loopback, ssh -R and haproxy
+#   make fuzz            FUZZ_SECONDS=30 for each parser
+#   make install         PREFIX=/usr/local DESTDIR=
+#
+# SANITIZE=address,undefined or SANITIZE=thread gives any of them its own instrumented build.
+
+SANITIZE ?=
+BUILD    ?= build$(if $(SANITIZE),-$(subst $(comma),-,$(SANITIZE)))
+PREFIX   ?= /usr/local
+JOBS     ?= $(shell nproc)
+TESTS    ?= tests/system
+WORKERS  ?= 4
+FUZZ_SECONDS ?= 30
+CC       := $(if $(filter default,$(origin CC)),gcc,$(CC))
+CXX      := $(if $(filter default,$(origin CXX)),g++,$(CXX))
+PYTHON   := /usr/bin/python3
+comma    := ,
+export CC CXX
+
+meson_options := --prefix=$(PREFIX) $(if $(SANITIZE),-Db_sanitize=$(SANITIZE) -Db_lundef=false)
+
+all: build
+
+deps-%:
+	@scripts/deps $(subst -, ,$*)
+
+$(BUILD)/build.ninja:
+	meson setup $(meson_options) $(BUILD) >/dev/null || { cat $(BUILD)/meson-logs/meson-log.txt; exit 1; }
+
+compile: $(BUILD)/build.ninja
+	@ninja -C $(BUILD) -j$(JOBS) --quiet
+
+build: deps-build compile
+
+unit: build
+	meson test -C $(BUILD) --suite unit --print-errorlogs
+
+system: deps-build-demo-test compile
+	WARREN_BUILD=$(abspath $(BUILD)) SANITIZE=$(SANITIZE) \
+	    $(PYTHON) -m pytest $(TESTS) -n $(WORKERS) $(PYTEST_FLAGS)
+
+test: unit system
+
+demo: deps-build-demo compile
+	@KEEP=$(KEEP) scripts/demo $(BUILD)
+
+lint: deps-build-lint compile
+	scripts/lint $(BUILD)
+
+bench: deps-build-demo-bench compile
+	$(PYTHON) bench/run.py $(BENCH_FLAGS)
+
+fuzz: deps-build-fuzz
+	scripts/fuzz $(FUZZ_SECONDS)
+
+install: build
+	meson install -C $(BUILD) --no-rebuild
+
+clean:
+	rm -rf build build-*
+
+.PHONY: all compile build unit system test demo lint bench fuzz install clean
