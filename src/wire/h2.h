@@ -6,8 +6,9 @@
  * when both flow-control windows and the buffer have room, so a stream owns no send buffer.
  *
  * Receiving: the connection's window is given back on receipt, a stream's only by h2_consume. A
- * reader that stops therefore stalls its own stream and nobody else, and costs at most its window,
- * which starts at `stream_window` and doubles while its reader keeps up (see h2_config).
+ * reader that stops therefore stalls its own stream and nobody else, and costs at most its window.
+ * That starts at `stream_window`. It doubles while the round trip is what limits a reader that
+ * keeps up (h2_set_rtt), and is four times as large while no other stream is busy.
  *
  * Lifetime: a stream is valid from on_request / h2_request until its `on_close` returned. No
  * callback comes from within h2_request, h2_respond, h2_reset, h2_resume, h2_consume; they come
@@ -61,11 +62,12 @@ struct h2_config {
     bool is_server;
     uint32_t max_streams;       /* open at once, opened by the peer; 0: 128 (client: none) */
     uint32_t stream_window;     /* bytes, at open; 0: 256 KiB */
-    uint32_t stream_window_max; /* growth ends here; 0: 4 MiB */
+    uint32_t stream_window_max; /* growth ends here; 0: 4 MiB, never below stream_window */
     uint32_t connection_window; /* bytes; 0: 8 MiB */
     uint32_t window_budget;     /* all growth of all streams together, bytes; 0: 32 MiB */
     uint32_t max_header_bytes;  /* one block, names and values; 0: 16 KiB */
     bool enable_connect;        /* server: announce RFC 8441 extended CONNECT */
+    bool peer_is_trusted;       /* no limits on resets and control frames: our own hub */
     uint16_t extra_setting;     /* sent in the first SETTINGS; 0: none */
     uint32_t extra_value;
 };
@@ -81,6 +83,8 @@ struct h2_ops {
     void (*on_goaway)(void *arg, uint32_t error);
     /* The end of one h2_input: everything of this batch was delivered. */
     void (*on_input_end)(void *arg);
+    /* A monotonic clock in microseconds; NULL: windows do not adapt. */
+    uint64_t (*now_us)(void *arg);
 };
 
 /* Of a stream. Any may be NULL. */
@@ -103,7 +107,8 @@ struct h2_stream_ops {
 int h2_new(const struct h2_config *cfg, const struct h2_ops *ops, void *arg, struct h2 **ret);
 void h2_free(struct h2 *h); /* closes every stream first */
 
-/* 0, or ERR_PROTO / ERR_LIMIT: send what h2_output still has (a GOAWAY) and close. */
+/* 0, or ERR_PROTO / ERR_LIMIT: send what h2_output still has (a GOAWAY) and close. Many violations
+ * are told by GOAWAY only: ask h2_is_done after output. */
 int h2_input(struct h2 *h, const uint8_t *data, size_t len);
 /* Writes frames to `out` until it is full or nothing is left; returns the bytes written. */
 size_t h2_output(struct h2 *h, uint8_t *out, size_t cap);
@@ -136,9 +141,14 @@ void h2_goaway(struct h2 *h, uint32_t error); /* graceful: open streams go on, n
 /* Once a second or so while there is input: refills the allowance of control frames. */
 void h2_tick(struct h2 *h);
 
+/* The connection's least round trip so far, for the growth of windows. */
+void h2_set_rtt(struct h2 *h, uint32_t rtt_us);
+/* Whether at most one stream moved data in the last second. */
+bool h2_is_single(const struct h2 *h);
+
 void *h2_arg(const struct h2 *h);
 size_t h2_stream_count(const struct h2 *h);
 uint32_t h2_peer_max_streams(const struct h2 *h);
-/* A value the peer sent in any SETTINGS, standard or not; false if it never did. Unknown ids are
- * kept for up to eight. */
+/* The last value the peer sent for a setting, standard or not (at most 16 are kept); false if it
+ * never did. */
 bool h2_peer_setting(const struct h2 *h, uint16_t id, uint32_t *ret);

@@ -4,8 +4,6 @@
  */
 #pragma once
 
-#include <stddef.h>
-
 #define PROXY_STATUS_SIZE 64
 
 /* The status (such as 502) for an error code; `field` gets the Proxy-Status value. */
