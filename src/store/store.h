@@ -14,7 +14,7 @@
  * All three are transient as far as the caller is concerned: nothing was changed.
  *
  * SQL is written once for every back end (README.md): placeholders `$1`..`$n`, BIGINT, TEXT, BYTEA,
- * ON CONFLICT, RETURNING. Statements are cached by their text, so it must be a constant string.
+ * ON CONFLICT, RETURNING. Prepared statements are cached by their text.
  */
 #pragma once
 
@@ -29,17 +29,18 @@
 struct store;
 struct tx;
 
-/* One step of one capability's tables. Steps of one capability are numbered 1, 2, 3, ... */
-struct store_migration {
-    const char *capability; /* "tunnel" */
-    int number;
-    const char *sql; /* any number of statements */
+/* The tables of one capability, as the steps that made them what they are. `X.sql` becomes
+ * `X_schema` at build (README.md); whoever opens the store lists them all. */
+struct store_schema {
+    const char *capability;
+    const char *const *steps; /* SQL; step 1 first. Only ever appended to */
+    size_t n_steps;
 };
 
 struct store_options {
-    const char *path; /* of the database file; its folder must exist */
-    const struct store_migration *migrations;
-    size_t n_migrations;
+    const char *path;                          /* of the database file; its folder must exist */
+    const struct store_schema *const *schemas; /* in the order in which they may refer to others */
+    size_t n_schemas;
     uint32_t queue_limit;   /* transactions that may wait; 0: 10,000 */
     int64_t feed_keep_ms;   /* age at which feed rows are dropped; 0: 24 h */
     int64_t feed_keep_rows; /* how many are kept at most; 0: 100,000 */
@@ -77,7 +78,7 @@ void store_stats(struct store *s, struct store_stats *ret); /* any thread */
 struct store_value {
     enum { STORE_VALUE_NULL, STORE_VALUE_INT, STORE_VALUE_TEXT, STORE_VALUE_BLOB } type;
     int64_t num;
-    const void *data; /* must live until the call or, for a query, its rows end */
+    const void *data; /* only read during the call */
     size_t len;
 };
 
@@ -96,8 +97,8 @@ struct store_value store_value_text(const char *s);
             1
 
 /* One statement that returns no rows. ERR_EXISTS: a unique value is taken; ERR_CONFLICT: a foreign
- * key has no counterpart; ERR_INVALID: NULL or a value that a CHECK forbids. After an error the
- * transaction goes on as if the statement had not been, should `work` want that. */
+ * key has no counterpart; ERR_INVALID: NULL or a value that a CHECK forbids. A statement that
+ * failed fails its transaction, whatever `work` returns: to try, write ON CONFLICT. */
 #define tx_exec(tx, sql, ...) tx_exec_values(tx, sql, store_args(__VA_ARGS__))
 int tx_exec_values(struct tx *tx, const char *sql, const struct store_value *values, size_t n);
 

@@ -1,0 +1,106 @@
+/* The feed of changes and the hub's row: plain SQL over tx_*, the same for every back end. */
+#include "store/backend.h"
+
+#include "base/arena.h"
+#include "base/error.h"
+#include "base/macro.h"
+#include "base/time.h"
+
+#include <stdio.h>
+
+int store_publish(struct tx *tx, const char *tenant, const char *kind, const char *id,
+                  enum store_op op)
+{
+    int64_t seq, now = time_wall_ms();
+    TRY(tx_query_int(tx, &seq,
+                     "INSERT INTO feed (tenant, kind, id, op, at) VALUES ($1, $2, $3, $4, $5) "
+                     "RETURNING seq",
+                     STORE_TEXT(tenant), STORE_TEXT(kind), STORE_TEXT(id), STORE_INT(op),
+                     STORE_INT(now)));
+    struct change *change = arena_alloc(tx->arena, sizeof(*change));
+    change->c = (struct store_change){
+        .seq = seq,
+        .tenant = arena_strdup(tx->arena, tenant),
+        .kind = arena_strdup(tx->arena, kind),
+        .id = arena_strdup(tx->arena, id),
+        .op = op,
+        .at_ms = now,
+    };
+    *tx->changes_tail = change;
+    tx->changes_tail = &change->next;
+    tx->n_changes++;
+    return 0;
+}
+
+int store_feed_range(struct tx *tx, int64_t *ret_oldest, int64_t *ret_newest)
+{
+    int64_t floor, newest;
+    TRY(tx_query_int(tx, &floor, "SELECT seq FROM feed_floor"));
+    TRY(tx_query_int(tx, &newest, "SELECT COALESCE(MAX(seq), 0) FROM feed"));
+    *ret_oldest = floor;
+    *ret_newest = MAX(newest, floor);
+    return 0;
+}
+
+int store_feed_read(struct tx *tx, const char *tenant, int64_t seq, int limit,
+                    void (*fn)(void *arg, const struct store_change *change), void *arg)
+{
+    int64_t oldest, newest;
+    TRY(store_feed_range(tx, &oldest, &newest));
+    if (seq < oldest || seq > newest)
+        return ERR_EXPIRED;
+    struct rows rows = tx_query(tx,
+                                "SELECT seq, tenant, kind, id, op, at FROM feed WHERE seq > $1 AND "
+                                "($2 IS NULL OR tenant = $2) ORDER BY seq LIMIT $3",
+                                STORE_INT(seq), STORE_TEXT(tenant), STORE_INT(limit));
+    int rc, n = 0;
+    while ((rc = row_next(&rows)) > 0) {
+        struct store_change change = {
+            .seq = row_int(&rows, 0),
+            .tenant = row_text(&rows, 1),
+            .kind = row_text(&rows, 2),
+            .id = row_text(&rows, 3),
+            .op = (enum store_op)row_int(&rows, 4),
+            .at_ms = row_int(&rows, 5),
+        };
+        fn(arg, &change);
+        n++;
+    }
+    return rc < 0 ? rc : n;
+}
+
+int store_feed_trim(struct tx *tx, int64_t now_ms, int64_t keep_ms, int64_t keep_rows)
+{
+    int64_t oldest, newest, first_young;
+    TRY(store_feed_range(tx, &oldest, &newest));
+    int rc =
+        tx_query_int(tx, &first_young, "SELECT seq FROM feed WHERE at >= $1 ORDER BY seq LIMIT 1",
+                     STORE_INT(now_ms - keep_ms));
+    if (rc == ERR_NOT_FOUND)
+        first_young = newest + 1;
+    else
+        TRY(rc);
+    int64_t floor = MAX(first_young - 1, newest - keep_rows);
+    if (floor <= oldest)
+        return 0;
+    TRY(tx_exec(tx, "DELETE FROM feed WHERE seq <= $1", STORE_INT(floor)));
+    return tx_exec(tx, "UPDATE feed_floor SET seq = $1", STORE_INT(floor));
+}
+
+int store_hub_start(struct tx *tx, const char *version, int64_t now_ms, struct store_hub *ret)
+{
+    struct store_hub hub = {.epoch = 0};
+    struct rows rows = tx_query(tx, "SELECT id FROM hub");
+    if (TRY(row_next(&rows)))
+        snprintf(hub.id, sizeof(hub.id), "%s", row_text(&rows, 0));
+    else
+        id_new(hub.id, "hub");
+    rows_done(&rows);
+    TRY(tx_query_int(tx, &hub.epoch,
+                     "INSERT INTO hub (id, epoch, started, version) VALUES ($1, 1, $2, $3) "
+                     "ON CONFLICT (id) DO UPDATE SET epoch = hub.epoch + 1, "
+                     "started = excluded.started, version = excluded.version RETURNING epoch",
+                     STORE_TEXT(hub.id), STORE_INT(now_ms), STORE_TEXT(version)));
+    *ret = hub;
+    return 0;
+}
