@@ -9,6 +9,7 @@
 
 #include "base/buf.h"
 #include "base/diag.h"
+#include "wire/http_header.h"
 
 #include <stdbool.h>
 #include <stddef.h>
@@ -29,10 +30,6 @@ struct http_client_config {
     uint32_t connect_ms;              /* 0: 10 s, for name, connection and handshake */
     uint32_t timeout_ms; /* 0: 30 s for the whole answer; streams: silence longer than this */
     size_t reply_max;    /* 0: 16 MiB */
-};
-
-struct http_header {
-    const char *name, *value;
 };
 
 struct http_ask {
