@@ -165,7 +165,8 @@ class Warren(Peer):
         return self
 
     def program(self, name):
-        return os.path.join(self.build, "src/cli", name)
+        places = [os.path.join(self.build, d, name) for d in ("", "src/cli")]
+        return next((p for p in places if os.path.exists(p)), places[0])
 
     def command(self, program, *argv):
         p = subprocess.run([self.program(program), *argv], env=self.environment, timeout=30,
