@@ -34,6 +34,7 @@ struct fleet_network {
 };
 
 struct fleet_agent {
+    struct fleet *fleet;
     char id[ID_SIZE], tenant[ID_SIZE];
     char name[FLEET_NAME_SIZE];
     struct fleet_network *network;
@@ -70,6 +71,7 @@ struct fleet_config {
     struct loop *loop;
     struct store *store;
     struct store_hub hub;
+    const char *trust_domain;    /* outlives the fleet */
     uint32_t lease_ms, renew_ms; /* told to agents at login */
 };
 
@@ -78,8 +80,8 @@ int fleet_new(const struct fleet_config *cfg, struct fleet **ret, struct diag *d
 void fleet_free(struct fleet *f);
 void fleet_observe(struct fleet *f, struct fleet_observer *o);
 
-/* Registers AgentService's Connect. */
-void fleet_serve(struct fleet *f, struct rpc_server *rpc);
+/* The server of the control sessions. Connect is registered; other capabilities add their rows. */
+struct rpc_server *fleet_rpc(struct fleet *f);
 
 const struct store_hub *fleet_hub(const struct fleet *f);
 struct store *fleet_store(const struct fleet *f);
@@ -98,7 +100,7 @@ struct fleet_network *fleet_networks(struct fleet *f);
 struct fleet_agent *fleet_caller(struct fleet *f, struct rpc_call *call, uint64_t session_epoch);
 
 /* Sends a HubEvent; harmless when the agent is offline. */
-typedef struct _Warren__V1__HubEvent Warren__V1__HubEvent;
+typedef struct Warren__V1__HubEvent Warren__V1__HubEvent;
 void fleet_send(struct fleet_agent *a, const Warren__V1__HubEvent *event);
 
 /* Ends the agent's session and links now: revoked, or the hub wants it gone. */
@@ -112,5 +114,4 @@ size_t fleet_online(const struct fleet *f);
 json_t *fleet_agent_json(const struct fleet *f, const struct fleet_agent *a);
 json_t *fleet_network_json(const struct fleet *f, const struct fleet_network *n);
 
-extern const struct store_migration fleet_migrations[];
-extern const size_t fleet_n_migrations;
+extern const struct store_schema fleet_schema;

@@ -1,3 +1,6 @@
+-- Sessions of agents: the newest one of each, and its epoch.
+
+-- migration 1: sessions
 CREATE TABLE agent_session (
     agent        TEXT PRIMARY KEY,
     epoch        BIGINT NOT NULL,

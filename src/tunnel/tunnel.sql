@@ -1,3 +1,6 @@
+-- Tunnel objects and the access log.
+
+-- migration 1: tunnels, connections
 CREATE TABLE tunnel (
     id            TEXT PRIMARY KEY,
     tenant        TEXT NOT NULL,
@@ -9,6 +12,7 @@ CREATE TABLE tunnel (
     listen        TEXT,
     internal      BIGINT NOT NULL,
     ttl_ms        BIGINT,
+    ends          BIGINT,
     phase         TEXT NOT NULL,
     reason        TEXT NOT NULL,
     endpoint      TEXT,
@@ -27,13 +31,14 @@ CREATE TABLE connection (
     id        TEXT PRIMARY KEY,
     tunnel    TEXT NOT NULL,
     agent     TEXT NOT NULL,
+    hub       TEXT NOT NULL,
     client    TEXT NOT NULL,
     opened    BIGINT NOT NULL,
     closed    BIGINT NOT NULL,
     bytes_in  BIGINT NOT NULL,
     bytes_out BIGINT NOT NULL,
-    result    TEXT NOT NULL,
-    detail    TEXT NOT NULL
+    ended     TEXT NOT NULL,
+    error     TEXT
 );
 
 CREATE INDEX connection_by_tunnel ON connection (tunnel, opened);

@@ -214,22 +214,12 @@ static json_t *holder_json(const struct tunnel_holder *h)
                      time_json(h->expires));
 }
 
-static json_t *counters_json(const struct tunnel_counters *c, json_t **ret_bytes)
+json_t *tunnel_json(const struct tunnel *t, const struct tunnel_traffic *traffic)
 {
-    json_int_t open = 0, total = 0, in = 0, out = 0;
-    if (c) {
-        open = (json_int_t)atomic_load_explicit(&c->streams_open, memory_order_relaxed);
-        total = (json_int_t)atomic_load_explicit(&c->streams_total, memory_order_relaxed);
-        in = (json_int_t)atomic_load_explicit(&c->bytes_in, memory_order_relaxed);
-        out = (json_int_t)atomic_load_explicit(&c->bytes_out, memory_order_relaxed);
-    }
-    *ret_bytes = json_pack("{s:I, s:I}", "in", in, "out", out);
-    return json_pack("{s:I, s:I}", "open", open, "total", total);
-}
-
-json_t *tunnel_json(const struct tunnel *t)
-{
-    json_t *bytes, *streams = counters_json(t->counters, &bytes);
+    json_t *streams = json_pack("{s:I, s:I}", "open", (json_int_t)traffic->streams_open, "total",
+                                (json_int_t)traffic->streams_total);
+    json_t *bytes = json_pack("{s:I, s:I}", "in", (json_int_t)traffic->bytes_in, "out",
+                              (json_int_t)traffic->bytes_out);
     json_t *endpoint = t->endpoint[0] ? json_pack("{s:s}", "address", t->endpoint) : json_null();
     json_t *status = json_pack(
         "{s:s, s:o, s:{s:o, s:o}, s:o, s:o, s:o, s:o, s:o, s:o}", "phase",

@@ -8,7 +8,6 @@
 #include "base/id.h"
 
 #include <jansson.h>
-#include <stdatomic.h>
 #include <stdbool.h>
 #include <stdint.h>
 
@@ -46,12 +45,10 @@ struct tunnel_spec {
     int64_t ttl_ms; /* 0: no end */
 };
 
-/* Written by the worker that relays, read by anyone. */
-struct tunnel_counters {
-    _Atomic int64_t streams_open;
-    _Atomic uint64_t streams_total;
-    _Atomic uint64_t bytes_in;  /* client to target */
-    _Atomic uint64_t bytes_out; /* target to client */
+struct tunnel_traffic {
+    uint64_t streams_open, streams_total;
+    uint64_t bytes_in;  /* client to target */
+    uint64_t bytes_out; /* target to client */
 };
 
 struct tunnel_holder {
@@ -69,7 +66,6 @@ struct tunnel {
     char reason[TUNNEL_REASON_SIZE];
     char endpoint[ADDR_TEXT_SIZE]; /* empty: does not listen */
     struct tunnel_holder server, agent;
-    struct tunnel_counters *counters; /* may be NULL: all zero */
     int64_t created, started, closed; /* wall ms; 0: not yet */
 };
 
@@ -89,7 +85,7 @@ int tunnel_parse(const json_t *object, char name[TUNNEL_NAME_SIZE], struct tunne
 
 /* New references. tunnel_spec_json is what a merge patch (RFC 7396) is applied to. */
 json_t *tunnel_spec_json(const struct tunnel_spec *spec);
-json_t *tunnel_json(const struct tunnel *t);
+json_t *tunnel_json(const struct tunnel *t, const struct tunnel_traffic *traffic);
 
 /* RFC 7396: a new object, `target` with `patch` applied. */
 json_t *tunnel_merge_patch(const json_t *target, const json_t *patch);

@@ -1,0 +1,375 @@
+/*
+ * Logins. The epoch of an agent's session is raised in the database with each Connect; when that
+ * has committed, whatever the agent had open under a lower epoch is ended, and only then is the new
+ * session up. So there is at most one live session of an agent, and it is the newest.
+ *
+ *   Connect -> database: epoch + 1 -> old session: ABORTED, its links cut -> Welcome -> observers
+ */
+#include "fleet/internal.h"
+
+#include "base/addr.h"
+#include "base/error.h"
+#include "base/log.h"
+#include "base/mem.h"
+#include "base/time.h"
+#include "net/conn.h"
+#include "pki/cert.h"
+#include "rpc/server.h"
+#include "warren/v1/agent.pb-c.h"
+
+#include <stdio.h>
+#include <string.h>
+#include <utlist.h>
+
+#define LINKS_MAX 8 /* reverse connections of one session */
+
+/* ---- sessions: who is on the other end of a control connection ---- */
+
+static void *on_session_open(struct rpc_session *s, void *arg)
+{
+    struct fleet *f = arg;
+    struct spiffe *id = NEW(struct spiffe);
+    if (cert_identity(conn_peer_cert(rpc_session_conn(s)), f->cfg.trust_domain, id) < 0) {
+        mem_free(id);
+        return NULL;
+    }
+    return id;
+}
+
+static void on_session_close(struct rpc_session *s, void *user, int err, void *arg)
+{
+    mem_free(user);
+}
+
+static const struct spiffe *peer_of(struct rpc_call *call)
+{
+    struct rpc_session *s = rpc_call_session(call);
+    return s ? rpc_session_user(s) : NULL;
+}
+
+struct fleet_agent *fleet_caller(struct fleet *f, struct rpc_call *call, uint64_t session_epoch)
+{
+    const struct spiffe *id = peer_of(call);
+    struct fleet_agent *a = id ? fleet_agent_find(f, id->agent) : NULL;
+    if (!a || strcmp(a->tenant, id->tenant) != 0) {
+        rpc_finish(call, RPC_UNAUTHENTICATED, "this certificate names no agent of this hub");
+        return NULL;
+    }
+    if (!a->call || a->epoch != session_epoch) {
+        rpc_finish(call, RPC_ABORTED, "this is not the agent's newest session");
+        return NULL;
+    }
+    return a;
+}
+
+/* ---- going down ---- */
+
+struct departure {
+    struct store *store;
+    char agent[ID_SIZE], tenant[ID_SIZE];
+    uint64_t epoch;
+    int64_t at;
+};
+
+static int write_departure(struct tx *tx, void *arg)
+{
+    const struct departure *d = arg;
+    TRY(tx_exec(tx, "UPDATE agent_session SET disconnected = $1 WHERE agent = $2 AND epoch = $3",
+                STORE_INT(d->at), STORE_TEXT(d->agent), STORE_INT(d->epoch)));
+    return store_publish(tx, d->tenant, "agent", d->agent, STORE_PUT);
+}
+
+static void departure_written(void *arg, int err)
+{
+    if (err < 0)
+        LOG_WARN("cannot record that an agent left", LOG_ERR(err));
+    mem_free(arg);
+}
+
+/* Ends what belongs to the live session, if there is one; `call` gets `status`. */
+static void session_down(struct fleet *f, struct fleet_agent *a, enum rpc_status status,
+                         const char *why)
+{
+    struct rpc_call *call = TAKE(a->call);
+    if (!call)
+        return;
+    f->online--;
+    a->disconnected = time_wall_ms();
+    LOG_INFO("agent disconnected", LOG_STR("agent", a->id), LOG_INT("epoch", a->epoch),
+             LOG_STR("why", why));
+    struct fleet_observer *o;
+    LL_FOREACH (f->observers, o)
+        o->on_down(o, a);
+    struct fleet_link *l;
+    DL_FOREACH (a->links, l)
+        fleet_link_cut(l);
+    rpc_on_cancel(call, NULL, NULL);
+    rpc_finish(call, status, why);
+
+    struct departure *d = NEW(struct departure);
+    snprintf(d->agent, sizeof(d->agent), "%s", a->id);
+    snprintf(d->tenant, sizeof(d->tenant), "%s", a->tenant);
+    d->epoch = a->epoch;
+    d->at = a->disconnected;
+    store_run(f->cfg.store, STORE_WRITE, write_departure, departure_written, d);
+}
+
+void fleet_cut(struct fleet *f, struct fleet_agent *a, const char *why)
+{
+    struct rpc_session *s = a->call ? rpc_call_session(a->call) : NULL;
+    session_down(f, a, RPC_PERMISSION_DENIED, why);
+    if (s)
+        rpc_session_close(s);
+}
+
+/* ---- coming up ---- */
+
+struct login {
+    struct fleet *f;
+    struct rpc_call *call;
+    struct fleet_row row;
+};
+
+static int write_login(struct tx *tx, void *arg)
+{
+    struct login *in = arg;
+    struct fleet_row *r = &in->row, stored;
+    int64_t epoch;
+    TRY(fleet_row_read(tx, r->id, &stored));
+    if (strcmp(stored.tenant, r->tenant) != 0)
+        return ERR_NOT_FOUND;
+    if (stored.revoked)
+        return ERR_REVOKED;
+    TRY(tx_query_int(tx, &epoch,
+                     "INSERT INTO agent_session (agent, epoch, connected, disconnected, address, "
+                     "hostname, version, allow) VALUES ($1, 1, $2, NULL, $3, $4, $5, $6) "
+                     "ON CONFLICT (agent) DO UPDATE SET epoch = agent_session.epoch + 1, "
+                     "connected = excluded.connected, disconnected = NULL, "
+                     "address = excluded.address, hostname = excluded.hostname, "
+                     "version = excluded.version, allow = excluded.allow RETURNING epoch",
+                     STORE_TEXT(r->id), STORE_INT(r->connected), STORE_TEXT(r->address),
+                     STORE_TEXT(r->hostname), STORE_TEXT(r->software), STORE_TEXT(r->allow)));
+    TRY(fleet_row_read(tx, r->id, r));
+    return store_publish(tx, r->tenant, "agent", r->id, STORE_PUT);
+}
+
+static void on_cancel(struct rpc_call *call, void *arg)
+{
+    struct fleet_agent *a = arg;
+    if (a->call == call)
+        session_down(a->fleet, a, RPC_CANCELLED, "the connection was lost");
+}
+
+static void welcome(struct fleet *f, struct fleet_agent *a)
+{
+    Warren__V1__Welcome w = WARREN__V1__WELCOME__INIT;
+    w.epoch = a->epoch;
+    w.hub = f->cfg.hub.id;
+    w.agent = a->id;
+    w.network = a->network->id;
+    w.lease_ms = f->cfg.lease_ms;
+    w.renew_ms = f->cfg.renew_ms;
+    Warren__V1__HubEvent event = WARREN__V1__HUB_EVENT__INIT;
+    event.event_case = WARREN__V1__HUB_EVENT__EVENT_WELCOME;
+    event.welcome = &w;
+    fleet_send(a, &event);
+}
+
+static void login_written(void *arg, int err)
+{
+    CLEANUP(mem_free) struct login *in = arg;
+    struct fleet *f = in->f;
+    if (err < 0) {
+        rpc_fail(in->call, err, "login: %s", error_text(err));
+        return;
+    }
+    struct fleet_agent *a = fleet_agent_find(f, in->row.id);
+    if (a)
+        session_down(f, a, RPC_ABORTED, "superseded by a newer login of this agent");
+    a = fleet_view_put_agent(f, &in->row);
+    if (rpc_call_is_cancelled(in->call)) {
+        rpc_finish(in->call, RPC_CANCELLED, "");
+        return;
+    }
+    a->call = in->call;
+    f->online++;
+    rpc_on_cancel(in->call, on_cancel, a);
+    LOG_INFO("agent connected", LOG_STR("agent", a->id), LOG_STR("name", a->name),
+             LOG_STR("network", a->network->name), LOG_STR("address", a->address),
+             LOG_INT("epoch", a->epoch), LOG_STR("software", a->software));
+    welcome(f, a);
+    struct fleet_observer *o;
+    LL_FOREACH (f->observers, o) {
+        if (a->call == in->call)
+            o->on_up(o, a);
+    }
+}
+
+/* Text from an agent, cut to what is stored and shown. */
+static void copy_text(char *out, size_t size, const char *in)
+{
+    size_t n = 0;
+    for (; in && *in && n + 1 < size; in++) {
+        if ((unsigned char)*in >= 0x20 && (unsigned char)*in < 0x7f)
+            out[n++] = *in;
+    }
+    out[n] = '\0';
+}
+
+/* The rules as a JSON array; those beyond what is kept, or malformed, are left out: the list is for
+ * people, the agent itself enforces it. */
+static void allow_text(const Warren__V1__ConnectRequest *req, char *out, size_t size)
+{
+    json_t *list = json_array();
+    for (size_t i = 0; i < req->n_allow && i < FLEET_ALLOW_MAX; i++) {
+        struct addr_rule rule;
+        if (addr_rule_parse(req->allow[i], &rule, NULL) == 0)
+            json_array_append_new(list, json_string(req->allow[i]));
+    }
+    size_t n = json_dumpb(list, out, size - 1, JSON_COMPACT);
+    json_decref(list);
+    if (n >= size)
+        n = (size_t)snprintf(out, size, "[]");
+    out[n] = '\0';
+}
+
+static void handle_connect(struct rpc_call *call, const ProtobufCMessage *msg, void *ctx)
+{
+    const Warren__V1__ConnectRequest *req = (const Warren__V1__ConnectRequest *)msg;
+    const struct spiffe *id = peer_of(call);
+    if (!id) {
+        rpc_finish(call, RPC_UNAUTHENTICATED, "the certificate carries no agent's identity");
+        return;
+    }
+    struct login *in = NEW(struct login);
+    in->f = ctx;
+    in->call = call;
+    snprintf(in->row.id, sizeof(in->row.id), "%s", id->agent);
+    snprintf(in->row.tenant, sizeof(in->row.tenant), "%s", id->tenant);
+    in->row.connected = time_wall_ms();
+    addr_format(conn_peer_addr(rpc_session_conn(rpc_call_session(call))), in->row.address,
+                sizeof(in->row.address));
+    copy_text(in->row.hostname, sizeof(in->row.hostname), req->hostname);
+    copy_text(in->row.software, sizeof(in->row.software), req->version);
+    allow_text(req, in->row.allow, sizeof(in->row.allow));
+    store_run(in->f->cfg.store, STORE_WRITE, write_login, login_written, in);
+}
+
+void fleet_send(struct fleet_agent *a, const Warren__V1__HubEvent *event)
+{
+    if (a->call)
+        rpc_send(a->call, &event->base); /* a failure ends the call: on_cancel follows */
+}
+
+void fleet_drain(struct fleet *f, uint32_t grace_ms)
+{
+    Warren__V1__Drain drain = WARREN__V1__DRAIN__INIT;
+    drain.grace_ms = grace_ms;
+    Warren__V1__HubEvent event = WARREN__V1__HUB_EVENT__INIT;
+    event.event_case = WARREN__V1__HUB_EVENT__EVENT_DRAIN;
+    event.drain = &drain;
+    for (struct fleet_agent *a = f->agents; a; a = a->hh.next)
+        fleet_send(a, &event);
+}
+
+/* ---- reverse connections, told by link.c ---- */
+
+void fleet_link_arrived(struct fleet_link *l)
+{
+    struct fleet_agent *a = fleet_agent_find(l->fleet, l->agent);
+    struct fleet_link *other;
+    size_t n = 0;
+    if (a)
+        DL_COUNT(a->links, other, n);
+    if (!a || !a->call || (uint32_t)a->epoch != l->epoch || n >= LINKS_MAX) {
+        LOG_INFO("reverse connection refused", LOG_STR("agent", l->agent),
+                 LOG_INT("epoch", l->epoch), LOG_INT("newest", a ? a->epoch : 0));
+        fleet_link_cut(l);
+        return;
+    }
+    l->is_up = true;
+    DL_APPEND(a->links, l);
+    struct fleet_observer *o;
+    LL_FOREACH (l->fleet->observers, o)
+        o->on_link_up(o, l);
+}
+
+void fleet_link_left(struct fleet_link *l)
+{
+    if (!l->is_up)
+        return;
+    struct fleet_observer *o;
+    LL_FOREACH (l->fleet->observers, o)
+        o->on_link_down(o, l);
+    struct fleet_agent *a = fleet_agent_find(l->fleet, l->agent);
+    DL_DELETE(a->links, l);
+}
+
+/* ---- the object ---- */
+
+static const struct rpc_method methods[] = {
+    {"/warren.v1.AgentService/Connect", RPC_SERVER_STREAM, &warren__v1__connect_request__descriptor,
+     handle_connect},
+};
+
+int fleet_new(const struct fleet_config *cfg, struct fleet **ret, struct diag *d)
+{
+    struct fleet *f = NEW(struct fleet);
+    f->cfg = *cfg;
+    const struct rpc_server_config rpc = {
+        .loop = cfg->loop, .on_open = on_session_open, .on_close = on_session_close, .arg = f};
+    int rc = rpc_server_new(&rpc, &f->rpc);
+    if (rc < 0)
+        diag_set(d, rc, "cannot serve control sessions: %s", error_text(rc));
+    else
+        rc = fleet_view_load(f, d);
+    if (rc < 0) {
+        fleet_free(f);
+        return rc;
+    }
+    rpc_server_add(f->rpc, methods, ARRAY_SIZE(methods), f);
+    fleet_view_follow(f);
+    *ret = f;
+    return 0;
+}
+
+void fleet_free(struct fleet *f)
+{
+    if (!f)
+        return;
+    for (struct fleet_agent *a = f->agents; a; a = a->hh.next)
+        session_down(f, a, RPC_UNAVAILABLE, "the hub stops");
+    rpc_server_free(f->rpc);
+    fleet_view_free(f);
+    mem_free(f);
+}
+
+void fleet_observe(struct fleet *f, struct fleet_observer *o)
+{
+    LL_APPEND(f->observers, o);
+}
+
+struct rpc_server *fleet_rpc(struct fleet *f)
+{
+    return f->rpc;
+}
+
+const struct store_hub *fleet_hub(const struct fleet *f)
+{
+    return &f->cfg.hub;
+}
+
+struct store *fleet_store(const struct fleet *f)
+{
+    return f->cfg.store;
+}
+
+struct loop *fleet_loop(const struct fleet *f)
+{
+    return f->cfg.loop;
+}
+
+size_t fleet_online(const struct fleet *f)
+{
+    return f->online;
+}

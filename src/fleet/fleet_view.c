@@ -1,0 +1,367 @@
+/*
+ * The view in memory of networks and agents: loaded at start, then following the feed. What
+ * enrolment writes (tables agent and network) is read here and never written.
+ */
+#include "fleet/internal.h"
+
+#include "base/error.h"
+#include "base/log.h"
+#include "base/mem.h"
+#include "base/time.h"
+
+#include <stdio.h>
+#include <string.h>
+#include <utlist.h>
+
+#define AGENT_COLUMNS                                                                       \
+    "SELECT a.id, a.tenant, a.network, a.token, a.name, a.serial, a.version, a.not_after, " \
+    "a.created, a.revoked, a.pending, s.epoch, s.connected, s.disconnected, s.address, "    \
+    "s.hostname, s.version, s.allow FROM agent a LEFT JOIN agent_session s ON s.agent = a.id "
+
+struct network_row {
+    char id[ID_SIZE], tenant[ID_SIZE], name[FLEET_NAME_SIZE];
+    int64_t version, created;
+};
+
+static void copy(char *out, size_t size, const char *in)
+{
+    snprintf(out, size, "%s", in ? in : "");
+}
+
+static void take_agent_row(const struct rows *rows, struct fleet_row *r)
+{
+    copy(r->id, sizeof(r->id), row_text(rows, 0));
+    copy(r->tenant, sizeof(r->tenant), row_text(rows, 1));
+    copy(r->network, sizeof(r->network), row_text(rows, 2));
+    copy(r->token, sizeof(r->token), row_text(rows, 3));
+    copy(r->name, sizeof(r->name), row_text(rows, 4));
+    copy(r->serial, sizeof(r->serial), row_text(rows, 5));
+    r->version = row_int(rows, 6);
+    r->not_after = row_int(rows, 7);
+    r->created = row_int(rows, 8);
+    r->revoked = row_int(rows, 9);
+    r->pending = row_int(rows, 10);
+    r->epoch = row_int(rows, 11);
+    r->connected = row_int(rows, 12);
+    r->disconnected = row_int(rows, 13);
+    copy(r->address, sizeof(r->address), row_text(rows, 14));
+    copy(r->hostname, sizeof(r->hostname), row_text(rows, 15));
+    copy(r->software, sizeof(r->software), row_text(rows, 16));
+    copy(r->allow, sizeof(r->allow), row_text(rows, 17));
+}
+
+int fleet_row_read(struct tx *tx, const char *agent, struct fleet_row *ret)
+{
+    struct rows rows = tx_query(tx, AGENT_COLUMNS "WHERE a.id = $1", STORE_TEXT(agent));
+    int rc = TRY(row_next(&rows));
+    if (rc == 0)
+        return ERR_NOT_FOUND;
+    take_agent_row(&rows, ret);
+    rows_done(&rows);
+    return 0;
+}
+
+static void take_network_row(const struct rows *rows, struct network_row *r)
+{
+    copy(r->id, sizeof(r->id), row_text(rows, 0));
+    copy(r->tenant, sizeof(r->tenant), row_text(rows, 1));
+    copy(r->name, sizeof(r->name), row_text(rows, 2));
+    r->version = row_int(rows, 3);
+    r->created = row_int(rows, 4);
+}
+
+/* ---- the view ---- */
+
+static struct fleet_network *put_network(struct fleet *f, const struct network_row *r)
+{
+    struct fleet_network *n = fleet_network_find(f, r->id);
+    if (!n) {
+        n = NEW(struct fleet_network);
+        copy(n->id, sizeof(n->id), r->id);
+        copy(n->tenant, sizeof(n->tenant), r->tenant);
+        HASH_ADD_STR(f->networks, id, n);
+    }
+    copy(n->name, sizeof(n->name), r->name);
+    n->version = r->version;
+    n->created = r->created;
+    return n;
+}
+
+struct fleet_agent *fleet_view_put_agent(struct fleet *f, const struct fleet_row *r)
+{
+    struct fleet_agent *a = fleet_agent_find(f, r->id);
+    if (!a) {
+        struct fleet_network *n = fleet_network_find(f, r->network);
+        if (!n) { /* the feed brings the network's own row in a moment */
+            struct network_row early = {0};
+            copy(early.id, sizeof(early.id), r->network);
+            copy(early.tenant, sizeof(early.tenant), r->tenant);
+            n = put_network(f, &early);
+        }
+        a = NEW(struct fleet_agent);
+        a->fleet = f;
+        copy(a->id, sizeof(a->id), r->id);
+        copy(a->tenant, sizeof(a->tenant), r->tenant);
+        a->network = n;
+        DL_APPEND2(n->agents, a, prev, next_in_network);
+        HASH_ADD_STR(f->agents, id, a);
+    }
+    copy(a->name, sizeof(a->name), r->name);
+    copy(a->token, sizeof(a->token), r->token);
+    copy(a->serial, sizeof(a->serial), r->serial);
+    a->version = r->version;
+    a->not_after = r->not_after;
+    a->created = r->created;
+    a->revoked = r->revoked;
+    a->pending = r->pending;
+    if (!a->call || (uint64_t)r->epoch >= a->epoch) {
+        a->epoch = (uint64_t)r->epoch;
+        a->connected = r->connected;
+        a->disconnected = r->disconnected;
+        copy(a->address, sizeof(a->address), r->address);
+        copy(a->hostname, sizeof(a->hostname), r->hostname);
+        copy(a->software, sizeof(a->software), r->software);
+        json_decref(a->allow);
+        a->allow = json_loads(r->allow, 0, NULL);
+    }
+    return a;
+}
+
+static void remove_network(struct fleet *f, const char *id)
+{
+    struct fleet_network *n = fleet_network_find(f, id);
+    if (!n || n->agents)
+        return;
+    HASH_DEL(f->networks, n);
+    mem_free(n);
+}
+
+static void remove_agent(struct fleet *f, const char *id)
+{
+    struct fleet_agent *a = fleet_agent_find(f, id);
+    if (!a)
+        return;
+    fleet_cut(f, a, "the agent was deleted");
+    DL_DELETE2(a->network->agents, a, prev, next_in_network);
+    HASH_DEL(f->agents, a);
+    json_decref(a->allow);
+    mem_free(a);
+}
+
+/* ---- following the feed ---- */
+
+struct reload {
+    struct fleet *f;
+    char id[ID_SIZE];
+    bool is_agent;
+    struct fleet_row agent;
+    struct network_row network;
+};
+
+static int read_changed(struct tx *tx, void *arg)
+{
+    struct reload *r = arg;
+    if (r->is_agent)
+        return fleet_row_read(tx, r->id, &r->agent);
+    struct rows rows =
+        tx_query(tx, "SELECT id, tenant, name, version, created FROM network WHERE id = $1",
+                 STORE_TEXT(r->id));
+    int rc = TRY(row_next(&rows));
+    if (rc == 0)
+        return ERR_NOT_FOUND;
+    take_network_row(&rows, &r->network);
+    rows_done(&rows);
+    return 0;
+}
+
+static void changed_read(void *arg, int err)
+{
+    CLEANUP(mem_free) struct reload *r = arg;
+    if (err < 0 && err != ERR_NOT_FOUND)
+        LOG_ERROR("cannot follow the feed", LOG_STR("id", r->id), LOG_ERR(err));
+    if (err < 0)
+        return;
+    if (!r->is_agent) {
+        put_network(r->f, &r->network);
+        return;
+    }
+    struct fleet_agent *a = fleet_view_put_agent(r->f, &r->agent);
+    if (a->revoked)
+        fleet_cut(r->f, a, "revoked");
+}
+
+static void on_change(struct store_subscriber *sub, const struct store_change *change)
+{
+    struct fleet *f = container_of(sub, struct fleet, feed);
+    bool is_agent = strcmp(change->kind, "agent") == 0;
+    if (!is_agent && strcmp(change->kind, "network") != 0)
+        return;
+    if (change->op == STORE_DELETE) {
+        if (is_agent)
+            remove_agent(f, change->id);
+        else
+            remove_network(f, change->id);
+        return;
+    }
+    struct reload *r = NEW(struct reload);
+    r->f = f;
+    r->is_agent = is_agent;
+    copy(r->id, sizeof(r->id), change->id);
+    store_run(f->cfg.store, STORE_READ, read_changed, changed_read, r);
+}
+
+void fleet_view_follow(struct fleet *f)
+{
+    f->feed.fn = on_change;
+    store_subscribe(f->cfg.store, &f->feed);
+}
+
+/* ---- start and end ---- */
+
+static int load_all(struct tx *tx, void *arg)
+{
+    struct fleet *f = arg;
+    struct network_row n;
+    struct fleet_row a;
+    int rc;
+    struct rows rows = tx_query(tx, "SELECT id, tenant, name, version, created FROM network");
+    while ((rc = row_next(&rows)) > 0) {
+        take_network_row(&rows, &n);
+        put_network(f, &n);
+    }
+    TRY(rc);
+    rows = tx_query(tx, AGENT_COLUMNS);
+    while ((rc = row_next(&rows)) > 0) {
+        take_agent_row(&rows, &a);
+        fleet_view_put_agent(f, &a);
+    }
+    return rc;
+}
+
+int fleet_view_load(struct fleet *f, struct diag *d)
+{
+    int rc = store_run_wait(f->cfg.store, STORE_READ, load_all, f);
+    return rc < 0 ? diag_set(d, rc, "cannot read agents and networks: %s", error_text(rc)) : 0;
+}
+
+void fleet_view_free(struct fleet *f)
+{
+    struct fleet_agent *a, *next_a;
+    struct fleet_network *n, *next_n;
+    if (f->feed.store)
+        store_unsubscribe(&f->feed);
+    HASH_ITER (hh, f->agents, a, next_a) {
+        HASH_DEL(f->agents, a);
+        json_decref(a->allow);
+        mem_free(a);
+    }
+    HASH_ITER (hh, f->networks, n, next_n) {
+        HASH_DEL(f->networks, n);
+        mem_free(n);
+    }
+}
+
+/* ---- looking things up ---- */
+
+struct fleet_agent *fleet_agent_find(struct fleet *f, const char *id)
+{
+    struct fleet_agent *a;
+    HASH_FIND_STR(f->agents, id, a);
+    return a;
+}
+
+struct fleet_network *fleet_network_find(struct fleet *f, const char *id)
+{
+    struct fleet_network *n;
+    HASH_FIND_STR(f->networks, id, n);
+    return n;
+}
+
+struct fleet_agent *fleet_agent_lookup(struct fleet *f, const char *tenant, const char *ref)
+{
+    struct fleet_agent *a = fleet_agent_find(f, ref);
+    if (a)
+        return strcmp(a->tenant, tenant) == 0 ? a : NULL;
+    for (a = f->agents; a; a = a->hh.next) {
+        if (strcmp(a->name, ref) == 0 && strcmp(a->tenant, tenant) == 0)
+            return a;
+    }
+    return NULL;
+}
+
+struct fleet_network *fleet_network_lookup(struct fleet *f, const char *tenant, const char *ref)
+{
+    struct fleet_network *n = fleet_network_find(f, ref);
+    if (n)
+        return strcmp(n->tenant, tenant) == 0 ? n : NULL;
+    for (n = f->networks; n; n = n->hh.next) {
+        if (strcmp(n->name, ref) == 0 && strcmp(n->tenant, tenant) == 0)
+            return n;
+    }
+    return NULL;
+}
+
+struct fleet_agent *fleet_agents(struct fleet *f)
+{
+    return f->agents;
+}
+
+struct fleet_network *fleet_networks(struct fleet *f)
+{
+    return f->networks;
+}
+
+/* ---- as JSON (api/openapi.yaml: agent, network) ---- */
+
+static json_t *time_json(int64_t wall_ms)
+{
+    char text[TIME_TEXT_SIZE];
+    if (!wall_ms)
+        return json_null();
+    time_format(wall_ms, text);
+    return json_string(text);
+}
+
+static json_t *session_json(const struct fleet *f, const struct fleet_agent *a)
+{
+    if (!a->call)
+        return json_null();
+    return json_pack("{s:I, s:s, s:s, s:s, s:s, s:O?, s:o}", "epoch", (json_int_t)a->epoch, "hub",
+                     f->cfg.hub.id, "address", a->address, "hostname", a->hostname, "software",
+                     a->software, "allow", a->allow, "connected", time_json(a->connected));
+}
+
+json_t *fleet_agent_json(const struct fleet *f, const struct fleet_agent *a)
+{
+    const char *phase = a->revoked   ? "revoked"
+                        : a->pending ? "pending"
+                        : a->call    ? "online"
+                                     : "offline";
+    json_t *reason = a->pending && !a->revoked
+                         ? json_string("asks to renew an expired certificate; approve or revoke it")
+                         : json_null();
+    int64_t seen = a->call ? time_wall_ms() : a->disconnected ? a->disconnected : a->connected;
+    return json_pack("{s:s, s:s, s:I, s:s, s:s, s:{s:s, s:o}, s:o, s:o, s:{s:s, s:o, s:o, s:o}}",
+                     "id", a->id, "name", a->name, "version", (json_int_t)a->version, "network",
+                     a->network->id, "token", a->token, "certificate", "serial", a->serial,
+                     "expires", time_json(a->not_after), "created", time_json(a->created),
+                     "revoked", time_json(a->revoked), "status", "phase", phase, "reason", reason,
+                     "last_seen", time_json(seen), "session", session_json(f, a));
+}
+
+json_t *fleet_network_json(const struct fleet *f, const struct fleet_network *n)
+{
+    json_int_t online = 0, total = 0, tunnels = 0;
+    struct fleet_agent *a;
+    struct fleet_observer *o;
+    DL_FOREACH2(n->agents, a, next_in_network)
+    {
+        online += a->call != NULL;
+        total += !a->revoked;
+    }
+    LL_FOREACH (f->observers, o)
+        tunnels += (json_int_t)o->count_in_network(o, n->id);
+    return json_pack("{s:s, s:s, s:I, s:o, s:{s:{s:I, s:I}, s:I}}", "id", n->id, "name", n->name,
+                     "version", (json_int_t)n->version, "created", time_json(n->created), "status",
+                     "agents", "online", online, "total", total, "tunnels", tunnels);
+}

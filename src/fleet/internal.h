@@ -1,0 +1,39 @@
+/* Shared by the files of this folder only. */
+#pragma once
+
+#include "fleet/fleet.h"
+#include "fleet/link.h"
+#include "pki/spiffe.h"
+
+struct fleet {
+    struct fleet_config cfg;
+    struct rpc_server *rpc;
+    struct fleet_agent *agents;
+    struct fleet_network *networks;
+    struct fleet_observer *observers;
+    struct store_subscriber feed;
+    size_t online;
+};
+
+/* An agent as the database has it: what enrolment wrote (table agent) and its newest session. */
+struct fleet_row {
+    char id[ID_SIZE], tenant[ID_SIZE], network[ID_SIZE], token[ID_SIZE];
+    char name[FLEET_NAME_SIZE], serial[64];
+    int64_t version, not_after, created, revoked, pending;
+    int64_t epoch, connected, disconnected;
+    char address[64], hostname[FLEET_NAME_SIZE], software[FLEET_NAME_SIZE];
+    char allow[4096]; /* JSON array */
+};
+
+/* On the store's thread. ERR_NOT_FOUND. */
+int fleet_row_read(struct tx *tx, const char *agent, struct fleet_row *ret);
+
+/* fleet_view.c: what the database says. */
+struct fleet_agent *fleet_view_put_agent(struct fleet *f, const struct fleet_row *r);
+int fleet_view_load(struct fleet *f, struct diag *d);
+void fleet_view_follow(struct fleet *f);
+void fleet_view_free(struct fleet *f);
+
+/* fleet_session.c: called by link.c on the main loop. */
+void fleet_link_arrived(struct fleet_link *l);
+void fleet_link_left(struct fleet_link *l);

@@ -1,0 +1,415 @@
+#include "tunnel/expose.h"
+
+#include "base/error.h"
+#include "base/log.h"
+#include "base/macro.h"
+#include "base/mem.h"
+#include "base/time.h"
+#include "net/listener.h"
+#include "net/relay.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+#include <utlist.h>
+
+#define RECORDS_BATCH    256
+#define RECORDS_DELAY_MS 200
+#define LIST_MAX         10000 /* open connections shown */
+
+struct exposure {
+    /* Constant. */
+    struct loop *main;
+    struct fleet_link *link;
+    const struct exposure_ops *ops;
+    void *arg, *owner;
+    char tunnel[ID_SIZE];
+    uint64_t lease_epoch;
+    char lease_text[24];
+
+    /* The worker's. */
+    int listen_fd;
+    struct listener *listener;
+    struct link_user link_user;
+    struct relay_set relays; /* its counters are read by anyone */
+    char authority[EXPOSURE_AUTHORITY_SIZE];
+    uint32_t n_clients;
+    struct defer last_gone;
+    int target_err;
+    bool is_stopped;
+    int stop_err;
+    struct exposure_record *records;
+    size_t n_records;
+    struct timer flush_timer;
+
+    /* The main loop's. */
+    bool is_stopping;
+    struct exposure *prev, *next;
+};
+
+/* One client's connection, the relay's argument. */
+struct client {
+    struct exposure *exposure;
+    int64_t opened;
+};
+
+/* ---- worker to main ---- */
+
+struct record_batch {
+    struct exposure *exposure;
+    struct exposure_record *records;
+    size_t n;
+};
+
+static void records_on_main(void *arg)
+{
+    CLEANUP(mem_free) struct record_batch *b = arg;
+    b->exposure->ops->on_records(b->exposure->arg, b->records, b->n);
+    mem_free(b->records);
+}
+
+static void flush_records(struct exposure *e)
+{
+    timer_stop(&e->flush_timer);
+    if (!e->n_records)
+        return;
+    struct record_batch *b = NEW(struct record_batch);
+    *b = (struct record_batch){e, e->records, e->n_records};
+    e->records = NULL;
+    e->n_records = 0;
+    loop_post(e->main, records_on_main, b);
+}
+
+static void on_flush_timer(struct timer *t)
+{
+    flush_records(container_of(t, struct exposure, flush_timer));
+}
+
+struct target_news {
+    struct exposure *exposure;
+    int err;
+};
+
+static void target_on_main(void *arg)
+{
+    CLEANUP(mem_free) struct target_news *n = arg;
+    n->exposure->ops->on_target(n->exposure->arg, n->exposure->tunnel, n->exposure->lease_epoch,
+                                n->err);
+}
+
+static void tell_target(struct exposure *e, int err)
+{
+    if (e->target_err == err)
+        return;
+    e->target_err = err;
+    struct target_news *n = NEW(struct target_news);
+    *n = (struct target_news){e, err};
+    loop_post(e->main, target_on_main, n);
+}
+
+static void stopped_on_main(void *arg)
+{
+    struct exposure *e = arg;
+    e->ops->on_stopped(e->arg, e);
+    mem_free(e);
+}
+
+/* Deferred, so that the relay whose end brought us here is done with its set. */
+static void on_last_gone(struct defer *d)
+{
+    struct exposure *e = container_of(d, struct exposure, last_gone);
+    flush_records(e);
+    if (e->listen_fd >= 0)
+        close(e->listen_fd);
+    loop_post(e->main, stopped_on_main, e);
+}
+
+static void check_stopped(struct exposure *e)
+{
+    if (e->is_stopped && e->n_clients == 0)
+        loop_defer(e->link->worker, &e->last_gone);
+}
+
+/* ---- clients ---- */
+
+static const char *end_text(const struct exposure *e, const struct relay_result *res)
+{
+    switch (res->end) {
+    case RELAY_END_FINISHED:
+        return "closed";
+    case RELAY_END_NOT_OPENED:
+        return "failed";
+    case RELAY_END_SOCKET_RESET:
+        return "client_reset";
+    case RELAY_END_STREAM_RESET:
+        return "target_reset";
+    case RELAY_END_ABORTED:
+        return e->stop_err == ERR_REVOKED   ? "revoked"
+               : e->stop_err == ERR_EXPIRED ? "expired"
+                                            : "lost";
+    default:
+        return "lost";
+    }
+}
+
+static void fill_record(const struct exposure *e, const struct client *c, const struct addr *peer,
+                        struct exposure_record *r)
+{
+    snprintf(r->tunnel, sizeof(r->tunnel), "%s", e->tunnel);
+    snprintf(r->agent, sizeof(r->agent), "%s", e->link->agent);
+    r->client = *peer;
+    r->opened = c->opened;
+}
+
+static void add_record(struct exposure *e, const struct client *c, const struct addr *peer,
+                       const struct relay_result *res)
+{
+    if (!e->records)
+        e->records = mem_new(RECORDS_BATCH * sizeof(*e->records));
+    struct exposure_record *r = &e->records[e->n_records++];
+    fill_record(e, c, peer, r);
+    r->closed = time_wall_ms();
+    r->bytes_in = res->bytes_read;
+    r->bytes_out = res->bytes_written;
+    r->end = end_text(e, res);
+    r->error = res->end == RELAY_END_NOT_OPENED ? res->err : 0;
+    if (e->n_records == RECORDS_BATCH)
+        flush_records(e);
+    else if (!timer_is_running(&e->flush_timer))
+        timer_start(&e->flush_timer, RECORDS_DELAY_MS);
+}
+
+static void on_relay_open(void *arg, struct relay *r)
+{
+    struct client *c = arg;
+    tell_target(c->exposure, 0);
+}
+
+static void on_relay_end(void *arg, struct relay *r, const struct relay_result *res)
+{
+    CLEANUP(mem_free) struct client *c = arg;
+    struct exposure *e = c->exposure;
+    if (res->end == RELAY_END_NOT_OPENED) {
+        char client[ADDR_TEXT_SIZE];
+        addr_format(relay_peer(r), client, sizeof(client));
+        LOG_INFO("target not reached", LOG_STR("tunnel", e->tunnel), LOG_STR("client", client),
+                 LOG_STR("target", e->authority), LOG_ERR(res->err));
+        tell_target(e, res->err);
+    }
+    add_record(e, c, relay_peer(r), res);
+    e->n_clients--;
+    check_stopped(e);
+}
+
+static const struct relay_ops client_ops = {.on_open = on_relay_open, .on_end = on_relay_end};
+
+static void on_accept(void *arg, int fd, const struct addr *peer)
+{
+    struct exposure *e = arg;
+    struct client *c = NEW(struct client);
+    c->exposure = e;
+    c->opened = time_wall_ms();
+    const struct h2_header headers[] = {{"warren-tunnel", e->tunnel},
+                                        {"warren-lease", e->lease_text}};
+    const struct relay_open_params params = {.authority = e->authority,
+                                             .headers = headers,
+                                             .n_headers = ARRAY_SIZE(headers),
+                                             .set = &e->relays,
+                                             .ops = &client_ops,
+                                             .arg = c};
+    struct relay *r;
+    e->n_clients++;
+    int err = relay_open(e->link->hc, fd, &params, &r);
+    if (err < 0) {
+        const struct relay_result res = {.end = RELAY_END_NOT_OPENED, .err = err};
+        add_record(e, c, peer, &res);
+        e->n_clients--;
+        mem_free(c);
+    }
+}
+
+/* ---- the worker's side of starting and stopping ---- */
+
+static void stop_listening(struct exposure *e)
+{
+    if (e->listener)
+        listener_stop(TAKE(e->listener));
+}
+
+static void on_link_gone(struct link_user *u)
+{
+    stop_listening(container_of(u, struct exposure, link_user));
+}
+
+static void start_on_worker(void *arg)
+{
+    struct exposure *e = arg;
+    timer_init(&e->flush_timer, e->link->worker, on_flush_timer);
+    if (!e->link->hc)
+        return; /* gone meanwhile; main will stop this exposure */
+    e->link_user.on_gone = on_link_gone;
+    fleet_link_use(e->link, &e->link_user);
+    if (e->listen_fd < 0)
+        return;
+    int err = listener_start(e->link->worker, e->listen_fd, on_accept, e, &e->listener);
+    if (err < 0)
+        LOG_ERROR("cannot accept clients", LOG_STR("tunnel", e->tunnel), LOG_ERR(err));
+}
+
+static void stop_on_worker(void *arg)
+{
+    struct exposure *e = arg;
+    stop_listening(e);
+    fleet_link_unuse(e->link, &e->link_user);
+    e->is_stopped = true;
+    relay_set_abort(&e->relays, e->stop_err);
+    check_stopped(e);
+}
+
+static void stop_accepting_on_worker(void *arg)
+{
+    stop_listening(arg);
+}
+
+struct retarget {
+    struct exposure *exposure;
+    char authority[EXPOSURE_AUTHORITY_SIZE];
+};
+
+static void retarget_on_worker(void *arg)
+{
+    CLEANUP(mem_free) struct retarget *r = arg;
+    snprintf(r->exposure->authority, sizeof(r->exposure->authority), "%s", r->authority);
+    r->exposure->target_err = 0;
+}
+
+/* ---- main ---- */
+
+int exposure_start(const struct exposure_config *cfg, struct exposure **ret)
+{
+    int fd = -1;
+    if (cfg->listen_fd >= 0) {
+        fd = fcntl(cfg->listen_fd, F_DUPFD_CLOEXEC, 3);
+        if (fd < 0)
+            return error_from_errno(errno);
+    }
+    struct exposure *e = NEW(struct exposure);
+    e->main = cfg->main;
+    e->link = cfg->link;
+    e->ops = cfg->ops;
+    e->arg = cfg->arg;
+    e->owner = cfg->owner;
+    e->last_gone.fn = on_last_gone;
+    e->listen_fd = fd;
+    e->lease_epoch = cfg->lease_epoch;
+    snprintf(e->tunnel, sizeof(e->tunnel), "%s", cfg->tunnel);
+    snprintf(e->authority, sizeof(e->authority), "%s", cfg->authority);
+    snprintf(e->lease_text, sizeof(e->lease_text), "%" PRIu64, cfg->lease_epoch);
+    loop_post(e->link->worker, start_on_worker, e);
+    *ret = e;
+    return 0;
+}
+
+void exposure_stop(struct exposure *e, int err)
+{
+    if (e->is_stopping)
+        return;
+    e->is_stopping = true;
+    e->stop_err = err;
+    loop_post(e->link->worker, stop_on_worker, e);
+}
+
+void exposure_retarget(struct exposure *e, const char *authority)
+{
+    struct retarget *r = NEW(struct retarget);
+    r->exposure = e;
+    snprintf(r->authority, sizeof(r->authority), "%s", authority);
+    loop_post(e->link->worker, retarget_on_worker, r);
+}
+
+void exposure_stop_accepting(struct exposure *e)
+{
+    loop_post(e->link->worker, stop_accepting_on_worker, e);
+}
+
+void exposure_traffic(const struct exposure *e, struct tunnel_traffic *sum)
+{
+    const struct relay_set *s = &e->relays;
+    sum->streams_open += atomic_load_explicit(&s->open, memory_order_relaxed);
+    sum->streams_total += atomic_load_explicit(&s->total, memory_order_relaxed);
+    sum->bytes_in += atomic_load_explicit(&s->bytes_read, memory_order_relaxed);
+    sum->bytes_out += atomic_load_explicit(&s->bytes_written, memory_order_relaxed);
+}
+
+struct listing {
+    struct exposure *exposure;
+    void (*done)(void *arg, const struct exposure_record *records, size_t n);
+    void *arg;
+    struct exposure_record *records;
+    size_t n;
+};
+
+static void listed_on_main(void *arg)
+{
+    CLEANUP(mem_free) struct listing *l = arg;
+    l->done(l->arg, l->records, l->n);
+    mem_free(l->records);
+}
+
+static void list_on_worker(void *arg)
+{
+    struct listing *l = arg;
+    struct exposure *e = l->exposure;
+    size_t room = MIN(atomic_load(&e->relays.open), (uint32_t)LIST_MAX);
+    l->records = mem_new(room * sizeof(*l->records));
+    for (const struct relay *r = e->relays.head; r && l->n < room; r = relay_next(r)) {
+        struct exposure_record *rec = &l->records[l->n++];
+        fill_record(e, relay_arg(r), relay_peer(r), rec);
+        rec->bytes_in = relay_bytes_read(r);
+        rec->bytes_out = relay_bytes_written(r);
+        rec->end = "open";
+    }
+    loop_post(e->main, listed_on_main, l);
+}
+
+void exposure_list_open(struct exposure *e,
+                        void (*done)(void *arg, const struct exposure_record *records, size_t n),
+                        void *arg)
+{
+    struct listing *l = NEW(struct listing);
+    *l = (struct listing){.exposure = e, .done = done, .arg = arg};
+    loop_post(e->link->worker, list_on_worker, l);
+}
+
+void *exposure_owner(const struct exposure *e)
+{
+    return e->owner;
+}
+
+struct fleet_link *exposure_link(const struct exposure *e)
+{
+    return e->link;
+}
+
+bool exposure_is_stopping(const struct exposure *e)
+{
+    return e->is_stopping;
+}
+
+struct exposure *exposure_next(const struct exposure *e)
+{
+    return e->next;
+}
+
+void exposure_list_add(struct exposure **head, struct exposure *e)
+{
+    DL_APPEND(*head, e);
+}
+
+void exposure_list_remove(struct exposure **head, struct exposure *e)
+{
+    DL_DELETE(*head, e);
+}

@@ -1,0 +1,77 @@
+/*
+ * One tunnel served over one reverse connection: accepts clients on the tunnel's listening socket
+ * and relays each to the agent. Made and stopped by the main loop, works on the link's worker.
+ *
+ *   main: exposure_start --post--> worker: listens on its own watch of the socket
+ *   main: exposure_stop  --post--> worker: cuts every stream --post--> main: on_stopped, freed
+ *
+ * on_stopped is the proof that this exposure carries no byte any more; the lease waits for it.
+ */
+#pragma once
+
+#include "base/addr.h"
+#include "fleet/link.h"
+#include "tunnel/tunnel_model.h"
+
+#define EXPOSURE_AUTHORITY_SIZE (HOST_SIZE + 8)
+
+struct exposure;
+
+/* How a client's connection went, for the access log. */
+struct exposure_record {
+    char tunnel[ID_SIZE], agent[ID_SIZE];
+    struct addr client;
+    int64_t opened, closed; /* wall ms; closed 0: still open */
+    uint64_t bytes_in, bytes_out;
+    const char *end; /* a static text: api/openapi.yaml, connection.end */
+    int error;       /* 0 or why the target was not reached */
+};
+
+/* All on the main loop. */
+struct exposure_ops {
+    /* Connections that ended, in batches. */
+    void (*on_records)(void *arg, const struct exposure_record *records, size_t n);
+    /* The target could not be reached (err < 0), or again can be (0); told on change. */
+    void (*on_target)(void *arg, const char *tunnel, uint64_t lease_epoch, int err);
+    /* After exposure_stop. The exposure is freed when this returns. */
+    void (*on_stopped)(void *arg, struct exposure *e);
+};
+
+struct exposure_config {
+    struct loop *main;
+    struct fleet_link *link; /* up */
+    int listen_fd;           /* duplicated; -1: no listener */
+    const char *tunnel;
+    uint64_t lease_epoch;
+    const char *authority; /* host:port of the target */
+    const struct exposure_ops *ops;
+    void *arg;
+    void *owner; /* see exposure_owner */
+};
+
+/* ERR_LIMIT: out of descriptors. */
+int exposure_start(const struct exposure_config *cfg, struct exposure **ret);
+/* `err` says why: ERR_CANCELED (deleted), ERR_EXPIRED, ERR_REVOKED, ERR_UNAVAILABLE (lease lost).
+ */
+void exposure_stop(struct exposure *e, int err);
+/* New streams go to another target. */
+void exposure_retarget(struct exposure *e, const char *authority);
+/* No new clients; streams go on. */
+void exposure_stop_accepting(struct exposure *e);
+
+/* Adds what this exposure has carried. */
+void exposure_traffic(const struct exposure *e, struct tunnel_traffic *sum);
+
+/* Lists the open connections: `done` on the main loop, with records whose `closed` is 0. */
+void exposure_list_open(struct exposure *e,
+                        void (*done)(void *arg, const struct exposure_record *records, size_t n),
+                        void *arg);
+
+void *exposure_owner(const struct exposure *e);
+struct fleet_link *exposure_link(const struct exposure *e);
+bool exposure_is_stopping(const struct exposure *e);
+
+/* The owner's list (utlist, `prev` and `next` of the main loop). */
+struct exposure *exposure_next(const struct exposure *e);
+void exposure_list_add(struct exposure **head, struct exposure *e);
+void exposure_list_remove(struct exposure **head, struct exposure *e);

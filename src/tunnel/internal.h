@@ -1,0 +1,99 @@
+/* Shared by the hub's files of this folder only. */
+#pragma once
+
+#include "net/listener.h"
+#include "tunnel/tunnel_hub.h"
+
+/* How long clients wait in the listening socket's queue while no agent serves, such as during a
+ * fail-over; after that they are reset at once. */
+#define TUNNEL_HOLD_MS 5000
+
+struct tunnel_object {
+    struct tunnels *owner;
+    struct tunnel t;
+    int64_t ends; /* wall ms; 0: never */
+    struct lease lease;
+    int listen_fd; /* -1: not listening */
+    struct listener *refuser;
+    struct exposure *exposures; /* running and stopping ones */
+    bool rebind;                /* listen anew when the last exposure has stopped */
+    bool is_deleted;            /* freed when the last exposure has stopped */
+    int target_err;
+    struct tunnel_traffic past;  /* of exposures that are gone, and of earlier hubs */
+    struct tunnel_traffic saved; /* what the database has */
+    struct timer lease_timer, end_timer, hold_timer;
+    struct tunnel_object *prev, *next; /* in its network */
+    UT_hash_handle hh;
+};
+
+struct tunnel_network {
+    char id[ID_SIZE];
+    struct tunnel_object *objects;
+    UT_hash_handle hh;
+};
+
+struct tunnels {
+    struct fleet *fleet;
+    struct store *store;
+    struct loop *loop;
+    struct tunnel_object *objects;   /* by id; deleted ones are not in it */
+    struct tunnel_network *networks; /* by id */
+    struct fleet_observer observer;
+    struct timer save_timer;
+    struct exposure_ops exposure_ops;
+    size_t n_exposures;
+    bool is_draining;
+    uint64_t lease_changes;
+    uint64_t dial_errors[32];
+    void (*on_stopped)(void *arg);
+    void *on_stopped_arg;
+};
+
+/* tunnel_hub.c */
+struct tunnel_object *tunnel_find(struct tunnels *ts, const char *id);
+struct tunnel_object *tunnel_lookup(struct tunnels *ts, const char *tenant, const char *ref);
+struct tunnel_network *tunnel_network_of(struct tunnels *ts, const char *network);
+/* Puts a stored object in place; it listens and waits for an agent. `t` is copied. */
+struct tunnel_object *tunnel_add(struct tunnels *ts, const struct tunnel *t, int64_t ends,
+                                 const struct tunnel_traffic *past);
+void tunnel_begin(struct tunnel_object *o);
+/* After the database has the new name, spec, version and end. */
+void tunnel_change(struct tunnel_object *o, const struct tunnel *to, int64_t ends);
+void tunnel_remove(struct tunnel_object *o);
+void tunnel_traffic(const struct tunnel_object *o, struct tunnel_traffic *ret);
+json_t *tunnel_object_json(struct tunnel_object *o);
+/* Starts serving over every link of the holder; ends serving. */
+void tunnel_serve_links(struct tunnel_object *o);
+void tunnel_stop_exposures(struct tunnel_object *o, int err);
+void tunnel_set_phase(struct tunnel_object *o, enum tunnel_phase phase, const char *format, ...)
+    PRINTF_LIKE(3, 4);
+
+/* Works out pending or active, and why, from what is there. */
+void tunnel_refresh_phase(struct tunnel_object *o);
+void tunnel_free_object(struct tunnel_object *o);
+
+/* tunnel_grant.c: leases, and what agents are told. */
+void tunnel_grants_init(struct tunnels *ts);
+void tunnel_tell(struct tunnel_object *o);         /* new or changed: to the network's agents */
+void tunnel_tell_removed(struct tunnel_object *o); /* deleted or over */
+void tunnel_lose(struct tunnel_object *o, int err, const char *why);
+void tunnel_lease_cleared(struct tunnel_object *o);
+void tunnel_lease_timer(struct timer *t);
+
+/* tunnel_store.c: on the store's thread unless they say otherwise. */
+struct tunnel_stored {
+    struct tunnel t;
+    int64_t ends;
+    struct tunnel_traffic past;
+};
+int tunnel_store_insert(struct tx *tx, const struct tunnel *t, int64_t ends);
+int tunnel_store_update(struct tx *tx, const struct tunnel *t, int64_t ends, uint64_t if_version);
+int tunnel_store_delete(struct tx *tx, const struct tunnel *t, uint64_t if_version);
+int tunnel_store_take_lease(struct tx *tx, const char *tunnel, const char *tenant,
+                            const char *agent, uint64_t *ret_epoch);
+int tunnel_store_each(struct tx *tx, void (*fn)(void *arg, const struct tunnel_stored *s),
+                      void *arg);
+/* Main loop: queue a write that nobody waits for. */
+void tunnel_save_status(struct tunnel_object *o);
+void tunnel_save_traffic(struct tunnels *ts);
+void tunnel_save_records(struct tunnels *ts, const struct exposure_record *records, size_t n);

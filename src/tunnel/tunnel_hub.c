@@ -1,0 +1,629 @@
+/*
+ * Objects, listeners and exposures. A tunnel serves while three things are there: a lease, a
+ * reverse connection ("link") of the holder, and, if it has an endpoint, a listening socket. The
+ * socket lives as long as the object and stays the same through fail-overs: while nobody serves,
+ * clients wait in its queue, and after TUNNEL_HOLD_MS they are reset. Each link of the holder gets
+ * an exposure.
+ */
+#include "tunnel/internal.h"
+
+#include "base/error.h"
+#include "base/log.h"
+#include "base/mem.h"
+#include "base/text.h"
+#include "base/time.h"
+#include "wire/proxy_status.h"
+
+#include <stdarg.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <unistd.h>
+#include <utlist.h>
+
+#define SAVE_INTERVAL_MS 10000
+
+/* ---- finding ---- */
+
+struct tunnel_object *tunnel_find(struct tunnels *ts, const char *id)
+{
+    struct tunnel_object *o;
+    HASH_FIND_STR(ts->objects, id, o);
+    return o;
+}
+
+struct tunnel_object *tunnel_lookup(struct tunnels *ts, const char *tenant, const char *ref)
+{
+    struct tunnel_object *o = tunnel_find(ts, ref);
+    if (o)
+        return strcmp(o->t.tenant, tenant) == 0 ? o : NULL;
+    for (o = ts->objects; o; o = o->hh.next) {
+        if (strcmp(o->t.name, ref) == 0 && strcmp(o->t.tenant, tenant) == 0)
+            return o;
+    }
+    return NULL;
+}
+
+struct tunnel_network *tunnel_network_of(struct tunnels *ts, const char *network)
+{
+    struct tunnel_network *n;
+    HASH_FIND_STR(ts->networks, network, n);
+    return n;
+}
+
+/* ---- phase ---- */
+
+void tunnel_set_phase(struct tunnel_object *o, enum tunnel_phase phase, const char *format, ...)
+{
+    char reason[TUNNEL_REASON_SIZE];
+    va_list args;
+    va_start(args, format);
+    vsnprintf(reason, sizeof(reason), format, args);
+    va_end(args);
+    if (o->t.phase == phase && strcmp(o->t.reason, reason) == 0)
+        return;
+    if (o->t.phase != phase)
+        LOG_INFO("tunnel", LOG_STR("tunnel", o->t.id), LOG_STR("name", o->t.name),
+                 LOG_STR("phase", tunnel_phase_name(phase)), LOG_STR("reason", reason));
+    o->t.phase = phase;
+    snprintf(o->t.reason, sizeof(o->t.reason), "%s", reason);
+    if (phase == TUNNEL_ACTIVE && !o->t.started)
+        o->t.started = time_wall_ms();
+    if (tunnel_phase_is_over(phase) && !o->t.closed)
+        o->t.closed = time_wall_ms();
+    tunnel_save_status(o);
+}
+
+/* Why a pending tunnel waits. */
+static const char *pending_reason(struct tunnel_object *o)
+{
+    struct fleet_network *n = fleet_network_find(o->owner->fleet, o->t.spec.network);
+    struct fleet_agent *a;
+    if (n) {
+        DL_FOREACH2(n->agents, a, next_in_network)
+        {
+            if (a->call)
+                return "waiting for an agent of the network to take it";
+        }
+    }
+    return "no agent of its network is connected";
+}
+
+static bool is_served(const struct tunnel_object *o)
+{
+    if (o->lease.state != LEASE_HELD)
+        return false;
+    for (const struct exposure *e = o->exposures; e; e = exposure_next(e)) {
+        if (!exposure_is_stopping(e))
+            return true;
+    }
+    return false;
+}
+
+void tunnel_refresh_phase(struct tunnel_object *o)
+{
+    if (tunnel_phase_is_over(o->t.phase) || o->t.phase == TUNNEL_FAILED || o->is_deleted)
+        return;
+    if (!is_served(o))
+        tunnel_set_phase(o, TUNNEL_PENDING, "%s", pending_reason(o));
+    else if (o->target_err) {
+        char field[PROXY_STATUS_SIZE], target[EXPOSURE_AUTHORITY_SIZE];
+        proxy_status_format(o->target_err, field);
+        host_port_format(&o->t.spec.target, target, sizeof(target));
+        const char *token = strstr(field, "error=");
+        tunnel_set_phase(o, TUNNEL_ACTIVE, "%s: %.150s: %s", token ? token + 6 : "failed", target,
+                         error_text(o->target_err));
+    } else {
+        tunnel_set_phase(o, TUNNEL_ACTIVE, "%s", "");
+    }
+}
+
+/* ---- listening ---- */
+
+static void on_refuse(void *arg, int fd, const struct addr *peer)
+{
+    const struct linger reset = {.l_onoff = 1};
+    setsockopt(fd, SOL_SOCKET, SO_LINGER, &reset, sizeof(reset));
+    close(fd);
+}
+
+static void stop_refusing(struct tunnel_object *o)
+{
+    timer_stop(&o->hold_timer);
+    if (o->refuser)
+        listener_stop(TAKE(o->refuser));
+}
+
+static void on_hold_over(struct timer *t)
+{
+    struct tunnel_object *o = container_of(t, struct tunnel_object, hold_timer);
+    if (o->listen_fd >= 0 && !is_served(o))
+        listener_start(o->owner->loop, o->listen_fd, on_refuse, o, &o->refuser);
+}
+
+/* Clients wait from now on, for a while. */
+static void hold_clients(struct tunnel_object *o)
+{
+    if (o->listen_fd >= 0 && !o->refuser && !timer_is_running(&o->hold_timer))
+        timer_start(&o->hold_timer, TUNNEL_HOLD_MS);
+}
+
+static void stop_listening(struct tunnel_object *o)
+{
+    stop_refusing(o);
+    if (o->listen_fd >= 0)
+        close(o->listen_fd);
+    o->listen_fd = -1;
+}
+
+/* A port chosen by the hub is kept through restarts, so that clients find the tunnel again. */
+static uint16_t earlier_port(const struct tunnel_object *o)
+{
+    struct host_port was;
+    if (o->t.spec.listen.port || host_port_parse(o->t.endpoint, false, &was, NULL) < 0)
+        return o->t.spec.listen.port;
+    return was.port;
+}
+
+static int listen_on(struct tunnel_object *o, struct diag *d)
+{
+    struct addr at, bound;
+    TRY(addr_parse(o->t.spec.listen.host, earlier_port(o), &at));
+    int rc = listener_bind(&at, false, &o->listen_fd, &bound, d);
+    if (rc < 0 && o->t.spec.listen.port == 0 && addr_port(&at) != 0) {
+        addr_set_port(&at, 0);
+        rc = listener_bind(&at, false, &o->listen_fd, &bound, d);
+    }
+    if (rc < 0)
+        return rc;
+    addr_format(&bound, o->t.endpoint, sizeof(o->t.endpoint));
+    return 0;
+}
+
+static void start_listening(struct tunnel_object *o)
+{
+    struct diag d = {0};
+    if (!o->t.spec.has_endpoint || o->listen_fd >= 0) {
+        if (!o->t.spec.has_endpoint)
+            o->t.endpoint[0] = '\0';
+        return;
+    }
+    int rc = listen_on(o, &d);
+    if (rc < 0) {
+        o->listen_fd = -1;
+        tunnel_set_phase(o, TUNNEL_FAILED, "cannot listen on %s:%u: %.180s", o->t.spec.listen.host,
+                         o->t.spec.listen.port, d.text[0] ? d.text : error_text(rc));
+        o->t.endpoint[0] = '\0';
+        return;
+    }
+    LOG_INFO("tunnel listens", LOG_STR("tunnel", o->t.id), LOG_STR("name", o->t.name),
+             LOG_STR("address", o->t.endpoint));
+}
+
+/* ---- serving ---- */
+
+static bool is_exposed_on(const struct tunnel_object *o, const struct fleet_link *link)
+{
+    for (const struct exposure *e = o->exposures; e; e = exposure_next(e)) {
+        if (exposure_link(e) == link && !exposure_is_stopping(e))
+            return true;
+    }
+    return false;
+}
+
+static void serve_link(struct tunnel_object *o, struct fleet_link *link)
+{
+    struct tunnels *ts = o->owner;
+    char authority[EXPOSURE_AUTHORITY_SIZE];
+    if (o->rebind || ts->is_draining || is_exposed_on(o, link))
+        return;
+    stop_refusing(o);
+    host_port_format(&o->t.spec.target, authority, sizeof(authority));
+    const struct exposure_config cfg = {.main = ts->loop,
+                                        .link = link,
+                                        .listen_fd = o->listen_fd,
+                                        .tunnel = o->t.id,
+                                        .lease_epoch = o->lease.epoch,
+                                        .authority = authority,
+                                        .ops = &ts->exposure_ops,
+                                        .arg = ts,
+                                        .owner = o};
+    struct exposure *e;
+    int rc = exposure_start(&cfg, &e);
+    if (rc < 0) {
+        LOG_ERROR("cannot serve a tunnel", LOG_STR("tunnel", o->t.id), LOG_ERR(rc));
+        return;
+    }
+    ts->n_exposures++;
+    exposure_list_add(&o->exposures, e);
+}
+
+void tunnel_serve_links(struct tunnel_object *o)
+{
+    struct fleet_agent *a = fleet_agent_find(o->owner->fleet, o->lease.agent);
+    struct fleet_link *link;
+    if (o->lease.state == LEASE_HELD && a && o->t.phase != TUNNEL_FAILED) {
+        DL_FOREACH (a->links, link)
+            serve_link(o, link);
+    }
+    if (!is_served(o))
+        hold_clients(o);
+    tunnel_refresh_phase(o);
+}
+
+void tunnel_stop_exposures(struct tunnel_object *o, int err)
+{
+    for (struct exposure *e = o->exposures; e; e = exposure_next(e))
+        exposure_stop(e, err);
+    hold_clients(o);
+}
+
+void tunnel_free_object(struct tunnel_object *o)
+{
+    stop_listening(o);
+    timer_stop(&o->lease_timer);
+    timer_stop(&o->end_timer);
+    mem_free(o);
+}
+
+/* Everything that waited for the last byte to be gone. */
+static void all_stopped(struct tunnel_object *o)
+{
+    if (o->is_deleted) {
+        tunnel_free_object(o);
+        return;
+    }
+    if (o->rebind) {
+        o->rebind = false;
+        stop_listening(o);
+        if (o->t.phase == TUNNEL_FAILED)
+            tunnel_set_phase(o, TUNNEL_PENDING, "%s", pending_reason(o));
+        if (!tunnel_phase_is_over(o->t.phase))
+            start_listening(o);
+        tunnel_save_status(o);
+    }
+    if (o->lease.state == LEASE_CLEARING)
+        tunnel_lease_cleared(o);
+    else
+        tunnel_serve_links(o);
+}
+
+static void on_exposure_stopped(void *arg, struct exposure *e)
+{
+    struct tunnels *ts = arg;
+    struct tunnel_object *o = exposure_owner(e);
+    struct tunnel_traffic total = o->past;
+    exposure_traffic(e, &total);
+    total.streams_open = 0;
+    o->past = total;
+    exposure_list_remove(&o->exposures, e);
+    ts->n_exposures--;
+    if (!o->exposures)
+        all_stopped(o);
+    if (ts->n_exposures == 0 && ts->on_stopped)
+        ts->on_stopped(ts->on_stopped_arg);
+}
+
+static void on_records(void *arg, const struct exposure_record *records, size_t n)
+{
+    tunnel_save_records(arg, records, n);
+    struct tunnels *ts = arg;
+    for (size_t i = 0; i < n; i++) {
+        size_t index = (size_t)(-1 - records[i].error);
+        if (records[i].error < 0 && index < ARRAY_SIZE(ts->dial_errors))
+            ts->dial_errors[index]++;
+    }
+}
+
+static void on_target(void *arg, const char *tunnel, uint64_t lease_epoch, int err)
+{
+    struct tunnel_object *o = tunnel_find(arg, tunnel);
+    if (!o || o->lease.epoch != lease_epoch)
+        return;
+    o->target_err = err;
+    tunnel_refresh_phase(o);
+}
+
+/* ---- what the fleet tells ---- */
+
+static void on_link_up(struct fleet_observer *ob, struct fleet_link *link)
+{
+    struct tunnels *ts = container_of(ob, struct tunnels, observer);
+    struct fleet_agent *a = fleet_agent_find(ts->fleet, link->agent);
+    struct tunnel_network *n = a ? tunnel_network_of(ts, a->network->id) : NULL;
+    struct tunnel_object *o;
+    if (!n)
+        return;
+    DL_FOREACH (n->objects, o) {
+        if (lease_is_held_by(&o->lease, link->agent))
+            tunnel_serve_links(o);
+    }
+}
+
+static void on_link_down(struct fleet_observer *ob, struct fleet_link *link)
+{
+    struct tunnels *ts = container_of(ob, struct tunnels, observer);
+    for (struct tunnel_object *o = ts->objects; o; o = o->hh.next) {
+        for (struct exposure *e = o->exposures; e; e = exposure_next(e)) {
+            if (exposure_link(e) == link)
+                exposure_stop(e, ERR_UNAVAILABLE);
+        }
+        if (lease_is_held_by(&o->lease, link->agent) && !is_served(o)) {
+            hold_clients(o);
+            tunnel_refresh_phase(o);
+        }
+    }
+}
+
+static size_t count_in_network(struct fleet_observer *ob, const char *network)
+{
+    struct tunnels *ts = container_of(ob, struct tunnels, observer);
+    struct tunnel_network *n = tunnel_network_of(ts, network);
+    struct tunnel_object *o;
+    size_t count = 0;
+    if (n)
+        DL_COUNT(n->objects, o, count);
+    return count;
+}
+
+/* ---- the life of an object ---- */
+
+static void expire(struct timer *t)
+{
+    struct tunnel_object *o = container_of(t, struct tunnel_object, end_timer);
+    char ttl[32];
+    text_from_duration_ms(o->t.spec.ttl_ms, ttl, sizeof(ttl));
+    tunnel_set_phase(o, TUNNEL_EXPIRED, "its ttl of %s ran out", ttl);
+    stop_listening(o);
+    o->t.endpoint[0] = '\0';
+    tunnel_lose(o, ERR_EXPIRED, "expired");
+    tunnel_tell_removed(o);
+    tunnel_save_status(o);
+}
+
+static void arm_end(struct tunnel_object *o)
+{
+    timer_stop(&o->end_timer);
+    if (!o->ends || tunnel_phase_is_over(o->t.phase))
+        return;
+    int64_t left = o->ends - time_wall_ms();
+    timer_start(&o->end_timer, left > 0 ? (uint64_t)left : 0);
+}
+
+static void enlist(struct tunnel_object *o)
+{
+    struct tunnel_network *n = tunnel_network_of(o->owner, o->t.spec.network);
+    if (!n) {
+        n = NEW(struct tunnel_network);
+        snprintf(n->id, sizeof(n->id), "%s", o->t.spec.network);
+        HASH_ADD_STR(o->owner->networks, id, n);
+    }
+    DL_APPEND(n->objects, o);
+}
+
+struct tunnel_object *tunnel_add(struct tunnels *ts, const struct tunnel *t, int64_t ends,
+                                 const struct tunnel_traffic *past)
+{
+    struct tunnel_object *o = NEW(struct tunnel_object);
+    o->owner = ts;
+    o->t = *t;
+    o->ends = ends;
+    o->past = o->saved = *past;
+    o->listen_fd = -1;
+    o->lease.epoch = t->agent.epoch;
+    timer_init(&o->lease_timer, ts->loop, tunnel_lease_timer);
+    timer_init(&o->end_timer, ts->loop, expire);
+    timer_init(&o->hold_timer, ts->loop, on_hold_over);
+    HASH_ADD(hh, ts->objects, t.id, strlen(o->t.id), o);
+    enlist(o);
+    return o;
+}
+
+void tunnel_begin(struct tunnel_object *o)
+{
+    if (tunnel_phase_is_over(o->t.phase))
+        return;
+    o->t.phase = TUNNEL_PENDING;
+    snprintf(o->t.reason, sizeof(o->t.reason), "%s", pending_reason(o));
+    start_listening(o);
+    hold_clients(o);
+    arm_end(o);
+    tunnel_save_status(o);
+    tunnel_tell(o);
+}
+
+static bool same_place(const struct host_port *a, const struct host_port *b)
+{
+    return a->port == b->port && strcmp(a->host, b->host) == 0;
+}
+
+void tunnel_change(struct tunnel_object *o, const struct tunnel *to, int64_t ends)
+{
+    const struct tunnel_spec was = o->t.spec, *is = &to->spec;
+    snprintf(o->t.name, sizeof(o->t.name), "%s", to->name);
+    o->t.spec = *is;
+    o->t.version = to->version;
+    o->ends = ends;
+    arm_end(o);
+    if (!same_place(&was.target, &is->target)) {
+        char authority[EXPOSURE_AUTHORITY_SIZE];
+        host_port_format(&is->target, authority, sizeof(authority));
+        o->target_err = 0;
+        for (struct exposure *e = o->exposures; e; e = exposure_next(e))
+            exposure_retarget(e, authority);
+    }
+    bool moved = was.has_endpoint != is->has_endpoint ||
+                 (is->has_endpoint && !same_place(&was.listen, &is->listen));
+    if (moved || o->t.phase == TUNNEL_FAILED) {
+        o->t.endpoint[0] = '\0';
+        o->rebind = true;
+        tunnel_stop_exposures(o, ERR_CANCELED);
+        if (!o->exposures)
+            all_stopped(o);
+    } else {
+        tunnel_refresh_phase(o);
+    }
+    tunnel_tell(o);
+}
+
+void tunnel_remove(struct tunnel_object *o)
+{
+    struct tunnels *ts = o->owner;
+    struct tunnel_network *n = tunnel_network_of(ts, o->t.spec.network);
+    LOG_INFO("tunnel deleted", LOG_STR("tunnel", o->t.id), LOG_STR("name", o->t.name));
+    tunnel_tell_removed(o);
+    HASH_DEL(ts->objects, o);
+    DL_DELETE(n->objects, o);
+    if (!n->objects) {
+        HASH_DEL(ts->networks, n);
+        mem_free(n);
+    }
+    o->is_deleted = true;
+    timer_stop(&o->end_timer);
+    stop_listening(o);
+    lease_lose(&o->lease);
+    timer_stop(&o->lease_timer);
+    for (struct exposure *e = o->exposures; e; e = exposure_next(e))
+        exposure_stop(e, ERR_CANCELED);
+    if (!o->exposures && o->lease.state != LEASE_TAKING)
+        tunnel_free_object(o);
+}
+
+void tunnel_traffic(const struct tunnel_object *o, struct tunnel_traffic *ret)
+{
+    *ret = o->past;
+    for (const struct exposure *e = o->exposures; e; e = exposure_next(e))
+        exposure_traffic(e, ret);
+}
+
+json_t *tunnel_object_json(struct tunnel_object *o)
+{
+    struct tunnel_traffic traffic;
+    const struct store_hub *hub = fleet_hub(o->owner->fleet);
+    struct tunnel shown = o->t;
+    int64_t now = time_wall_ms();
+    tunnel_traffic(o, &traffic);
+    shown.agent = (struct tunnel_holder){0};
+    shown.server = (struct tunnel_holder){0};
+    if (!tunnel_phase_is_over(o->t.phase)) {
+        snprintf(shown.server.id, sizeof(shown.server.id), "%s", hub->id);
+        shown.server.epoch = (uint64_t)hub->epoch;
+        shown.server.expires = now + LEASE_LIFE_MS;
+    }
+    if (o->lease.state == LEASE_HELD) {
+        snprintf(shown.agent.id, sizeof(shown.agent.id), "%s", o->lease.agent);
+        shown.agent.epoch = o->lease.epoch;
+        shown.agent.expires =
+            now + (int64_t)o->lease.expires_ms - (int64_t)loop_now_ms(o->owner->loop);
+    }
+    if (o->listen_fd < 0)
+        shown.endpoint[0] = '\0';
+    return tunnel_json(&shown, &traffic);
+}
+
+/* ---- all of them ---- */
+
+static void on_save_timer(struct timer *t)
+{
+    struct tunnels *ts = container_of(t, struct tunnels, save_timer);
+    tunnel_save_traffic(ts);
+    timer_start(t, SAVE_INTERVAL_MS);
+}
+
+static void load_one(void *arg, const struct tunnel_stored *s)
+{
+    tunnel_add(arg, &s->t, s->ends, &s->past);
+}
+
+static int load_all(struct tx *tx, void *arg)
+{
+    return tunnel_store_each(tx, load_one, arg);
+}
+
+int tunnels_new(struct fleet *f, struct tunnels **ret, struct diag *d)
+{
+    struct tunnels *ts = NEW(struct tunnels);
+    ts->fleet = f;
+    ts->store = fleet_store(f);
+    ts->loop = fleet_loop(f);
+    ts->exposure_ops = (struct exposure_ops){
+        .on_records = on_records, .on_target = on_target, .on_stopped = on_exposure_stopped};
+    timer_init(&ts->save_timer, ts->loop, on_save_timer);
+    int rc = store_run_wait(ts->store, STORE_READ, load_all, ts);
+    if (rc < 0) {
+        tunnels_free(ts);
+        return diag_set(d, rc, "cannot read the tunnels: %s", error_text(rc));
+    }
+    ts->observer.on_link_up = on_link_up;
+    ts->observer.on_link_down = on_link_down;
+    ts->observer.count_in_network = count_in_network;
+    tunnel_grants_init(ts);
+    fleet_observe(f, &ts->observer);
+    for (struct tunnel_object *o = ts->objects; o; o = o->hh.next)
+        tunnel_begin(o);
+    timer_start(&ts->save_timer, SAVE_INTERVAL_MS);
+    *ret = ts;
+    return 0;
+}
+
+void tunnels_drain(struct tunnels *ts)
+{
+    ts->is_draining = true;
+    for (struct tunnel_object *o = ts->objects; o; o = o->hh.next) {
+        stop_listening(o);
+        for (struct exposure *e = o->exposures; e; e = exposure_next(e))
+            exposure_stop_accepting(e);
+    }
+}
+
+void tunnels_stop(struct tunnels *ts, void (*done)(void *arg), void *arg)
+{
+    tunnels_drain(ts);
+    tunnel_save_traffic(ts);
+    ts->on_stopped = done;
+    ts->on_stopped_arg = arg;
+    for (struct tunnel_object *o = ts->objects; o; o = o->hh.next)
+        tunnel_stop_exposures(o, ERR_UNAVAILABLE);
+    if (ts->n_exposures == 0)
+        done(arg);
+}
+
+void tunnels_free(struct tunnels *ts)
+{
+    struct tunnel_object *o, *next;
+    struct tunnel_network *n, *next_n;
+    if (!ts)
+        return;
+    timer_stop(&ts->save_timer);
+    HASH_ITER (hh, ts->objects, o, next) {
+        HASH_DEL(ts->objects, o);
+        tunnel_free_object(o);
+    }
+    HASH_ITER (hh, ts->networks, n, next_n) {
+        HASH_DEL(ts->networks, n);
+        mem_free(n);
+    }
+    mem_free(ts);
+}
+
+uint64_t tunnels_streams_open(const struct tunnels *ts)
+{
+    struct tunnels_stats stats;
+    tunnels_stats(ts, &stats);
+    return stats.traffic.streams_open;
+}
+
+void tunnels_stats(const struct tunnels *ts, struct tunnels_stats *ret)
+{
+    *ret = (struct tunnels_stats){.lease_changes = ts->lease_changes};
+    memcpy(ret->dial_errors, ts->dial_errors, sizeof(ret->dial_errors));
+    for (const struct tunnel_object *o = ts->objects; o; o = o->hh.next) {
+        struct tunnel_traffic t;
+        tunnel_traffic(o, &t);
+        ret->phases[o->t.phase]++;
+        ret->traffic.streams_open += t.streams_open;
+        ret->traffic.streams_total += t.streams_total;
+        ret->traffic.bytes_in += t.bytes_in;
+        ret->traffic.bytes_out += t.bytes_out;
+    }
+}

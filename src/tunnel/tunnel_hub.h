@@ -1,0 +1,38 @@
+/*
+ * The tunnels of one hub: objects, leases, listeners. Main loop only.
+ *
+ * Writers (the REST rows, the agents' calls, timers) change the database first; the objects in
+ * memory follow when the transaction has committed.
+ */
+#pragma once
+
+#include "fleet/fleet.h"
+#include "tunnel/expose.h"
+#include "tunnel/tunnel_lease.h"
+#include "tunnel/tunnel_model.h"
+
+struct tunnels;
+
+int tunnels_new(struct fleet *f, struct tunnels **ret, struct diag *d); /* loads; blocks */
+
+/* Stops every exposure; `done` when the last stream is closed. Then tunnels_free. */
+void tunnels_stop(struct tunnels *ts, void (*done)(void *arg), void *arg);
+void tunnels_free(struct tunnels *ts);
+
+/* No new clients from now on; streams go on. */
+void tunnels_drain(struct tunnels *ts);
+uint64_t tunnels_streams_open(const struct tunnels *ts);
+
+struct tunnels_stats {
+    struct tunnel_traffic traffic;
+    uint64_t phases[TUNNEL_PHASE_COUNT];
+    uint64_t lease_changes;
+    uint64_t dial_errors[32]; /* by error index: -1 - code */
+};
+void tunnels_stats(const struct tunnels *ts, struct tunnels_stats *ret);
+
+/* The REST rows. */
+struct http_server;
+void tunnels_serve(struct tunnels *ts, struct http_server *http);
+
+extern const struct store_schema tunnel_schema;

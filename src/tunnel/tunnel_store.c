@@ -1,0 +1,262 @@
+#include "tunnel/internal.h"
+
+#include "base/error.h"
+#include "base/log.h"
+#include "base/mem.h"
+#include "wire/proxy_status.h"
+
+#include <stdio.h>
+#include <string.h>
+
+#define RECORDS_KEEP 10000 /* ended connections kept per tunnel */
+
+/* Texts of a spec as they are stored. */
+struct spec_text {
+    char target[EXPOSURE_AUTHORITY_SIZE], listen[EXPOSURE_AUTHORITY_SIZE];
+};
+
+static void format_spec(const struct tunnel_spec *spec, struct spec_text *text)
+{
+    host_port_format(&spec->target, text->target, sizeof(text->target));
+    host_port_format(&spec->listen, text->listen, sizeof(text->listen));
+}
+
+static struct store_value listen_value(const struct tunnel_spec *spec, const struct spec_text *text)
+{
+    return spec->has_endpoint ? STORE_TEXT(text->listen) : STORE_NULL;
+}
+
+static struct store_value nonzero(int64_t v)
+{
+    return v ? STORE_INT(v) : STORE_NULL;
+}
+
+int tunnel_store_insert(struct tx *tx, const struct tunnel *t, int64_t ends)
+{
+    struct spec_text text;
+    format_spec(&t->spec, &text);
+    TRY(tx_exec(tx,
+                "INSERT INTO tunnel (id, tenant, name, version, network, target, protocol, listen, "
+                "internal, ttl_ms, ends, phase, reason, lease_epoch, streams_total, bytes_in, "
+                "bytes_out, created) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, "
+                "'', 0, 0, 0, 0, $13)",
+                STORE_TEXT(t->id), STORE_TEXT(t->tenant), STORE_TEXT(t->name),
+                STORE_INT(t->version), STORE_TEXT(t->spec.network), STORE_TEXT(text.target),
+                STORE_TEXT(tunnel_protocol_name(t->spec.protocol)), listen_value(&t->spec, &text),
+                STORE_INT(t->spec.internal), nonzero(t->spec.ttl_ms), nonzero(ends),
+                STORE_TEXT(tunnel_phase_name(t->phase)), STORE_INT(t->created)));
+    return store_publish(tx, t->tenant, "tunnel", t->id, STORE_PUT);
+}
+
+int tunnel_store_update(struct tx *tx, const struct tunnel *t, int64_t ends, uint64_t if_version)
+{
+    struct spec_text text;
+    format_spec(&t->spec, &text);
+    TRY(tx_exec(tx,
+                "UPDATE tunnel SET name = $1, version = version + 1, target = $2, protocol = $3, "
+                "listen = $4, internal = $5, ttl_ms = $6, ends = $7 WHERE id = $8 AND version = $9",
+                STORE_TEXT(t->name), STORE_TEXT(text.target),
+                STORE_TEXT(tunnel_protocol_name(t->spec.protocol)), listen_value(&t->spec, &text),
+                STORE_INT(t->spec.internal), nonzero(t->spec.ttl_ms), nonzero(ends),
+                STORE_TEXT(t->id), STORE_INT(if_version)));
+    if (tx_changed(tx) == 0)
+        return ERR_STALE;
+    return store_publish(tx, t->tenant, "tunnel", t->id, STORE_PUT);
+}
+
+int tunnel_store_delete(struct tx *tx, const struct tunnel *t, uint64_t if_version)
+{
+    TRY(tx_exec(tx, "DELETE FROM tunnel WHERE id = $1 AND (version = $2 OR $2 = 0)",
+                STORE_TEXT(t->id), STORE_INT(if_version)));
+    if (tx_changed(tx) == 0)
+        return ERR_STALE;
+    TRY(tx_exec(tx, "DELETE FROM connection WHERE tunnel = $1", STORE_TEXT(t->id)));
+    return store_publish(tx, t->tenant, "tunnel", t->id, STORE_DELETE);
+}
+
+int tunnel_store_take_lease(struct tx *tx, const char *tunnel, const char *tenant,
+                            const char *agent, uint64_t *ret_epoch)
+{
+    int64_t epoch;
+    TRY(tx_query_int(tx, &epoch,
+                     "UPDATE tunnel SET lease_agent = $1, lease_epoch = lease_epoch + 1 "
+                     "WHERE id = $2 RETURNING lease_epoch",
+                     STORE_TEXT(agent), STORE_TEXT(tunnel)));
+    *ret_epoch = (uint64_t)epoch;
+    return store_publish(tx, tenant, "tunnel", tunnel, STORE_PUT);
+}
+
+static void copy(char *out, size_t size, const char *in)
+{
+    snprintf(out, size, "%s", in ? in : "");
+}
+
+static int read_row(const struct rows *rows, struct tunnel_stored *s)
+{
+    struct tunnel *t = &s->t;
+    *s = (struct tunnel_stored){0};
+    copy(t->id, sizeof(t->id), row_text(rows, 0));
+    copy(t->tenant, sizeof(t->tenant), row_text(rows, 1));
+    copy(t->name, sizeof(t->name), row_text(rows, 2));
+    t->version = (uint64_t)row_int(rows, 3);
+    copy(t->spec.network, sizeof(t->spec.network), row_text(rows, 4));
+    TRY(host_port_parse(row_text(rows, 5), false, &t->spec.target, NULL));
+    TRY(tunnel_protocol_parse(row_text(rows, 6), &t->spec.protocol));
+    t->spec.has_endpoint = !row_is_null(rows, 7);
+    if (t->spec.has_endpoint)
+        TRY(host_port_parse(row_text(rows, 7), true, &t->spec.listen, NULL));
+    t->spec.internal = row_int(rows, 8) != 0;
+    t->spec.ttl_ms = row_int(rows, 9);
+    s->ends = row_int(rows, 10);
+    TRY(tunnel_phase_parse(row_text(rows, 11), &t->phase));
+    copy(t->reason, sizeof(t->reason), row_text(rows, 12));
+    copy(t->endpoint, sizeof(t->endpoint), row_text(rows, 13));
+    t->agent.epoch = (uint64_t)row_int(rows, 14);
+    s->past.streams_total = (uint64_t)row_int(rows, 15);
+    s->past.bytes_in = (uint64_t)row_int(rows, 16);
+    s->past.bytes_out = (uint64_t)row_int(rows, 17);
+    t->created = row_int(rows, 18);
+    t->started = row_int(rows, 19);
+    t->closed = row_int(rows, 20);
+    return 0;
+}
+
+int tunnel_store_each(struct tx *tx, void (*fn)(void *arg, const struct tunnel_stored *s),
+                      void *arg)
+{
+    struct tunnel_stored s;
+    int rc;
+    struct rows rows = tx_query(
+        tx,
+        "SELECT id, tenant, name, version, network, target, protocol, listen, internal, ttl_ms, "
+        "ends, phase, reason, endpoint, lease_epoch, streams_total, bytes_in, bytes_out, "
+        "created, started, closed FROM tunnel ORDER BY created");
+    while ((rc = row_next(&rows)) > 0) {
+        if (read_row(&rows, &s) < 0)
+            LOG_ERROR("a stored tunnel cannot be read", LOG_STR("tunnel", s.t.id));
+        else
+            fn(arg, &s);
+    }
+    return rc;
+}
+
+/* ---- writes that nobody waits for ---- */
+
+static void written(void *arg, int err)
+{
+    if (err < 0)
+        LOG_ERROR("a tunnel's state could not be stored", LOG_ERR(err));
+    mem_free(arg);
+}
+
+static int write_status(struct tx *tx, void *arg)
+{
+    const struct tunnel *t = arg;
+    TRY(tx_exec(tx,
+                "UPDATE tunnel SET phase = $1, reason = $2, endpoint = $3, started = $4, "
+                "closed = $5 WHERE id = $6",
+                STORE_TEXT(tunnel_phase_name(t->phase)), STORE_TEXT(t->reason),
+                t->endpoint[0] ? STORE_TEXT(t->endpoint) : STORE_NULL, nonzero(t->started),
+                nonzero(t->closed), STORE_TEXT(t->id)));
+    if (tx_changed(tx) == 0)
+        return 0; /* deleted meanwhile */
+    return store_publish(tx, t->tenant, "tunnel", t->id, STORE_PUT);
+}
+
+void tunnel_save_status(struct tunnel_object *o)
+{
+    store_run(o->owner->store, STORE_WRITE, write_status, written, mem_dup(&o->t, sizeof(o->t)));
+}
+
+struct traffic_row {
+    char tunnel[ID_SIZE];
+    struct tunnel_traffic traffic;
+};
+
+struct traffic_batch {
+    size_t n;
+    struct traffic_row rows[];
+};
+
+static int write_traffic(struct tx *tx, void *arg)
+{
+    const struct traffic_batch *b = arg;
+    for (size_t i = 0; i < b->n; i++) {
+        const struct tunnel_traffic *t = &b->rows[i].traffic;
+        TRY(tx_exec(tx,
+                    "UPDATE tunnel SET streams_total = $1, bytes_in = $2, bytes_out = $3 "
+                    "WHERE id = $4",
+                    STORE_INT(t->streams_total), STORE_INT(t->bytes_in), STORE_INT(t->bytes_out),
+                    STORE_TEXT(b->rows[i].tunnel)));
+    }
+    return 0;
+}
+
+void tunnel_save_traffic(struct tunnels *ts)
+{
+    struct traffic_batch *b =
+        mem_new(sizeof(*b) + HASH_COUNT(ts->objects) * sizeof(struct traffic_row));
+    for (struct tunnel_object *o = ts->objects; o; o = o->hh.next) {
+        struct tunnel_traffic now;
+        tunnel_traffic(o, &now);
+        if (now.streams_total == o->saved.streams_total && now.bytes_in == o->saved.bytes_in &&
+            now.bytes_out == o->saved.bytes_out)
+            continue;
+        o->saved = now;
+        copy(b->rows[b->n].tunnel, ID_SIZE, o->t.id);
+        b->rows[b->n++].traffic = now;
+    }
+    if (b->n)
+        store_run(ts->store, STORE_WRITE, write_traffic, written, b);
+    else
+        mem_free(b);
+}
+
+/* ---- the access log ---- */
+
+struct record_batch {
+    char hub[ID_SIZE];
+    size_t n;
+    struct exposure_record records[];
+};
+
+static const char *error_token(int err, char field[PROXY_STATUS_SIZE])
+{
+    if (!err)
+        return NULL;
+    proxy_status_format(err, field);
+    const char *token = strstr(field, "error=");
+    return token ? token + strlen("error=") : "proxy_internal_error";
+}
+
+static int write_records(struct tx *tx, void *arg)
+{
+    const struct record_batch *b = arg;
+    for (size_t i = 0; i < b->n; i++) {
+        const struct exposure_record *r = &b->records[i];
+        char id[ID_SIZE], client[ADDR_TEXT_SIZE], field[PROXY_STATUS_SIZE];
+        id_new(id, "con");
+        addr_format(&r->client, client, sizeof(client));
+        TRY(tx_exec(tx,
+                    "INSERT INTO connection (id, tunnel, agent, hub, client, opened, closed, "
+                    "bytes_in, bytes_out, ended, error) "
+                    "VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)",
+                    STORE_TEXT(id), STORE_TEXT(r->tunnel), STORE_TEXT(r->agent), STORE_TEXT(b->hub),
+                    STORE_TEXT(client), STORE_INT(r->opened), STORE_INT(r->closed),
+                    STORE_INT(r->bytes_in), STORE_INT(r->bytes_out), STORE_TEXT(r->end),
+                    STORE_TEXT(error_token(r->error, field))));
+    }
+    return tx_exec(tx,
+                   "DELETE FROM connection WHERE tunnel = $1 AND opened < (SELECT opened FROM "
+                   "connection WHERE tunnel = $1 ORDER BY opened DESC LIMIT 1 OFFSET $2)",
+                   STORE_TEXT(b->records[0].tunnel), STORE_INT(RECORDS_KEEP));
+}
+
+void tunnel_save_records(struct tunnels *ts, const struct exposure_record *records, size_t n)
+{
+    struct record_batch *b = mem_new(sizeof(*b) + n * sizeof(*records));
+    copy(b->hub, sizeof(b->hub), fleet_hub(ts->fleet)->id);
+    b->n = n;
+    memcpy(b->records, records, n * sizeof(*records));
+    store_run(ts->store, STORE_WRITE, write_records, written, b);
+}
