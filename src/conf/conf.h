@@ -23,7 +23,7 @@
  * STRING    char *                "text"                    text; NULL when not set
  * PATH      char *                "x", from the file's      x, from the working folder
  *                                 own folder
- * LIST      struct conf_list      ["a", "b"] or "a"         a,b; a flag is given once per item
+ * LIST      struct conf_list      ["a", "b"] or "a"         a b; a flag is given once per item
  * INT       int64_t               42                        42
  * BOOL      bool                  true                      true, yes, on, 1 or their opposites
  * DURATION  int64_t, ms           "30s"                     30s

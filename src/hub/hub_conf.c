@@ -44,7 +44,7 @@ static const struct conf_row rows[] = {
      "Folder of the database, the CA and the keys; made at the first start.", CONF_REQUIRED},
     {"listen", CONF_ADDR, AT(listen), "0.0.0.0:8443", "WARREN_LISTEN", "--listen", "ADDR:PORT",
      "The one TLS port for agents, users and peers."},
-    {"public_name", CONF_LIST, AT(public_names), "localhost,127.0.0.1", "WARREN_PUBLIC_NAME",
+    {"public_name", CONF_LIST, AT(public_names), "localhost 127.0.0.1", "WARREN_PUBLIC_NAME",
      "--public-name", "NAME",
      "Host names and addresses by which agents and users reach this hub; its certificate bears "
      "them.",
