@@ -1,0 +1,427 @@
+/*
+ * One HTTP/1.1 connection of the server.
+ *
+ *      IDLE ──byte──► HEAD ──► BODY ──► HELD ──answer──► IDLE, or CLOSING
+ *                      │        │        └─► STREAM ──end──► CLOSING
+ *                      └─error──┴─► LINGER (reads over what still comes, so that the answer is not
+ *                                   lost to a reset) ──► closed
+ *
+ * Requests are read one at a time: while one is held, more input pauses the connection, and the
+ * kernel's buffers hold the client back. Output waits in `out`; a client that takes none of it for
+ * HTTP_STALL_MS is cut off.
+ */
+#include "http/internal.h"
+
+#include "base/error.h"
+#include "base/macro.h"
+#include "base/mem.h"
+#include "net/conn.h"
+#include "wire/http1.h"
+
+#include <stdio.h>
+#include <string.h>
+
+#define OUT_MAX      (256 * 1024) /* unsent bytes above which no further request is read */
+#define LINGER_MS    1000
+#define LINGER_BYTES (1024 * 1024)
+
+enum h1_state { H1_IDLE, H1_HEAD, H1_BODY, H1_HELD, H1_STREAM, H1_LINGER, H1_CLOSING };
+
+struct h1 {
+    struct http_link link;
+    struct http1 parser;
+    enum h1_state state;
+    struct http_request *req; /* that is being read or held */
+    struct buf out;
+    size_t out_at;
+    struct timer deadline; /* of the state */
+    struct timer stall;
+    size_t lingered;
+    int refuse_status;   /* of a request that was refused by its head, */
+    struct diag refusal; /* and why */
+    bool close_after, is_paused, has_closed;
+};
+
+static size_t unsent(const struct h1 *h)
+{
+    return h->out.len - h->out_at;
+}
+
+static void wake(struct h1 *h)
+{
+    if (h->has_closed)
+        return;
+    if (!timer_is_running(&h->stall))
+        timer_start(&h->stall, HTTP_STALL_MS);
+    conn_wake(h->link.conn);
+}
+
+static void close_now(struct h1 *h)
+{
+    if (h->has_closed)
+        return;
+    h->has_closed = true;
+    timer_stop(&h->deadline);
+    timer_stop(&h->stall);
+    conn_close(h->link.conn);
+}
+
+static void resume(struct h1 *h)
+{
+    if (!h->is_paused || h->has_closed)
+        return;
+    h->is_paused = false;
+    conn_resume(h->link.conn);
+}
+
+static void enter(struct h1 *h, enum h1_state state)
+{
+    const struct http_limits *l = &h->link.server->limits;
+    h->state = state;
+    switch (state) {
+    case H1_IDLE:
+        timer_start(&h->deadline, l->idle_ms);
+        break;
+    case H1_HEAD:
+        timer_start(&h->deadline, l->header_ms);
+        break;
+    case H1_BODY:
+        timer_start(&h->deadline, l->body_ms);
+        break;
+    case H1_LINGER:
+        timer_start(&h->deadline, LINGER_MS);
+        resume(h);
+        break;
+    case H1_HELD:
+    case H1_STREAM:
+    case H1_CLOSING:
+        timer_stop(&h->deadline);
+        break;
+    }
+}
+
+/* The answer is in `out`: what now? */
+static void answered(struct h1 *h)
+{
+    bool unread = h->state == H1_HEAD || h->state == H1_BODY;
+    bool close = h->close_after || !h->parser.head.keep_alive || h->link.server->is_draining;
+    h->req = NULL;
+    h->refuse_status = 0;
+    wake(h);
+    if (unread) {
+        enter(h, H1_LINGER);
+    } else if (close) {
+        enter(h, H1_CLOSING);
+    } else {
+        http1_next(&h->parser);
+        enter(h, H1_IDLE);
+        if (unsent(h) < OUT_MAX)
+            resume(h);
+    }
+}
+
+/* --- writing: struct http_side_ops ------------------------------------------------------------ */
+
+static void put_head(struct h1 *h, const struct http_answer *a)
+{
+    http1_put_status(&h->out, a->status);
+    for (size_t i = 0; i < a->n_headers; i++)
+        http1_put_field(&h->out, a->headers[i].name, a->headers[i].value);
+    bool reads_on = h->state == H1_HELD && h->parser.head.keep_alive && !h->close_after;
+    if (!reads_on || h->link.server->is_draining)
+        http1_put_field(&h->out, "connection", "close");
+    else if (h->parser.head.minor == 0)
+        http1_put_field(&h->out, "connection", "keep-alive");
+}
+
+static void put_answer(struct h1 *h, const struct http_answer *a, bool is_head)
+{
+    char length[24];
+    put_head(h, a);
+    if (a->status != 204 && a->status != 304) {
+        snprintf(length, sizeof(length), "%zu", a->len);
+        http1_put_field(&h->out, "content-length", length);
+    }
+    http1_put_end(&h->out);
+    if (!is_head && a->status != 204 && a->status != 304)
+        buf_append(&h->out, a->body, a->len);
+}
+
+static void side_answer(struct http_request *req, const struct http_answer *a)
+{
+    struct h1 *h = TAKE(req->side);
+    put_answer(h, a, req->is_head);
+    answered(h);
+}
+
+static void side_begin(struct http_request *req, const struct http_answer *a)
+{
+    struct h1 *h = req->side;
+    h->close_after = true; /* an event stream ends with its connection */
+    put_head(h, a);
+    if (h->parser.head.minor == 1)
+        http1_put_field(&h->out, "transfer-encoding", "chunked");
+    http1_put_end(&h->out);
+    enter(h, H1_STREAM);
+    wake(h);
+}
+
+static size_t side_send(struct http_request *req, const void *data, size_t len)
+{
+    struct h1 *h = req->side;
+    if (h->parser.head.minor == 1)
+        http1_put_chunk(&h->out, data, len);
+    else
+        buf_append(&h->out, data, len);
+    wake(h);
+    return unsent(h);
+}
+
+static void side_finish(struct http_request *req)
+{
+    struct h1 *h = TAKE(req->side);
+    if (h->parser.head.minor == 1)
+        http1_put_chunk(&h->out, NULL, 0);
+    answered(h);
+}
+
+static void side_cut(struct http_request *req)
+{
+    struct h1 *h = TAKE(req->side);
+    h->req = NULL;
+    enter(h, H1_CLOSING);
+    h->has_closed = true;
+    timer_stop(&h->stall);
+    conn_abort(h->link.conn, ERR_LIMIT);
+}
+
+static const struct http_side_ops side_ops = {side_answer, side_begin, side_send, side_finish,
+                                              side_cut};
+
+/* --- reading: struct http1_ops ---------------------------------------------------------------- */
+
+static int on_head(struct http1 *p, const struct http1_head *head)
+{
+    struct h1 *h = container_of(p, struct h1, parser);
+    h->req = http_request_new(&h->link, &side_ops, h, http1_take_arena(p), head->method,
+                              head->target, head->fields, head->n_fields);
+    h->refuse_status =
+        http_request_admit(h->req, head->has_body, head->content_length, &h->refusal);
+    enter(h, H1_BODY);
+    if (h->refuse_status && head->has_body)
+        return ERR_DENIED; /* answered without reading the body */
+    if (head->expect_continue) {
+        http1_put_status(&h->out, 100);
+        http1_put_end(&h->out);
+        wake(h);
+    }
+    return 0;
+}
+
+static int on_body(struct http1 *p, const void *data, size_t len)
+{
+    struct h1 *h = container_of(p, struct h1, parser);
+    return http_request_body(h->req, data, len);
+}
+
+static int on_message_end(struct http1 *p)
+{
+    return 0;
+}
+
+static const struct http1_ops parser_ops = {on_head, on_body, on_message_end};
+
+/* An answer to something that never became a request. */
+static void answer_unread(struct h1 *h, int status, const struct diag *d)
+{
+    char date[40];
+    struct buf body = {0};
+    struct http_header headers[] = {
+        {"content-type", "application/problem+json"},
+        {"date", http_date(h->link.server->loop, date)},
+    };
+    http_problem_write(&body, status, d);
+    h->link.server->stats.refused++;
+    h->link.server->stats.status_class[status / 100]++;
+    struct http_answer a = {status, headers, ARRAY_SIZE(headers), body.data, body.len};
+    put_answer(h, &a, false);
+    buf_done(&body);
+    answered(h);
+}
+
+static void refuse(struct h1 *h, int status, const struct diag *d)
+{
+    h->close_after = true;
+    if (h->req)
+        http_respond_problem(h->req, status, d);
+    else
+        answer_unread(h, status, d);
+}
+
+static void refuse_input(struct h1 *h, int code)
+{
+    struct diag d = {.code = code};
+    int status = h->refuse_status;
+    if (status) {
+        d = h->refusal;
+    } else if (code == ERR_TOO_LARGE && h->state == H1_BODY && !h->parser.status) {
+        status = 413;
+        diag_set(&d, code, "the body may have %zu bytes", http_route(h->req)->body_max);
+    } else {
+        status = h->parser.status ? h->parser.status : 400;
+        diag_set(&d, code, "%s", h->parser.reason ? h->parser.reason : error_text(code));
+    }
+    refuse(h, status, &d);
+}
+
+/* --- the connection --------------------------------------------------------------------------- */
+
+static void run(struct h1 *h)
+{
+    h->state = H1_HELD;
+    timer_stop(&h->deadline);
+    if (h->refuse_status)
+        http_respond_problem(h->req, h->refuse_status, &h->refusal);
+    else
+        http_request_run(h->req);
+}
+
+static bool reads_on(const struct h1 *h)
+{
+    return h->state == H1_HEAD || h->state == H1_BODY ||
+           (h->state == H1_IDLE && unsent(h) < OUT_MAX);
+}
+
+static size_t on_data(void *arg, const uint8_t *data, size_t len)
+{
+    struct h1 *h = arg;
+    size_t used = 0;
+    while (used < len) {
+        if (h->has_closed || h->state == H1_CLOSING)
+            return len;
+        if (h->state == H1_LINGER) {
+            h->lingered += len - used;
+            if (h->lingered > LINGER_BYTES)
+                close_now(h);
+            return len;
+        }
+        if (!reads_on(h)) {
+            h->is_paused = true;
+            conn_pause(h->link.conn);
+            return used;
+        }
+        if (h->state == H1_IDLE)
+            enter(h, H1_HEAD);
+        int64_t n = http1_feed(&h->parser, data + used, len - used);
+        if (n < 0) {
+            refuse_input(h, (int)n);
+            return len;
+        }
+        used += (size_t)n;
+        if (h->parser.ended)
+            run(h);
+    }
+    return used;
+}
+
+static void on_end(void *arg)
+{
+    struct h1 *h = arg;
+    h->close_after = true;
+    if (h->state == H1_HELD) /* the client has finished asking; it may still read the answer */
+        return;
+    if (h->state != H1_CLOSING || unsent(h) == 0)
+        close_now(h);
+}
+
+static size_t on_fill(void *arg, uint8_t *out, size_t cap)
+{
+    struct h1 *h = arg;
+    size_t n = MIN(cap, unsent(h));
+    if (n > 0) {
+        memcpy(out, h->out.data + h->out_at, n);
+        h->out_at += n;
+        timer_start(&h->stall, HTTP_STALL_MS);
+    }
+    if (unsent(h) > 0)
+        return n;
+    timer_stop(&h->stall);
+    buf_done(&h->out);
+    h->out_at = 0;
+    if (h->state == H1_CLOSING)
+        close_now(h);
+    else if (h->state == H1_IDLE)
+        resume(h);
+    return n;
+}
+
+static void on_close(void *arg, int err)
+{
+    struct h1 *h = arg;
+    h->has_closed = true;
+    timer_stop(&h->deadline);
+    timer_stop(&h->stall);
+    if (h->req)
+        http_request_gone(TAKE(h->req));
+    http_link_remove(&h->link);
+    http1_done(&h->parser);
+    buf_done(&h->out);
+    mem_free(h);
+}
+
+static const struct conn_ops conn_ops = {
+    .on_data = on_data, .on_end = on_end, .on_fill = on_fill, .on_close = on_close};
+
+static void on_deadline(struct timer *t)
+{
+    struct h1 *h = container_of(t, struct h1, deadline);
+    struct diag d = {0};
+    if ((h->state == H1_HEAD && h->parser.in_message) || h->state == H1_BODY) {
+        diag_set(&d, ERR_TIMEOUT, "the request did not arrive in time");
+        refuse(h, 408, &d);
+    } else {
+        close_now(h);
+    }
+}
+
+static void on_stall(struct timer *t)
+{
+    struct h1 *h = container_of(t, struct h1, stall);
+    h->has_closed = true;
+    timer_stop(&h->deadline);
+    conn_abort(h->link.conn, ERR_TIMEOUT);
+}
+
+static void link_drain(struct http_link *link)
+{
+    struct h1 *h = container_of(link, struct h1, link);
+    h->close_after = true;
+    if (h->state == H1_IDLE && unsent(h) == 0)
+        close_now(h);
+    else if (h->state == H1_IDLE)
+        enter(h, H1_CLOSING);
+}
+
+static void link_abort(struct http_link *link)
+{
+    struct h1 *h = container_of(link, struct h1, link);
+    timer_stop(&h->deadline);
+    timer_stop(&h->stall);
+    if (!h->has_closed)
+        conn_abort(link->conn, ERR_CANCELED);
+    h->has_closed = true;
+}
+
+static const struct http_link_ops link_ops = {link_drain, link_abort};
+
+void http_h1_take(struct http_server *s, struct conn *c)
+{
+    struct h1 *h = NEW(struct h1);
+    http_link_add(&h->link, s, c, &link_ops);
+    http1_init_server(&h->parser, &parser_ops,
+                      (struct http1_limits){s->limits.header_bytes, s->limits.header_count});
+    timer_init(&h->deadline, s->loop, on_deadline);
+    timer_init(&h->stall, s->loop, on_stall);
+    enter(h, H1_IDLE);
+    conn_start(c, &conn_ops, h);
+}

@@ -1,0 +1,310 @@
+/*
+ * One HTTP/2 connection of the server: each stream is a request. The session's own limits (streams,
+ * resets, floods, header bytes) are wire/h2's; here are the request's deadlines and its answer,
+ * which waits in the side's `out` until the windows take it.
+ */
+#include "http/internal.h"
+
+#include "base/error.h"
+#include "base/macro.h"
+#include "base/mem.h"
+#include "base/text.h"
+#include "net/h2conn.h"
+
+#include <stdio.h>
+#include <string.h>
+
+#define SHUTDOWN_MS 5000
+
+struct h2_link {
+    struct http_link link;
+    struct h2conn *hc;
+    struct timer idle;
+    uint32_t streams;
+    bool is_ending;
+};
+
+struct h2_side {
+    struct h2_link *link;
+    struct h2_stream *stream;
+    struct http_request *req; /* NULL once answered */
+    struct buf out;
+    size_t out_at;
+    bool is_ended; /* no more will be added to out */
+    bool is_run, has_begun;
+    struct timer deadline; /* of the body, then of an answer that nobody takes */
+};
+
+/* --- writing: struct http_side_ops ------------------------------------------------------------ */
+
+static void respond(struct h2_side *side, const struct http_answer *a, bool has_length,
+                    bool has_body)
+{
+    struct h2_header headers[HTTP_ANSWER_HEADERS + 2];
+    char status[12], length[24];
+    size_t n = 0;
+    snprintf(status, sizeof(status), "%d", a->status);
+    snprintf(length, sizeof(length), "%zu", a->len);
+    headers[n++] = (struct h2_header){":status", status};
+    for (size_t i = 0; i < a->n_headers; i++)
+        headers[n++] = (struct h2_header){a->headers[i].name, a->headers[i].value};
+    if (has_length)
+        headers[n++] = (struct h2_header){"content-length", length};
+    side->has_begun = true;
+    if (h2_respond(side->stream, headers, n, has_body) < 0)
+        h2_reset(side->stream, H2_INTERNAL_ERROR);
+}
+
+static void side_answer(struct http_request *req, const struct http_answer *a)
+{
+    struct h2_side *side = TAKE(req->side);
+    bool no_length = a->status == 204 || a->status == 304;
+    bool has_body = !req->is_head && !no_length && a->len > 0;
+    side->req = NULL;
+    side->is_ended = true;
+    if (has_body)
+        buf_append(&side->out, a->body, a->len);
+    timer_start(&side->deadline, HTTP_STALL_MS);
+    respond(side, a, !no_length, has_body);
+}
+
+static void side_begin(struct http_request *req, const struct http_answer *a)
+{
+    struct h2_side *side = req->side;
+    timer_stop(&side->deadline);
+    respond(side, a, false, true);
+}
+
+static size_t side_send(struct http_request *req, const void *data, size_t len)
+{
+    struct h2_side *side = req->side;
+    buf_append(&side->out, data, len);
+    if (!timer_is_running(&side->deadline))
+        timer_start(&side->deadline, HTTP_STALL_MS);
+    h2_resume(side->stream);
+    return side->out.len - side->out_at;
+}
+
+static void side_finish(struct http_request *req)
+{
+    struct h2_side *side = TAKE(req->side);
+    side->req = NULL;
+    side->is_ended = true;
+    timer_start(&side->deadline, HTTP_STALL_MS);
+    h2_resume(side->stream);
+}
+
+static void side_cut(struct http_request *req)
+{
+    struct h2_side *side = TAKE(req->side);
+    side->req = NULL;
+    timer_stop(&side->deadline);
+    h2_reset(side->stream, H2_CANCEL);
+}
+
+static const struct http_side_ops side_ops = {side_answer, side_begin, side_send, side_finish,
+                                              side_cut};
+
+/* --- streams ---------------------------------------------------------------------------------- */
+
+static void on_data(void *arg, struct h2_stream *s, const uint8_t *data, size_t len)
+{
+    struct h2_side *side = arg;
+    if (!side->req || side->is_run)
+        return; /* refused: what still comes stops at the stream's window */
+    if (http_request_body(side->req, data, len) < 0) {
+        struct diag d;
+        diag_set(&d, ERR_TOO_LARGE, "the body may have %zu bytes", http_route(side->req)->body_max);
+        http_respond_problem(side->req, 413, &d);
+        return;
+    }
+    h2_consume(s, len);
+}
+
+static void on_end(void *arg, struct h2_stream *s)
+{
+    struct h2_side *side = arg;
+    if (!side->req || side->is_run)
+        return;
+    side->is_run = true;
+    timer_stop(&side->deadline);
+    http_request_run(side->req);
+}
+
+static int on_produce(void *arg, struct h2_stream *s, uint8_t *out, size_t cap, bool *eof)
+{
+    struct h2_side *side = arg;
+    size_t n = MIN(cap, side->out.len - side->out_at);
+    if (n > 0) {
+        memcpy(out, side->out.data + side->out_at, n);
+        side->out_at += n;
+        timer_start(&side->deadline, HTTP_STALL_MS);
+    }
+    if (side->out_at == side->out.len) {
+        buf_done(&side->out);
+        side->out_at = 0;
+        *eof = side->is_ended;
+        if (!side->is_ended)
+            timer_stop(&side->deadline);
+    }
+    return (int)n;
+}
+
+static void on_stream_close(void *arg, struct h2_stream *s, uint32_t error)
+{
+    struct h2_side *side = arg;
+    struct h2_link *l = side->link;
+    timer_stop(&side->deadline);
+    if (side->req)
+        http_request_gone(side->req);
+    buf_done(&side->out);
+    mem_free(side);
+    if (--l->streams == 0 && l->link.server)
+        timer_start(&l->idle, l->link.server->limits.idle_ms);
+}
+
+static const struct h2_stream_ops stream_ops = {
+    .on_data = on_data, .on_end = on_end, .on_produce = on_produce, .on_close = on_stream_close};
+
+static void on_side_deadline(struct timer *t)
+{
+    struct h2_side *side = container_of(t, struct h2_side, deadline);
+    if (side->req && !side->has_begun) {
+        struct diag d;
+        diag_set(&d, ERR_TIMEOUT, "the request did not arrive in time");
+        http_respond_problem(side->req, 408, &d);
+    } else {
+        h2_reset(side->stream, H2_CANCEL);
+    }
+}
+
+/* --- requests --------------------------------------------------------------------------------- */
+
+/* The regular fields, `host` from :authority; NULL when there are too many. */
+static struct http_header *copy_fields(struct arena *a, const struct h2_headers *h, size_t max,
+                                       size_t *ret_n)
+{
+    if (h->count > max)
+        return NULL;
+    struct http_header *fields = arena_alloc(a, (h->count + 1) * sizeof(*fields));
+    size_t n = 0;
+    for (size_t i = 0; i < h->count; i++) {
+        const char *name = h->items[i].name;
+        if (strcmp(name, ":authority") == 0)
+            name = "host";
+        if (name[0] != ':')
+            fields[n++] =
+                (struct http_header){arena_strdup(a, name), arena_strdup(a, h->items[i].value)};
+    }
+    *ret_n = n;
+    return fields;
+}
+
+static void refuse_stream(struct h2_stream *s, const char *status)
+{
+    h2_respond(s, H2_HEADERS({":status", status}), 1, false);
+}
+
+static int64_t content_length(const struct h2_headers *h)
+{
+    const char *text = h2_headers_get(h, "content-length");
+    uint64_t len;
+    return text && text_to_u64(text, INT64_MAX, &len) == 0 ? (int64_t)len : -1;
+}
+
+static void accept_request(struct h2_side *side, const struct h2_headers *h)
+{
+    struct diag d = {0};
+    int64_t len = content_length(h);
+    int status = http_request_admit(side->req, len > 0, len, &d);
+    if (status) {
+        http_respond_problem(side->req, status, &d);
+        return;
+    }
+    const char *expect = h2_headers_get(h, "expect");
+    if (expect && strcmp(expect, "100-continue") == 0)
+        h2_inform(side->stream, H2_HEADERS({":status", "100"}), 1);
+    timer_start(&side->deadline, side->link->link.server->limits.body_ms);
+}
+
+static void on_request(void *arg, struct h2_stream *s, const struct h2_headers *h)
+{
+    struct h2_link *l = arg;
+    const char *method = h2_headers_get(h, ":method");
+    const char *path = h2_headers_get(h, ":path");
+    struct arena arena = {0};
+    size_t n = 0;
+    if (!l->link.server || !method || !path) {
+        refuse_stream(s, "400");
+        return;
+    }
+    struct http_header *fields = copy_fields(&arena, h, l->link.server->limits.header_count, &n);
+    if (!fields) {
+        arena_done(&arena);
+        refuse_stream(s, "431");
+        return;
+    }
+    struct h2_side *side = NEW(struct h2_side);
+    side->link = l;
+    side->stream = s;
+    timer_init(&side->deadline, l->link.server->loop, on_side_deadline);
+    const char *copy = arena_strdup(&arena, method);
+    side->req = http_request_new(&l->link, &side_ops, side, arena, copy, path, fields, n);
+    l->streams++;
+    timer_stop(&l->idle);
+    h2_stream_set(s, &stream_ops, side);
+    accept_request(side, h);
+}
+
+/* --- the connection --------------------------------------------------------------------------- */
+
+static void on_close(void *arg, int err)
+{
+    struct h2_link *l = arg;
+    timer_stop(&l->idle);
+    http_link_remove(&l->link);
+    mem_free(l);
+}
+
+static const struct h2conn_ops h2conn_ops = {.on_request = on_request, .on_close = on_close};
+
+static void shut_down(struct h2_link *l, uint32_t grace_ms)
+{
+    if (!l->is_ending)
+        h2conn_shutdown(l->hc, grace_ms);
+    l->is_ending = true;
+}
+
+static void on_idle(struct timer *t)
+{
+    shut_down(container_of(t, struct h2_link, idle), SHUTDOWN_MS);
+}
+
+static void link_drain(struct http_link *link)
+{
+    shut_down(container_of(link, struct h2_link, link), HTTP_STALL_MS);
+}
+
+static void link_abort(struct http_link *link)
+{
+    struct h2_link *l = container_of(link, struct h2_link, link);
+    timer_stop(&l->idle);
+    h2conn_abort(l->hc, ERR_CANCELED);
+}
+
+static const struct http_link_ops link_ops = {link_drain, link_abort};
+
+void http_h2_take(struct http_server *s, struct conn *c)
+{
+    struct h2_link *l = NEW(struct h2_link);
+    http_link_add(&l->link, s, c, &link_ops);
+    timer_init(&l->idle, s->loop, on_idle);
+    timer_start(&l->idle, s->limits.idle_ms);
+    const struct h2conn_config cfg = {.h2 = {.is_server = true,
+                                             .max_streams = s->limits.requests_per_conn,
+                                             .stream_window = 128 * 1024,
+                                             .stream_window_max = 128 * 1024,
+                                             .connection_window = 1024 * 1024,
+                                             .max_header_bytes = s->limits.header_bytes}};
+    l->hc = h2conn_new(c, &cfg, &h2conn_ops, l);
+}
