@@ -1,0 +1,144 @@
+"""Network namespaces: hosts of a test, wires between them, NAT, cuts."""
+
+import contextlib
+import ctypes
+import itertools
+import os
+import subprocess
+
+_libc = ctypes.CDLL(None, use_errno=True)
+CLONE_NEWNET = 0x40000000
+_serial = itertools.count()
+
+
+def available():
+    """Whether this process may make network namespaces."""
+    if os.geteuid() != 0:
+        return False
+    name = f"w{os.getpid()}probe"
+    made = subprocess.run(["ip", "netns", "add", name], capture_output=True)
+    if made.returncode == 0:
+        subprocess.run(["ip", "netns", "del", name], capture_output=True)
+    return made.returncode == 0
+
+
+def _setns(fd):
+    if _libc.setns(fd, CLONE_NEWNET) != 0:
+        raise OSError(ctypes.get_errno(), "setns")
+
+
+@contextlib.contextmanager
+def inside(namespace):
+    """Sockets that this thread makes meanwhile belong to the namespace (None: stay here)."""
+    if not namespace:
+        yield
+        return
+    here = os.open("/proc/thread-self/ns/net", os.O_RDONLY)
+    there = os.open(f"/run/netns/{namespace}", os.O_RDONLY)
+    try:
+        _setns(there)
+        yield
+    finally:
+        _setns(here)
+        os.close(here)
+        os.close(there)
+
+
+def ip(*words):
+    subprocess.run(["ip", *words], check=True, capture_output=True)
+
+
+class Host:
+    """One namespace."""
+
+    def __init__(self, role):
+        self.name = f"w{os.getpid()}-{next(_serial)}-{role}"[:60]
+        ip("netns", "add", self.name)
+        self.ip("link", "set", "lo", "up")
+
+    def ip(self, *words):
+        ip("-n", self.name, *words)
+
+    def nft(self, rules):
+        subprocess.run(["ip", "netns", "exec", self.name, "nft", "-f", "-"], input=rules, text=True,
+                       check=True, capture_output=True)
+
+    def sysctl(self, name, value):
+        subprocess.run(["ip", "netns", "exec", self.name, "sysctl", "-qw", f"{name}={value}"],
+                       check=True, capture_output=True)
+
+    def remove(self):
+        subprocess.run(["ip", "netns", "del", self.name], capture_output=True)
+
+
+def wire(a, a_dev, a_addresses, b, b_dev, b_addresses):
+    """A veth pair between two hosts; addresses as "10.0.0.1/24"."""
+    ip("link", "add", a_dev, "netns", a.name, "type", "veth", "peer", "name", b_dev, "netns", b.name)
+    for host, dev, addresses in ((a, a_dev, a_addresses), (b, b_dev, b_addresses)):
+        for address in addresses:
+            nodad = ["nodad"] if ":" in address else []
+            host.ip("addr", "add", address, "dev", dev, *nodad)
+        host.ip("link", "set", dev, "up")
+
+
+class CustomerNetwork:
+    """The usual picture:
+
+        hub host 198.51.100.1 ──── 198.51.100.2 router 10.0.0.1 ──── 10.0.0.17 agent's host
+                 2001:db8::1       2001:db8::2   (masquerade)  fd00::1      fd00::17
+
+    The router translates addresses and forwards nothing that did not begin inside; the hub's host
+    has no route to 10.0.0.0/24.
+    """
+
+    HUB = "198.51.100.1"
+    HUB6 = "2001:db8::1"
+    AGENT = "10.0.0.17"
+
+    def __init__(self):
+        self.hosts = []
+        self.hub = self._host("hub")
+        self.router = self._host("nat")
+        self.lan = self._host("lan")
+        wire(self.hub, "wan", [f"{self.HUB}/24", f"{self.HUB6}/64"],
+             self.router, "wan", ["198.51.100.2/24", "2001:db8::2/64"])
+        wire(self.router, "lan", ["10.0.0.1/24", "fd00::1/64"],
+             self.lan, "lan", [f"{self.AGENT}/24", "fd00::17/64"])
+        self.lan.ip("route", "add", "default", "via", "10.0.0.1")
+        self.lan.ip("-6", "route", "add", "default", "via", "fd00::1")
+        self.router.sysctl("net.ipv4.ip_forward", 1)
+        self.router.sysctl("net.ipv6.conf.all.forwarding", 1)
+        self.router.nft("""
+            table inet nat {
+                chain out { type nat hook postrouting priority srcnat; oifname "wan" masquerade; }
+                chain through {
+                    type filter hook forward priority filter; policy drop;
+                    ct state established,related accept
+                    iifname "lan" accept
+                }
+            }""")
+
+    def _host(self, role):
+        self.hosts.append(Host(role))
+        return self.hosts[-1]
+
+    def cut(self):
+        """The link is silent: nothing arrives, nothing is refused."""
+        self.router.nft("""
+            table inet cut {
+                chain in { type filter hook prerouting priority -300; policy drop; }
+            }""")
+
+    def restore(self):
+        self.router.nft("delete table inet cut")
+
+    def black_hole(self, address):
+        """Packets from the agent's host to this address vanish."""
+        self.lan.nft(f"""
+            table ip hole {{
+                chain out {{ type filter hook output priority 0; ip daddr {address} drop; }}
+            }}""")
+
+    def close(self):
+        for host in self.hosts:
+            host.remove()

@@ -1,0 +1,112 @@
+"""Fixtures: a hub with real processes in a directory and on ports of its own; what it said is shown
+when a test fails, and a sanitizer's report in any log fails the test."""
+
+import os
+import shutil
+import sys
+import tempfile
+
+import pytest
+
+sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+
+from lib import network  # noqa: E402
+from lib.service import Nginx, Sshd, TcpServer, echo  # noqa: E402
+from lib.warren import BUILD, Hub, program  # noqa: E402
+
+
+def pytest_configure(config):
+    if not os.path.exists(program("warren")):
+        pytest.exit(f"no {program('warren')}: run make first, or set WARREN_BUILD (now {BUILD})", 2)
+
+
+@pytest.hookimpl(hookwrapper=True)
+def pytest_runtest_makereport(item, call):
+    outcome = yield
+    if call.when == "call":
+        item.failed = outcome.get_result().failed
+
+
+@pytest.fixture
+def directory(request):
+    """A directory of the test; a short path, so that sockets fit in too."""
+    path = tempfile.mkdtemp(prefix="warren-test-")
+    os.chmod(path, 0o755)
+    yield path
+    shutil.rmtree(path, ignore_errors=True)
+
+
+class Bench:
+    """What a test started, to be ended in reverse order."""
+
+    def __init__(self, directory):
+        self.directory = directory
+        self.started = []
+        self.count = 0
+
+    def keep(self, thing):
+        self.started.append(thing)
+        return thing
+
+    def hub(self, **kwargs):
+        self.count += 1
+        return self.keep(Hub(os.path.join(self.directory, f"hub{self.count}"), **kwargs)).start()
+
+    def nginx(self, **kwargs):
+        path = tempfile.mkdtemp(prefix="nginx", dir=self.directory)
+        return self.keep(Nginx(path, **kwargs))
+
+    def sshd(self, **kwargs):
+        path = tempfile.mkdtemp(prefix="sshd", dir=self.directory)
+        return self.keep(Sshd(path, **kwargs))
+
+    def server(self, handler=echo, **kwargs):
+        return self.keep(TcpServer(handler, **kwargs))
+
+    def processes(self):
+        for thing in self.started:
+            if hasattr(thing, "process"):
+                yield thing.process
+            for agent in getattr(thing, "agents", ()):
+                yield agent.process
+
+
+@pytest.fixture
+def bench(request, directory):
+    """Makes hubs and services that end with the test."""
+    b = Bench(directory)
+    yield b
+    errors = []
+    for thing in reversed(b.started):
+        try:
+            thing.close()
+        except AssertionError as error:
+            errors.append(str(error))
+    for process in b.processes():
+        report = process.sanitizer_report()
+        if report:
+            errors.append(f"{process.log_path}:\n{report}")
+    if errors or getattr(request.node, "failed", False):
+        for process in b.processes():
+            print(f"\n--- {process.log_path}\n{process.log()[-6000:]}")
+    if errors:
+        pytest.fail("\n".join(errors))
+
+
+@pytest.fixture
+def hub(bench):
+    """A hub on loopback."""
+    return bench.hub()
+
+
+@pytest.fixture
+def echo_server(bench):
+    return bench.server(echo)
+
+
+@pytest.fixture
+def lan(bench):
+    """A customer's network behind NAT, with namespaces of its own."""
+    if not network.available():
+        pytest.skip("network namespaces need root")
+    return bench.keep(network.CustomerNetwork())
