@@ -256,10 +256,25 @@ class Agent:
         self.process.start()
         return self
 
+    @property
+    def certificate_path(self):
+        return os.path.join(self.data, "agent.pem")
+
+    @property
+    def key_path(self):
+        return os.path.join(self.data, "agent.key")
+
     def certificate(self):
-        path = next(os.path.join(self.data, f) for f in os.listdir(self.data) if f.endswith(".pem")
-                    and not f.startswith("ca"))
-        return run(["openssl", "x509", "-in", path, "-noout", "-text"]).stdout
+        """The text of `openssl x509 -text`."""
+        return run(["openssl", "x509", "-in", self.certificate_path, "-noout", "-text"]).stdout
+
+    def serial(self):
+        return run(["openssl", "x509", "-in", self.certificate_path, "-noout", "-serial"]).stdout.strip()
+
+    def expired(self, seconds=0):
+        """Whether the certificate has expired, or will within `seconds`."""
+        return run(["openssl", "x509", "-in", self.certificate_path, "-noout", "-checkend", seconds],
+                   check=False).returncode != 0
 
     @property
     def id(self):
@@ -310,7 +325,8 @@ class Traffic:
 
 
 def tls_socket(hub, alpn=None, cafile=None, certificate=None, key=None, timeout=10):
-    """A TLS connection to the hub's port, shaken hands; `alpn` a list of names."""
+    """A TLS connection to the hub's port, shaken hands; `alpn` a list of names. With TLS 1.3 a refused
+    client certificate shows at the first read only."""
     context = ssl.create_default_context(cafile=cafile or hub.ca_path)
     if alpn:
         context.set_alpn_protocols(alpn)
