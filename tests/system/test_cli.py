@@ -1,0 +1,127 @@
+"""The command line: the calls that scripts are written against, and what people see."""
+
+import json
+import os
+import re
+import stat
+import subprocess
+
+import pytest
+import yaml
+
+from lib.process import run, wait_until
+from lib.service import serves
+from lib.warren import program
+
+
+def test_the_exact_calls_that_scripts_are_written_against(bench, hub, echo_server):
+    token = hub.cli("token", "create", "-o", "json")
+    assert token["token"].startswith("wbt_")
+    network = hub.cli("token", "create", "--network", "site", "--uses", "2", "--ttl", "24h", "-o", "json")["network"]
+    agent = hub.agent("a1", network="site")
+    assert [a["id"] for a in hub.cli("agent", "list", "-o", "json")] == [agent.id]
+    assert network in [n["id"] for n in hub.cli("network", "list", "-o", "json")]
+    assert hub.cli("tunnel", "list", "-o", "json") == []
+    made = hub.cli("tunnel", "create", "--name", "web", "--network", "site", "--target", echo_server.address,
+                   "--listen", "127.0.0.1:0", "--wait", "-o", "json")
+    assert serves(made["status"]["endpoint"]["address"])
+    assert hub.cli("tunnel", "get", "web", "-o", "json")["id"] == made["id"]
+    assert hub.cli("tunnel", "get", made["id"], "-o", "json")["name"] == "web"
+    assert [t["name"] for t in hub.cli("tunnel", "list", "-o", "json")] == ["web"]
+    hub.cli("tunnel", "delete", "web")
+    assert hub.cli("tunnel", "list", "-o", "json") == []
+    hub.cli("agent", "revoke", agent.id)
+    assert hub.cli("agent", "list", "-o", "json")[0]["status"]["phase"] == "revoked"
+
+
+def test_tables_are_for_people_and_yaml_says_the_same_as_json(hub, echo_server):
+    hub.agent("a1")
+    hub.tunnel(echo_server.address)
+    table = hub.cli("tunnel", "list").stdout
+    lines = table.splitlines()
+    assert re.match(r"NAME\s", lines[0]) and lines[1].startswith("web ")
+    assert echo_server.address in lines[1] and "active" in lines[1]
+    as_yaml = yaml.safe_load(hub.cli("tunnel", "get", "web", "-o", "yaml").stdout)
+    as_json = hub.cli("tunnel", "get", "web", "-o", "json")
+    assert as_yaml["spec"] == as_json["spec"] and as_yaml["id"] == as_json["id"]
+
+
+def test_errors_say_what_and_name_the_flag_and_exit_non_zero(hub):
+    cases = [
+        (["tunnel", "get", "nothing"], "nothing"),
+        (["tunnel", "create", "--name", "x", "--network", "nowhere", "--target", "127.0.0.1:1"], "nowhere"),
+        (["tunnel", "create", "--name", "x", "--network", "nowhere", "--target", "rubbish"], "rubbish|target"),
+        (["tunnel", "create", "--name", "x"], "network|target"),
+        (["tunnel", "explode"], "explode"),
+        (["tunnel", "list", "--colour"], "colour"),
+    ]
+    for words, expected in cases:
+        done = hub.cli(*words, check=False)
+        assert done.returncode != 0, words
+        assert re.search(expected, done.stderr), (words, done.stderr)
+        assert not done.stdout
+    done = hub.cli("tunnel", "list", check=False, env={"WARREN_HUB": "https://127.0.0.1:1"})
+    assert done.returncode != 0 and re.search("refused|connect", done.stderr)
+    done = hub.cli("tunnel", "list", check=False, env={"WARREN_TOKEN_FILE": "/nonexistent"})
+    assert done.returncode != 0 and "/nonexistent" in done.stderr
+
+
+def test_wait_gives_up_with_the_reason(hub):
+    hub.admin.post("/api/v1/networks", {"name": "empty"})
+    done = hub.cli("tunnel", "create", "--name", "x", "--network", "empty", "--target", "127.0.0.1:1", "--listen",
+                   "127.0.0.1:0", "--wait", "--timeout", "1s", check=False)
+    assert done.returncode != 0 and "agent" in done.stderr
+
+
+def test_watch_prints_changes_until_it_is_stopped(hub, directory):
+    out = os.path.join(directory, "watch.out")
+    with open(out, "w") as f:
+        watcher = subprocess.Popen([program("warren"), "network", "list", "--watch", "-o", "json"], stdout=f,
+                                   env={**os.environ, **hub.environment()})
+    try:
+        hub.admin.post("/api/v1/networks", {"name": "seen"})
+        wait_until(lambda: "seen" in open(out).read(), "the change to be printed")
+        assert watcher.poll() is None
+    finally:
+        watcher.terminate()
+        watcher.wait(10)
+
+
+def test_login_keeps_contexts_in_a_private_file(hub, directory):
+    clean = {"WARREN_HUB": "", "WARREN_TOKEN_FILE": "", "WARREN_CA": ""}
+    env = {k: v for k, v in {**os.environ, **hub.environment()}.items() if k not in clean}
+
+    def warren(*words, input=None):
+        return subprocess.run([program("warren"), *words], env=env, input=input, capture_output=True, text=True,
+                              timeout=30)
+    done = warren("tunnel", "list")
+    assert done.returncode != 0 and "login" in done.stderr
+    done = warren("login", hub.url, "--ca", hub.ca_path, "--token-file", hub.token_path)
+    assert done.returncode == 0, done.stderr
+    done = warren("tunnel", "list", "-o", "json")
+    assert done.returncode == 0 and json.loads(done.stdout) == []
+    written = [os.path.join(p, f) for p, _, files in os.walk(env["XDG_CONFIG_HOME"]) for f in files]
+    assert written and all(stat.S_IMODE(os.stat(f).st_mode) == 0o600 for f in written)
+
+
+def test_help_completion_and_man_pages_come_from_the_command_table(hub):
+    top = run([program("warren"), "--help"]).stdout
+    for word in ("hub", "token", "agent", "network", "tunnel", "audit", "login"):
+        assert re.search(rf"^\s+{word}\b", top, re.M), word
+    assert "--target" in run([program("warren"), "tunnel", "create", "--help"]).stdout
+    script = run([program("warren"), "completion", "bash"]).stdout
+    run(["bash", "-n"], input=script)
+    words = run(["bash", "-c", script + "\nCOMP_WORDS=(warren tunnel ''); COMP_CWORD=2; COMP_LINE='warren tunnel ';"
+                 " COMP_POINT=14; $(complete -p warren | sed 's/.*-F \\([^ ]*\\).*/\\1/') warren '' tunnel;"
+                 " echo \"${COMPREPLY[@]}\""]).stdout.split()
+    assert {"create", "list", "get", "delete"} <= set(words)
+
+
+def test_the_version_is_told(hub):
+    assert re.search(r"\d+\.\d+\.\d+", run([program("warren"), "--version"]).stdout)
+    assert re.search(r"\d+\.\d+\.\d+", run([program("warren-agent"), "--version"]).stdout)
+
+
+@pytest.mark.parametrize("secret", ["--token", "--password"])
+def test_no_secret_is_taken_from_the_command_line(hub, secret):
+    assert hub.cli("tunnel", "list", secret, "wat_x", check=False).returncode != 0
