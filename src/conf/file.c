@@ -2,6 +2,7 @@
 #include "conf/internal.h"
 
 #include "base/error.h"
+#include "base/file.h"
 #include "base/macro.h"
 #include "base/mem.h"
 #include "conf/conf_toml.h"
@@ -134,8 +135,8 @@ int conf_load_toml(struct conf *c, const char *name, const char *folder, const c
 
 int conf_load_file(struct conf *c, const char *path, struct diag *d)
 {
-    __attribute__((cleanup(buf_done_cleanup))) struct buf text = {.limit = FILE_MAX_BYTES};
+    __attribute__((cleanup(buf_done_cleanup))) struct buf text = {0};
     CLEANUP(mem_free) char *copy = mem_strdup(path);
-    TRY(conf_read_file(path, false, &text, d));
+    TRY(file_read(path, FILE_MAX_BYTES, false, &text, d));
     return conf_load_toml(c, path, dirname(copy), buf_text(&text), text.len, d);
 }

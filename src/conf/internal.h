@@ -35,6 +35,3 @@ bool conf_value_equal(const struct conf_row *row, const void *a, const void *b);
 void conf_value_swap(const struct conf_row *row, void *a, void *b);
 int conf_value_dump(const struct conf_row *row, const void *at, struct buf *out); /* TOML */
 bool conf_value_is_unset(const struct conf_row *row, const void *at);
-
-/* A whole file of at most `out->limit` bytes; "-" is the standard input if `stdin_ok`. */
-int conf_read_file(const char *path, bool stdin_ok, struct buf *out, struct diag *d);

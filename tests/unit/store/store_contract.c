@@ -282,7 +282,7 @@ static void closing_runs_what_waits_and_tells_it(void **state)
     store_bench_open(&b, 0);
     results.n = 0;
     for (int i = 0; i < 10; i++)
-        store_run(b.store, STORE_WRITE, store_contract_insert, on_done, (char[]){"x"});
+        write_later(&b, store_contract_insert, on_done, "x");
     store_close(b.store);
     assert_int_equal(results.n, 10);
     loop_free(b.loop);
