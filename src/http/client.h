@@ -24,6 +24,7 @@ struct http_client_config {
     const char *ca_file;  /* PEM; NULL: see ca_pem */
     const char *ca_pem;   /* PEM text; both NULL: the system's CAs, unless pinned */
     const uint8_t *ca_sha256; /* 32 bytes: a CA in the server's chain must have this DER hash */
+    bool insecure; /* whoever answers: to fetch a CA that is then compared by its fingerprint */
     const char *cert_file, *key_file; /* client certificate, or NULL */
     const char *alpn;                 /* NULL: "http/1.1" */
     const char *bearer;               /* Authorization: Bearer …, or NULL */

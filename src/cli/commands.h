@@ -1,0 +1,24 @@
+/*
+ * The rows of `warren`, by the noun they begin with. A new capability adds its file and its set
+ * here and in main.c.
+ */
+#pragma once
+
+#include "cli/command.h"
+#include "cli/output.h"
+
+extern const struct command_set hub_commands;
+extern const struct command_set login_commands;
+extern const struct command_set status_commands;
+extern const struct command_set token_commands;
+extern const struct command_set tenant_commands;
+extern const struct command_set network_commands;
+extern const struct command_set agent_commands;
+extern const struct command_set tunnel_commands;
+extern const struct command_set audit_commands;
+
+/* Rows with the flags of a hub and of output after their own. */
+#define REMOTE_FLAGS(...)                                        \
+    {                                                            \
+        __VA_ARGS__ __VA_OPT__(, ) & output_flags, &remote_flags \
+    }

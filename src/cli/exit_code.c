@@ -1,0 +1,52 @@
+#include "cli/exit_code.h"
+
+#include "base/error.h"
+#include "base/macro.h"
+
+#include <assert.h>
+
+static const char *const texts[] = {
+    [EXIT_DONE] = "done",
+    [EXIT_FAILED] = "failed",
+    [EXIT_USAGE] = "wrong usage or an invalid value",
+    [EXIT_NOT_FOUND] = "no such object",
+    [EXIT_DENIED] = "not authenticated or not permitted",
+    [EXIT_CONFLICT] = "conflicts with what exists, or it was changed meanwhile",
+    [EXIT_TIMEOUT] = "timed out",
+    [EXIT_UNREACHABLE] = "the hub cannot be reached",
+};
+static_assert(ARRAY_SIZE(texts) == EXIT_CODE_COUNT, "a text for each code");
+
+enum exit_code exit_code_from(int error)
+{
+    if (error == 0)
+        return EXIT_DONE;
+    if (error == ERR_NOT_FOUND)
+        return EXIT_NOT_FOUND;
+    if (error == ERR_TLS)
+        return EXIT_UNREACHABLE;
+    if (error == ERR_IO || error == ERR_NO_SPACE || error == ERR_CANCELED)
+        return EXIT_FAILED;
+    switch (error_category(error)) {
+    case ERROR_IO:
+    case ERROR_CLOSED:
+    case ERROR_REFUSED:
+        return EXIT_UNREACHABLE;
+    case ERROR_TIMEOUT:
+        return EXIT_TIMEOUT;
+    case ERROR_DENIED:
+        return EXIT_DENIED;
+    case ERROR_CONFLICT:
+        return EXIT_CONFLICT;
+    case ERROR_USAGE:
+        return EXIT_USAGE;
+    default:
+        return EXIT_FAILED;
+    }
+}
+
+const char *exit_code_text(enum exit_code code)
+{
+    assert(code < EXIT_CODE_COUNT);
+    return texts[code];
+}

@@ -1,0 +1,72 @@
+#include "cli/commands.h"
+
+#include "base/macro.h"
+#include "cli/object_cmd.h"
+
+static const struct column columns[] = {
+    {"NAME", "name"},
+    {"ONLINE", "status.agents.online"},
+    {"AGENTS", "status.agents.total"},
+    {"TUNNELS", "status.tunnels"},
+    {"CREATED", "created", COLUMN_AGE},
+    {"ID", "id"},
+};
+static const struct view view = {"networks", "network", columns, ARRAY_SIZE(columns)};
+
+static int run_list(struct call *c)
+{
+    return object_list(c, &view, remote_path("networks", NULL, NULL), 0);
+}
+
+static int run_get(struct call *c)
+{
+    return object_get(c, &view);
+}
+
+static int run_create(struct call *c)
+{
+    CLEANUP(remote_free) struct remote *r = NULL;
+    json_t *obj = NULL;
+    TRY(remote_open(c, &r));
+    struct output o = output_of(c, r);
+    TRY(object_create(c, r, &view, json_pack("{s:s}", "name", c->args[0]), &obj));
+    int result = output_object(&o, obj);
+    json_decref(obj);
+    return result;
+}
+
+static int run_delete(struct call *c)
+{
+    return object_delete(c, &view);
+}
+
+static const struct command rows[] = {
+    {.words = "network list",
+     .summary = "Lists networks and how many of their agents are online.",
+     .run = run_list,
+     .flags = REMOTE_FLAGS(&list_flags)},
+    {.words = "network get",
+     .summary = "Shows a network.",
+     .run = run_get,
+     .args = "NETWORK",
+     .min_args = 1,
+     .max_args = 1,
+     .arg_candidates = CANDIDATES_NETWORK,
+     .flags = REMOTE_FLAGS(&list_flags)},
+    {.words = "network create",
+     .summary = "Creates a network that agents can then join.",
+     .run = run_create,
+     .args = "NAME",
+     .min_args = 1,
+     .max_args = 1,
+     .flags = REMOTE_FLAGS()},
+    {.words = "network delete",
+     .summary = "Deletes networks without tunnels and agents.",
+     .run = run_delete,
+     .args = "NETWORK...",
+     .min_args = 1,
+     .max_args = ARGS_ANY,
+     .arg_candidates = CANDIDATES_NETWORK,
+     .flags = REMOTE_FLAGS(&if_version_flags)},
+};
+const struct command_set network_commands = {rows, ARRAY_SIZE(rows)};
