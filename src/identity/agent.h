@@ -1,0 +1,78 @@
+/*
+ * The agent's side of identity: enrolment with a bootstrap token, the files that result, renewal.
+ *
+ * Files in the data folder: key.pem (0600, never leaves the machine), cert.pem, ca.pem and
+ * agent.json, which says where the hubs are and who this agent is. agent.json is written last, so
+ * a folder with one is a complete enrolment.
+ */
+#pragma once
+
+#include "base/diag.h"
+#include "base/id.h"
+#include "base/log.h"
+#include "loop/loop.h"
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#define AGENT_HUBS_MAX  8
+#define AGENT_ALLOW_MAX 64
+
+struct agent_identity {
+    char id[ID_SIZE], tenant[ID_SIZE];
+    char trust_domain[128];
+    char *hubs[AGENT_HUBS_MAX]; /* "https://host:port", in the order to dial */
+    size_t n_hubs;
+    char *allow[AGENT_ALLOW_MAX]; /* the owner's ceiling, rules of base/addr.h; none: everything */
+    size_t n_allow;
+    char *ca_pem;
+    char *cert_pem;
+    struct secret key_pem;
+    char serial[48];
+    int64_t not_before_ms, not_after_ms; /* of cert_pem */
+};
+
+/* Reads and cross-checks the files. ERR_NOT_FOUND: not enrolled. */
+int agent_identity_load(const char *dir, struct agent_identity *ret, struct diag *d);
+void agent_identity_done(struct agent_identity *a);
+
+struct agent_enroll_options {
+    const char *hub; /* URL */
+    const char *dir; /* made (0700) when missing */
+    const struct secret *token;
+    const char *name; /* wanted name; NULL: the host's name */
+    const char *const *allow;
+    size_t n_allow;
+    bool force; /* replace an enrolment */
+};
+
+/* Blocks: for the command `warren-agent enroll`. The CA is fetched without trust and must have the
+ * fingerprint that the token carries; only then is the token sent. */
+int agent_enroll(const struct agent_enroll_options *options, struct agent_identity *ret,
+                 struct diag *d);
+
+/* Changes what agent.json says about hubs or allow rules. */
+int agent_identity_save(const char *dir, const struct agent_identity *a, struct diag *d);
+
+/* Renewal on the agent's loop: at two thirds of the certificate's life, with jitter; failures are
+ * repeated with back-off for ever (an expired certificate is no reason to stop: the hub decides).
+ * A new certificate is on disk before on_renewed is told. `agent` is borrowed and changed in place
+ * (cert_pem, serial, times). */
+struct agent_renewal;
+struct agent_renewal_config {
+    struct loop *loop;
+    const char *dir;
+    struct agent_identity *agent;
+    void (*on_renewed)(void *arg);                        /* make new TLS client objects */
+    void (*on_failed)(void *arg, const struct diag *why); /* for logs and status; may be NULL */
+    void *arg;
+};
+int agent_renewal_start(const struct agent_renewal_config *cfg, struct agent_renewal **ret,
+                        struct diag *d);
+/* Before trying to connect with an expired certificate: renews at once, unless it is under way. */
+void agent_renewal_hurry(struct agent_renewal *r);
+void agent_renewal_free(struct agent_renewal *r);
+
+/* Whether the certificate has ended. */
+bool agent_identity_is_expired(const struct agent_identity *a, int64_t now_ms);

@@ -1,0 +1,153 @@
+/*
+ * Who may do what: tenants, tokens, agents' certificates, the audit trail. The hub's side; what an
+ * agent does to get in is identity/agent.h.
+ *
+ * One object on the main loop. Tokens, tenants and the list of admitted agents are held in memory,
+ * loaded at start and changed after each commit, so that checking a caller costs no query. Two
+ * functions may be called on any thread: identity_verify_leaf and identity_agent_status, for the
+ * TLS handshakes on worker loops.
+ *
+ * Tables: tenant, token, network and agent (rows are made here, fleet/ reads them), audit,
+ * idempotency. Changes are published in the feed as kinds "tenant", "token", "network", "agent".
+ */
+#pragma once
+
+#include "base/addr.h"
+#include "base/diag.h"
+#include "base/id.h"
+#include "base/log.h"
+#include "http/server.h"
+#include "pki/ca.h"
+#include "store/store.h"
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#define IDENTITY_NAME_SIZE 64
+
+/* What a renewal meets that comes after the certificate's end. Same order as the setting's words.
+ */
+enum identity_late {
+    IDENTITY_LATE_DENY,
+    IDENTITY_LATE_GRACE,
+    IDENTITY_LATE_APPROVE,
+    IDENTITY_LATE_COUNT
+};
+
+/* May be changed while running (identity_set_policy). */
+struct identity_policy {
+    int64_t cert_life_ms; /* of an agent's certificate; at least 1 s */
+    enum identity_late late_renewal;
+    int64_t late_grace_ms;      /* for IDENTITY_LATE_GRACE */
+    uint32_t enroll_per_minute; /* attempts per client address */
+};
+
+struct identity_config {
+    struct loop *loop;
+    struct store *store; /* opened with identity_schema */
+    const char *data_dir;
+    const char *trust_domain;
+    const char *const *public_names; /* of the server certificate, beside localhost */
+    size_t n_public_names;
+    struct identity_policy policy;
+    int64_t (*now_ms)(void); /* wall clock; NULL: time_wall_ms */
+
+    /* All on the main loop, all may be NULL. */
+    void (*on_agent_revoked)(void *arg, const char *agent); /* cut its sessions */
+    void (*on_server_cert)(void *arg); /* identity_server_chain is new: reload TLS */
+    void *arg;
+};
+
+struct identity;
+
+extern const struct store_schema identity_schema;
+
+/* Blocks: for start-up. The first start makes the CA, the tenant "default" and an administrator's
+ * API token, written to DIR/admin.token (0600). */
+int identity_open(const struct identity_config *cfg, struct identity **ret, struct diag *d);
+/* After http_server_free and store_close, whose last callbacks still use it. */
+void identity_close(struct identity *i);
+void identity_set_policy(struct identity *i, const struct identity_policy *policy);
+
+/* For net/tls.h. Borrowed; valid until on_server_cert. */
+const char *identity_server_chain(const struct identity *i); /* PEM: leaf, then the CA */
+const struct secret *identity_server_key(const struct identity *i);
+const char *identity_ca_pem(const struct identity *i);
+const struct ca *identity_ca(const struct identity *i);
+
+/* ---- checks, any thread ---- */
+
+/* 0: admitted; ERR_REVOKED; ERR_DENIED: no such agent in that tenant. */
+int identity_agent_status(struct identity *i, const char *tenant, const char *agent);
+
+/* The `verify` hook of net/tls.h, with the identity as arg: the leaf must name an admitted agent.
+ */
+int identity_verify_leaf(void *identity, struct x509_st *leaf);
+
+/* ---- callers of the REST interface ---- */
+
+/* Values rise with what one may do. */
+enum identity_role {
+    IDENTITY_OPERATOR, /* everything inside its tenant */
+    IDENTITY_ADMIN,    /* also tenants, hubs, tokens of other tenants; tenant "default" only */
+    IDENTITY_ROLE_COUNT
+};
+
+struct identity_caller {
+    enum identity_role role;
+    char tenant[ID_SIZE];
+    char token[ID_SIZE];          /* who acts, for the audit */
+    char address[ADDR_TEXT_SIZE]; /* from where */
+    uint8_t seal_key[32];         /* derived from the token's secret, for stored answers */
+};
+
+/* `authorization` is the header's value, "Bearer wat_…", or NULL. ERR_UNAUTHENTICATED. */
+int identity_authenticate(struct identity *i, const char *authorization, const struct addr *peer,
+                          struct identity_caller *ret, struct diag *d);
+
+/* Hooks for http_server_config: caller by bearer token and the route's role; Idempotency-Key. */
+struct http_hooks identity_http_hooks(struct identity *i);
+
+/* The caller that the authenticate hook found; lives as long as the request. */
+const struct identity_caller *identity_caller(const struct http_request *req);
+
+/* REST rows of tokens, tenants and audit, and the EST rows cacerts and simpleenroll. */
+void identity_add_routes(struct identity *i, struct http_server *s);
+/* The one row of the server behind ALPN "warren-renew/1": simplereenroll. */
+void identity_add_renew_routes(struct identity *i, struct http_server *s);
+
+/* By id or name; NULL: none. Borrowed until the next turn. */
+const char *identity_tenant_find(struct identity *i, const char *ref);
+
+/* ---- acts on agents, for fleet's REST rows ---- */
+
+/* On the main loop, always later, once: 0 or ERR_NOT_FOUND, ERR_STALE (If-Match), ERR_CONFLICT, …
+ * The change was published in the feed, audited and, for a revocation, on_agent_revoked called. */
+typedef void identity_done(void *arg, const struct diag *result);
+
+/* `version` 0: any. The agent must be of the caller's tenant. Revoking twice is no error. */
+void identity_agent_revoke(struct identity *i, const struct identity_caller *by, const char *agent,
+                           uint64_t version, identity_done *done, void *arg);
+/* Lets a pending agent renew once; ERR_CONFLICT unless it is pending. */
+void identity_agent_approve(struct identity *i, const struct identity_caller *by, const char *agent,
+                            uint64_t version, identity_done *done, void *arg);
+
+/* ---- audit, inside a transaction ---- */
+
+enum audit_outcome { AUDIT_OK, AUDIT_DENIED, AUDIT_FAILED, AUDIT_OUTCOME_COUNT };
+
+struct audit_entry {
+    const char *tenant;
+    const char *actor;   /* id of a token or an agent, or "hub" */
+    const char *address; /* where from; NULL: unknown */
+    const char *action;  /* "tunnel.create" */
+    const char *object;  /* id; NULL: none */
+    enum audit_outcome outcome;
+    const char *detail; /* NULL: none. Never a secret */
+};
+int identity_audit(struct tx *tx, int64_t now_ms, const struct audit_entry *entry);
+
+/* The same for what a caller did in its own tenant. */
+int identity_audit_act(struct tx *tx, const struct identity_caller *by, const char *action,
+                       const char *object, const char *detail);

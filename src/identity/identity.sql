@@ -1,0 +1,78 @@
+-- Tenants, tokens, and what enrolment knows about networks and agents. All times: wall clock, ms.
+
+-- migration 1: tenant, token, network, agent, audit, idempotency
+CREATE TABLE tenant (
+    id      TEXT PRIMARY KEY,
+    name    TEXT NOT NULL UNIQUE,
+    version BIGINT NOT NULL,
+    created BIGINT NOT NULL
+);
+
+CREATE TABLE network (
+    id      TEXT PRIMARY KEY,
+    tenant  TEXT NOT NULL REFERENCES tenant (id),
+    name    TEXT NOT NULL,
+    version BIGINT NOT NULL,
+    created BIGINT NOT NULL,
+    UNIQUE (tenant, name)
+);
+
+CREATE TABLE token (
+    id         TEXT PRIMARY KEY,
+    tenant     TEXT NOT NULL REFERENCES tenant (id),
+    kind       BIGINT NOT NULL, -- enum token_kind
+    name       TEXT,
+    version    BIGINT NOT NULL,
+    hash       BYTEA NOT NULL,  -- SHA-256 of the secret
+    network    TEXT,            -- bootstrap: where its agents belong
+    role       BIGINT,          -- api: enum identity_role
+    uses_limit BIGINT,          -- bootstrap; NULL: any number
+    uses       BIGINT NOT NULL,
+    created    BIGINT NOT NULL,
+    expires    BIGINT,
+    revoked    BIGINT,
+    UNIQUE (tenant, name)
+);
+
+CREATE TABLE agent (
+    id        TEXT PRIMARY KEY,
+    tenant    TEXT NOT NULL REFERENCES tenant (id),
+    network   TEXT NOT NULL REFERENCES network (id),
+    token     TEXT NOT NULL,   -- which admitted it
+    name      TEXT NOT NULL,
+    version   BIGINT NOT NULL,
+    serial    TEXT NOT NULL,   -- of the newest certificate
+    key_hash  BYTEA NOT NULL,  -- SHA-256 of its public key
+    not_after BIGINT NOT NULL,
+    created   BIGINT NOT NULL,
+    revoked   BIGINT,
+    pending   BIGINT,          -- since when it asks to renew an expired certificate
+    approved  BIGINT,          -- such a renewal was approved and not used yet
+    UNIQUE (tenant, name)
+);
+CREATE INDEX agent_by_network ON agent (network);
+
+CREATE TABLE audit (
+    id      TEXT PRIMARY KEY,
+    tenant  TEXT NOT NULL,
+    at      BIGINT NOT NULL,
+    actor   TEXT NOT NULL,
+    address TEXT,
+    action  TEXT NOT NULL,
+    object  TEXT,
+    outcome BIGINT NOT NULL,   -- enum audit_outcome
+    detail  TEXT
+);
+CREATE INDEX audit_by_tenant ON audit (tenant, at, id);
+CREATE INDEX audit_by_time ON audit (at);
+
+CREATE TABLE idempotency (
+    token   TEXT NOT NULL,
+    key     TEXT NOT NULL,
+    hash    BYTEA NOT NULL,    -- SHA-256 of method, path and body
+    status  BIGINT NOT NULL,   -- 0: not answered yet
+    body    BYTEA,             -- sealed with a key that only the token's bearer has
+    created BIGINT NOT NULL,
+    PRIMARY KEY (token, key)
+);
+CREATE INDEX idempotency_by_time ON idempotency (created);

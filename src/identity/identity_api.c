@@ -1,0 +1,543 @@
+/* REST rows of tokens, tenants and the audit trail. */
+#include "identity/internal.h"
+
+#include "base/mem.h"
+#include "base/text.h"
+#include "base/time.h"
+#include "http/rest.h"
+
+#include <stdio.h>
+#include <string.h>
+
+static int not_found(struct diag *d, const char *kind, const char *ref)
+{
+    return diag_set(d, ERR_NOT_FOUND, "no %s is called \"%.70s\"", kind, ref);
+}
+
+/* The tenant that the request is about: the caller's, or ?tenant= for an administrator. */
+static int asked_tenant(struct identity *i, struct http_request *req, const char **ret,
+                        struct diag *d)
+{
+    const struct identity_caller *by = identity_caller(req);
+    const char *ref = http_query(req, "tenant");
+    *ret = by->tenant;
+    if (!ref)
+        return 0;
+    const struct tenant_record *t = view_tenant(i, ref);
+    if (t && strcmp(t->id, by->tenant) == 0)
+        return 0;
+    if (by->role != IDENTITY_ADMIN)
+        return diag_set_field(d, ERR_DENIED, "tenant",
+                              "only an administrator sees other tenants' tokens");
+    if (!t)
+        return not_found(d, "tenant", ref);
+    *ret = t->id;
+    return 0;
+}
+
+/* Positions in lists that are in order of creation: "CREATED.ID". */
+static bool is_after(const char *position, int64_t created, const char *id)
+{
+    char *dot;
+    if (!*position)
+        return true;
+    int64_t at = strtoll(position, &dot, 10);
+    return created > at || (created == at && *dot == '.' && strcmp(id, dot + 1) > 0);
+}
+
+/* A page being filled; knows where the next one begins. */
+struct page_fill {
+    struct rest_page page;
+    json_t *items;
+    char last[REST_POSITION_SIZE];
+    bool has_more;
+};
+
+static bool page_wants(struct page_fill *f, int64_t created, const char *id)
+{
+    if (!is_after(f->page.after, created, id))
+        return false;
+    if (json_array_size(f->items) < f->page.size)
+        return true;
+    f->has_more = true;
+    return false;
+}
+
+static void page_add(struct page_fill *f, int64_t created, const char *id, json_t *item)
+{
+    snprintf(f->last, sizeof(f->last), "%lld.%s", (long long)created, id);
+    json_array_append_new(f->items, item);
+}
+
+static void page_respond(struct http_request *req, struct page_fill *f)
+{
+    rest_respond_page(req, f->items, f->has_more ? f->last : NULL);
+}
+
+/* ---- tokens ---- */
+
+static void list_tokens(struct http_request *req, void *ctx)
+{
+    struct identity *i = ctx;
+    struct page_fill f = {0};
+    struct diag d = {0};
+    const char *tenant, *kind = http_query(req, "kind");
+    if (kind && strcmp(kind, "bootstrap") != 0 && strcmp(kind, "api") != 0)
+        diag_set_field(&d, ERR_INVALID, "kind", "\"%.40s\" is not one of bootstrap, api", kind);
+    if (d.code || asked_tenant(i, req, &tenant, &d) || rest_page(req, &f.page, &d)) {
+        http_respond_diag(req, &d);
+        return;
+    }
+    f.items = json_array();
+    for (struct token_view *t = i->tokens; t && !f.has_more; t = t->hh.next) {
+        const struct token_record *r = &t->r;
+        bool fits = strcmp(r->tenant, tenant) == 0 &&
+                    (!kind || (r->kind == TOKEN_API) == (strcmp(kind, "api") == 0));
+        if (fits && page_wants(&f, r->created, r->id))
+            page_add(&f, r->created, r->id, token_json(r));
+    }
+    page_respond(req, &f);
+}
+
+static int find_token(struct identity *i, struct http_request *req, const struct token_record **ret,
+                      struct diag *d)
+{
+    const struct identity_caller *by = identity_caller(req);
+    const char *ref = http_param(req, "token");
+    *ret =
+        strcmp(ref, "self") == 0 ? view_token(i, by->token) : view_token_by_ref(i, by->tenant, ref);
+    const struct token_record *other = view_token(i, ref);
+    if (!*ret && other && by->role == IDENTITY_ADMIN)
+        *ret = other;
+    return *ret ? 0 : not_found(d, "token", ref);
+}
+
+static void get_token(struct http_request *req, void *ctx)
+{
+    const struct token_record *r;
+    struct diag d = {0};
+    if (find_token(ctx, req, &r, &d))
+        http_respond_diag(req, &d);
+    else
+        http_respond_json(req, 200, token_json(r), (uint64_t)r->version);
+}
+
+struct token_act {
+    struct identity *i;
+    struct http_request *req;
+    struct identity_caller by;
+    struct token_record r;
+    struct token token; /* the secret of a new one */
+    char network[IDENTITY_NAME_SIZE];
+    int64_t version, now_ms;
+    struct diag d;
+};
+
+static struct token_act *token_act_new(struct identity *i, struct http_request *req)
+{
+    struct token_act *a = NEW(struct token_act);
+    a->i = i;
+    a->req = req;
+    a->by = *identity_caller(req);
+    a->now_ms = identity_now(i);
+    return a;
+}
+
+static void token_act_free(struct token_act *a)
+{
+    token_done(&a->token);
+    mem_free(a);
+}
+
+static int create_token_work(struct tx *tx, void *arg)
+{
+    struct token_act *a = arg;
+    struct token_record *r = &a->r;
+    if (r->kind == TOKEN_BOOTSTRAP) {
+        int err = network_find_or_make(tx, r->tenant, a->network, a->now_ms, r->network);
+        if (err == ERR_NOT_FOUND)
+            return diag_set_field(&a->d, err, "network", "no network is called \"%s\"", a->network);
+        if (err)
+            return err;
+    }
+    int err = token_insert(tx, r);
+    if (err == ERR_EXISTS)
+        return diag_set_field(&a->d, err, "name", "a token is already called \"%s\"", r->name);
+    if (err)
+        return err;
+    return identity_audit_act(tx, &a->by, "token.create", r->id,
+                              r->kind == TOKEN_API ? "api" : "bootstrap");
+}
+
+static void create_token_done(void *arg, int err)
+{
+    struct token_act *a = arg;
+    a->d.code = err;
+    if (err) {
+        http_respond_diag(a->req, &a->d);
+    } else {
+        __attribute__((cleanup(secret_done_cleanup))) struct secret text = {0};
+        view_put_token(a->i, &a->r);
+        token_format(&a->token, &text);
+        json_t *body = token_json(&a->r);
+        json_object_set_new(body, "token", json_stringn(text.data, text.len));
+        http_respond_json(a->req, 201, body, (uint64_t)a->r.version);
+    }
+    token_act_free(a);
+}
+
+static int read_token_request(struct token_act *a, struct diag *d)
+{
+    json_t *body;
+    struct token_request q;
+    TRY(rest_body(a->req, &body, d));
+    TRY(token_request_parse(body, &q, d));
+    const struct tenant_record *t = view_tenant(a->i, *q.tenant ? q.tenant : a->by.tenant);
+    if (!t && a->by.role == IDENTITY_ADMIN)
+        return diag_set_field(d, ERR_NOT_FOUND, "tenant", "no tenant is called \"%s\"", q.tenant);
+    TRY(token_request_check(&q, &a->by, t ? t->id : "", d));
+
+    struct token_record *r = &a->r;
+    token_new(q.kind, ca_fingerprint(a->i->ca), &a->token);
+    *r = (struct token_record){.kind = q.kind,
+                               .role = q.role,
+                               .version = 1,
+                               .uses_limit = q.uses_limit,
+                               .created = a->now_ms,
+                               .expires = q.ttl_ms ? a->now_ms + q.ttl_ms : 0};
+    snprintf(r->id, sizeof(r->id), "%s", a->token.id);
+    snprintf(r->tenant, sizeof(r->tenant), "%s", t->id);
+    snprintf(r->name, sizeof(r->name), "%s", q.name);
+    snprintf(a->network, sizeof(a->network), "%s", q.network);
+    token_hash(&a->token, r->hash);
+    return 0;
+}
+
+static void create_token(struct http_request *req, void *ctx)
+{
+    struct token_act *a = token_act_new(ctx, req);
+    struct diag d = {0};
+    if (read_token_request(a, &d)) {
+        http_respond_diag(req, &d);
+        token_act_free(a);
+        return;
+    }
+    store_run(a->i->cfg.store, STORE_WRITE, create_token_work, create_token_done, a);
+}
+
+static int revoke_token_work(struct tx *tx, void *arg)
+{
+    struct token_act *a = arg;
+    bool was_revoked = a->r.revoked != 0;
+    int err = token_revoke(tx, a->r.id, a->version, a->now_ms, &a->r);
+    if (err == ERR_STALE)
+        return diag_set(&a->d, err, "the token has changed since");
+    if (err)
+        return err;
+    return was_revoked ? 0 : identity_audit_act(tx, &a->by, "token.revoke", a->r.id, NULL);
+}
+
+static void revoke_token_done(void *arg, int err)
+{
+    struct token_act *a = arg;
+    a->d.code = err;
+    if (err) {
+        http_respond_diag(a->req, &a->d);
+    } else {
+        view_put_token(a->i, &a->r);
+        http_respond_json(a->req, 200, token_json(&a->r), (uint64_t)a->r.version);
+    }
+    token_act_free(a);
+}
+
+static void revoke_token(struct http_request *req, void *ctx)
+{
+    const struct token_record *r;
+    struct diag d = {0};
+    uint64_t version;
+    if (find_token(ctx, req, &r, &d) || rest_if_match(req, false, &version, &d)) {
+        http_respond_diag(req, &d);
+        return;
+    }
+    struct token_act *a = token_act_new(ctx, req);
+    a->r = *r;
+    a->version = (int64_t)version;
+    store_run(a->i->cfg.store, STORE_WRITE, revoke_token_work, revoke_token_done, a);
+}
+
+/* ---- tenants ---- */
+
+static void list_tenants(struct http_request *req, void *ctx)
+{
+    struct identity *i = ctx;
+    const struct identity_caller *by = identity_caller(req);
+    struct page_fill f = {0};
+    struct diag d = {0};
+    if (rest_page(req, &f.page, &d)) {
+        http_respond_diag(req, &d);
+        return;
+    }
+    f.items = json_array();
+    for (struct tenant_view *t = i->tenants; t && !f.has_more; t = t->hh.next) {
+        bool is_visible = by->role == IDENTITY_ADMIN || strcmp(t->r.id, by->tenant) == 0;
+        if (is_visible && page_wants(&f, t->r.created, t->r.id))
+            page_add(&f, t->r.created, t->r.id, tenant_json(&t->r));
+    }
+    page_respond(req, &f);
+}
+
+static int find_tenant(struct identity *i, struct http_request *req,
+                       const struct tenant_record **ret, struct diag *d)
+{
+    const struct identity_caller *by = identity_caller(req);
+    const char *ref = http_param(req, "tenant");
+    const struct tenant_record *t = view_tenant(i, ref);
+    if (!t || (by->role != IDENTITY_ADMIN && strcmp(t->id, by->tenant) != 0))
+        return not_found(d, "tenant", ref);
+    *ret = t;
+    return 0;
+}
+
+static void get_tenant(struct http_request *req, void *ctx)
+{
+    const struct tenant_record *t;
+    struct diag d = {0};
+    if (find_tenant(ctx, req, &t, &d))
+        http_respond_diag(req, &d);
+    else
+        http_respond_json(req, 200, tenant_json(t), (uint64_t)t->version);
+}
+
+struct tenant_act {
+    struct identity *i;
+    struct http_request *req;
+    struct identity_caller by;
+    struct tenant_record r;
+    struct diag d;
+};
+
+static int create_tenant_work(struct tx *tx, void *arg)
+{
+    struct tenant_act *a = arg;
+    int err = tenant_insert(tx, &a->r);
+    if (err == ERR_EXISTS)
+        return diag_set_field(&a->d, err, "name", "a tenant is already called \"%s\"", a->r.name);
+    if (err)
+        return err;
+    return identity_audit_act(tx, &a->by, "tenant.create", a->r.id, a->r.name);
+}
+
+static void create_tenant_done(void *arg, int err)
+{
+    struct tenant_act *a = arg;
+    a->d.code = err;
+    if (err) {
+        http_respond_diag(a->req, &a->d);
+    } else {
+        view_put_tenant(a->i, &a->r);
+        http_respond_json(a->req, 201, tenant_json(&a->r), (uint64_t)a->r.version);
+    }
+    mem_free(a);
+}
+
+static struct tenant_act *tenant_act_new(struct identity *i, struct http_request *req)
+{
+    struct tenant_act *a = NEW(struct tenant_act);
+    a->i = i;
+    a->req = req;
+    a->by = *identity_caller(req);
+    return a;
+}
+
+static void create_tenant(struct http_request *req, void *ctx)
+{
+    static const char *const members[] = {"name", NULL};
+    struct identity *i = ctx;
+    struct diag d = {0};
+    json_t *body;
+    const char *name;
+    if (rest_body(req, &body, &d) || rest_only(body, "", members, &d) ||
+        rest_name(body, "name", true, &name, &d)) {
+        http_respond_diag(req, &d);
+        return;
+    }
+    struct tenant_act *a = tenant_act_new(i, req);
+    a->r = (struct tenant_record){.version = 1, .created = identity_now(i)};
+    id_new(a->r.id, "ten");
+    snprintf(a->r.name, sizeof(a->r.name), "%s", name);
+    store_run(i->cfg.store, STORE_WRITE, create_tenant_work, create_tenant_done, a);
+}
+
+static int delete_tenant_work(struct tx *tx, void *arg)
+{
+    struct tenant_act *a = arg;
+    int err = tenant_delete(tx, a->r.id);
+    if (err == ERR_CONFLICT)
+        return diag_set(&a->d, err, "the tenant still has networks; delete them first");
+    if (err)
+        return err;
+    return identity_audit_act(tx, &a->by, "tenant.delete", a->r.id, a->r.name);
+}
+
+static void delete_tenant_done(void *arg, int err)
+{
+    struct tenant_act *a = arg;
+    a->d.code = err;
+    if (err) {
+        http_respond_diag(a->req, &a->d);
+    } else {
+        view_remove_tenant(a->i, a->r.id);
+        http_respond_empty(a->req, 204);
+    }
+    mem_free(a);
+}
+
+static void delete_tenant(struct http_request *req, void *ctx)
+{
+    struct identity *i = ctx;
+    const struct tenant_record *t;
+    struct diag d = {0};
+    uint64_t version;
+    int err = find_tenant(i, req, &t, &d);
+    if (!err)
+        err = rest_if_match(req, false, &version, &d);
+    if (!err && version && version != (uint64_t)t->version)
+        err = diag_set(&d, ERR_STALE, "the tenant has changed since");
+    if (!err && strcmp(t->id, identity_caller(req)->tenant) == 0)
+        err = diag_set(&d, ERR_CONFLICT, "the tenant that runs the hub cannot be deleted");
+    if (err) {
+        http_respond_diag(req, &d);
+        return;
+    }
+    struct tenant_act *a = tenant_act_new(i, req);
+    a->r = *t;
+    store_run(i->cfg.store, STORE_WRITE, delete_tenant_work, delete_tenant_done, a);
+}
+
+/* ---- audit ---- */
+
+struct audit_list {
+    struct http_request *req;
+    struct audit_filter filter;
+    char tenant[ID_SIZE];
+    char before_id[ID_SIZE];
+    int64_t before_at;
+    uint32_t size;
+    json_t *items;
+    char last[REST_POSITION_SIZE];
+    bool has_more;
+};
+
+static json_t *string_or_null(const char *s)
+{
+    return s ? json_string(s) : json_null();
+}
+
+static void add_audit(void *arg, const struct audit_record *r)
+{
+    struct audit_list *l = arg;
+    char at[TIME_TEXT_SIZE];
+    if (json_array_size(l->items) >= l->size) {
+        l->has_more = true;
+        return;
+    }
+    time_format(r->at, at);
+    snprintf(l->last, sizeof(l->last), "%lld.%s", (long long)r->at, r->id);
+    json_array_append_new(
+        l->items, json_pack("{s:s, s:s, s:{s:s, s:o}, s:s, s:o, s:s, s:o}", "id", r->id, "time", at,
+                            "actor", "id", r->actor, "address", string_or_null(r->address),
+                            "action", r->action, "object", string_or_null(r->object), "outcome",
+                            audit_outcome_name(r->outcome), "detail", string_or_null(r->detail)));
+}
+
+static int list_audit_work(struct tx *tx, void *arg)
+{
+    struct audit_list *l = arg;
+    return audit_each(tx, &l->filter, add_audit, l);
+}
+
+static void list_audit_done(void *arg, int err)
+{
+    struct audit_list *l = arg;
+    if (err) {
+        json_decref(l->items);
+        http_respond_error(l->req, err, "the audit trail cannot be read");
+    } else {
+        rest_respond_page(l->req, l->items, l->has_more ? l->last : NULL);
+    }
+    mem_free(l);
+}
+
+static int query_time(struct http_request *req, const char *name, int64_t *ret, struct diag *d)
+{
+    const char *text = http_query(req, name);
+    if (text && time_parse(text, ret))
+        return diag_set_field(d, ERR_INVALID, name, "\"%.40s\" is not a time (RFC 3339)", text);
+    return 0;
+}
+
+static int read_audit_filter(struct audit_list *l, struct diag *d)
+{
+    struct http_request *req = l->req;
+    struct audit_filter *f = &l->filter;
+    struct rest_page page;
+    char *dot;
+    TRY(rest_page(req, &page, d));
+    l->size = page.size;
+    l->before_at = INT64_MAX;
+    if (*page.after) {
+        l->before_at = strtoll(page.after, &dot, 10);
+        snprintf(l->before_id, sizeof(l->before_id), "%s", *dot ? dot + 1 : "");
+    }
+    snprintf(l->tenant, sizeof(l->tenant), "%s", identity_caller(req)->tenant);
+    *f = (struct audit_filter){.tenant = l->tenant,
+                               .action = http_query(req, "action"),
+                               .actor = http_query(req, "actor"),
+                               .object = http_query(req, "object"),
+                               .before_at = l->before_at,
+                               .before_id = l->before_id,
+                               .limit = (int64_t)page.size + 1};
+    TRY(query_time(req, "since", &f->since, d));
+    return query_time(req, "until", &f->until, d);
+}
+
+static void list_audit(struct http_request *req, void *ctx)
+{
+    struct identity *i = ctx;
+    struct audit_list *l = NEW(struct audit_list);
+    struct diag d = {0};
+    l->req = req;
+    if (read_audit_filter(l, &d)) {
+        http_respond_diag(req, &d);
+        mem_free(l);
+        return;
+    }
+    l->items = json_array();
+    store_run(i->cfg.store, STORE_READ, list_audit_work, list_audit_done, l);
+}
+
+/* ---- rows ---- */
+
+static const struct http_route routes[] = {
+    {"GET", "/api/v1/tokens", HTTP_VIEWER, 0, list_tokens, "Lists tokens, without their secrets"},
+    {"POST", "/api/v1/tokens", HTTP_OPERATOR, REST_BODY_MAX, create_token,
+     "Creates a token; the only answer that has its secret"},
+    {"GET", "/api/v1/tokens/{token}", HTTP_VIEWER, 0, get_token,
+     "Shows a token, without its secret"},
+    {"POST", "/api/v1/tokens/{token}:revoke", HTTP_OPERATOR, REST_BODY_MAX, revoke_token,
+     "Ends a token for good"},
+    {"GET", "/api/v1/tenants", HTTP_VIEWER, 0, list_tenants,
+     "Lists tenants (role admin; others see their own)"},
+    {"POST", "/api/v1/tenants", HTTP_ADMIN, REST_BODY_MAX, create_tenant,
+     "Creates a tenant (role admin)"},
+    {"GET", "/api/v1/tenants/{tenant}", HTTP_VIEWER, 0, get_tenant, "Shows a tenant"},
+    {"DELETE", "/api/v1/tenants/{tenant}", HTTP_ADMIN, 0, delete_tenant,
+     "Deletes a tenant that has no networks any more (role admin)"},
+    {"GET", "/api/v1/audit", HTTP_VIEWER, 0, list_audit, "Lists administrative acts, newest first"},
+};
+
+void identity_add_routes(struct identity *i, struct http_server *s)
+{
+    http_server_add(s, routes, ARRAY_SIZE(routes), i);
+    est_add_routes(i, s);
+}

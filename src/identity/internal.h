@@ -1,0 +1,86 @@
+/* Shared by the files of this folder only. */
+#pragma once
+
+#include "base/error.h"
+#include "base/macro.h"
+#include "identity/identity.h"
+#include "identity/identity_model.h"
+#include "identity/identity_store.h"
+#include "identity/rate.h"
+#include "loop/loop.h"
+
+#include <pthread.h>
+#include <uthash.h>
+
+#define RATE_ADDRESSES_MAX 65536
+
+struct tenant_view {
+    struct tenant_record r;
+    UT_hash_handle hh;
+};
+
+struct token_view {
+    struct token_record r;
+    UT_hash_handle hh;
+};
+
+struct agent_view {
+    char id[ID_SIZE], tenant[ID_SIZE];
+    bool is_revoked;
+    UT_hash_handle hh;
+};
+
+struct identity {
+    struct identity_config cfg;
+    struct ca *ca;
+    char *data_dir;
+    char *trust_domain;
+    char *ca_pem;
+    struct buf cacerts; /* the body of GET cacerts */
+
+    char **public_names;
+    size_t n_public_names;
+    EVP_PKEY *server_key;
+    struct secret server_key_pem;
+    char *server_chain;
+    int64_t server_renew_at; /* wall clock */
+    struct timer housekeeping;
+
+    struct rate *rate;
+    struct tenant_view *tenants; /* in order of creation, as are the tokens */
+    struct token_view *tokens;
+
+    pthread_rwlock_t lock; /* guards the agents, which handshakes on other threads look up */
+    struct agent_view *agents;
+};
+
+static inline int64_t identity_now(const struct identity *i)
+{
+    return i->cfg.now_ms();
+}
+
+/* ---- identity_view.c ---- */
+
+int view_load(struct identity *i, struct tx *tx);
+void view_free(struct identity *i);
+void view_put_tenant(struct identity *i, const struct tenant_record *r);
+void view_remove_tenant(struct identity *i, const char *id); /* and all that is its */
+void view_put_token(struct identity *i, const struct token_record *r);
+void view_put_agent(struct identity *i, const char *id, const char *tenant, bool is_revoked);
+const struct tenant_record *view_tenant(struct identity *i, const char *ref); /* id or name */
+const struct token_record *view_token(struct identity *i, const char *id);
+const struct token_record *view_token_by_ref(struct identity *i, const char *tenant,
+                                             const char *ref);
+
+/* The token whose secret this is; ERR_UNAUTHENTICATED. */
+int view_check_secret(struct identity *i, const struct token *t, const struct token_record **ret);
+
+/* ---- identity_repeat.c: Idempotency-Key ---- */
+
+int repeat_before(struct http_request *req, struct diag *d, void *identity);
+void repeat_after(struct http_request *req, int status, const void *body, size_t len,
+                  void *identity);
+
+/* ---- identity_est.c ---- */
+
+void est_add_routes(struct identity *i, struct http_server *s);
