@@ -49,6 +49,9 @@ int conn_new_client(struct loop *l, int fd, const struct addr *peer, struct tls_
  * called only if the handshake is not done yet. */
 void conn_start(struct conn *c, const struct conn_ops *ops, void *arg);
 
+/* Another deadline for the handshake than 10 s; before conn_start. */
+void conn_set_handshake_ms(struct conn *c, uint32_t ms);
+
 /* Off the loop and back on one. Between the two nothing happens to it; on_close will not come. */
 void conn_detach(struct conn *c);
 void conn_attach(struct conn *c, struct loop *l, const struct conn_ops *ops, void *arg);

@@ -39,6 +39,18 @@ struct loop *h2conn_loop(const struct h2conn *hc);
 void *h2conn_arg(const struct h2conn *hc);
 struct h2conn *h2conn_of(const struct h2_stream *s);
 
+bool h2conn_is_ending(const struct h2conn *hc); /* lost, or being closed: no new streams */
+
+/* Work gathered while a batch of input is taken apart, done once at its end, while the bytes of all
+ * on_data calls are still valid. Embedded in its owner, pending at most once. */
+struct h2conn_batch {
+    void (*fn)(struct h2conn_batch *b);
+    struct h2conn *hc; /* NULL while not pending */
+    struct h2conn_batch *prev, *next;
+};
+void h2conn_at_batch_end(struct h2conn *hc, struct h2conn_batch *b);
+void h2conn_batch_cancel(struct h2conn_batch *b);
+
 /* GOAWAY; closes when the last stream has ended, at the latest after `grace_ms`. */
 void h2conn_shutdown(struct h2conn *hc, uint32_t grace_ms);
 void h2conn_abort(struct h2conn *hc, int err); /* at once; on_close(err) follows from the loop */

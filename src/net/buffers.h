@@ -1,0 +1,20 @@
+/*
+ * The large buffers of one thread, used by whatever connection is being pumped and by nobody
+ * between pumps. Made on first use, freed when the thread ends.
+ */
+#pragma once
+
+#include <stddef.h>
+#include <stdint.h>
+
+#define BUFFERS_PLAIN  ((256u << 10) + (32u << 10)) /* a full batch and a record that overlaps it */
+#define BUFFERS_CIPHER (BUFFERS_PLAIN + (32u << 10)) /* ... and TLS's overhead */
+
+struct buffers {
+    uint8_t cipher_in[BUFFERS_CIPHER];
+    uint8_t plain_in[BUFFERS_PLAIN];
+    uint8_t plain_out[BUFFERS_PLAIN];
+    uint8_t cipher_out[BUFFERS_CIPHER];
+};
+
+struct buffers *buffers_of_thread(void);

@@ -1,0 +1,272 @@
+#include "net/h2conn.h"
+
+#include "base/error.h"
+#include "base/macro.h"
+#include "base/mem.h"
+
+#include <netinet/tcp.h>
+#include <time.h>
+#include <utlist.h>
+
+#define PING_MS   5000
+#define DEAD_MS   10000
+#define DEFAULT(value, otherwise) ((value) ? (value) : (otherwise))
+
+struct h2conn {
+    struct conn *conn;
+    struct h2 *h2;
+    struct loop *loop;
+    const struct h2conn_ops *ops;
+    void *arg;
+    struct h2conn_batch *batch;
+    struct timer keepalive, grace;
+    uint32_t ping_ms, dead_ms;
+    bool ping_sent, is_ending;
+    int err; /* why we end it; 0: not, or orderly */
+};
+
+static uint64_t now_us(void *arg)
+{
+    struct timespec ts;
+    (void)arg;
+    clock_gettime(CLOCK_MONOTONIC, &ts);
+    return (uint64_t)ts.tv_sec * 1000000 + (uint64_t)ts.tv_nsec / 1000;
+}
+
+static void on_wants_output(void *arg)
+{
+    struct h2conn *hc = arg;
+    conn_wake(hc->conn);
+}
+
+static void on_request(void *arg, struct h2_stream *s, const struct h2_headers *h)
+{
+    struct h2conn *hc = arg;
+    if (hc->ops->on_request)
+        hc->ops->on_request(hc->arg, s, h);
+    else
+        h2_reset(s, H2_REFUSED_STREAM);
+}
+
+static void on_settings(void *arg)
+{
+    struct h2conn *hc = arg;
+    if (hc->ops->on_settings)
+        hc->ops->on_settings(hc->arg);
+}
+
+static void on_goaway(void *arg, uint32_t error)
+{
+    struct h2conn *hc = arg;
+    if (hc->ops->on_goaway)
+        hc->ops->on_goaway(hc->arg, error);
+}
+
+static void on_input_end(void *arg)
+{
+    struct h2conn *hc = arg;
+    while (hc->batch) {
+        struct h2conn_batch *b = hc->batch;
+        h2conn_batch_cancel(b);
+        b->fn(b);
+    }
+}
+
+static const struct h2_ops session_ops = {.on_wants_output = on_wants_output,
+                                          .on_request = on_request,
+                                          .on_settings = on_settings,
+                                          .on_goaway = on_goaway,
+                                          .on_input_end = on_input_end,
+                                          .now_us = now_us};
+
+static void end(struct h2conn *hc, int err)
+{
+    if (hc->is_ending)
+        return;
+    hc->is_ending = true;
+    hc->err = err;
+    if (err == ERR_PROTO || err == ERR_LIMIT || err == 0)
+        conn_close(hc->conn); /* a GOAWAY may still be on its way */
+    else
+        conn_abort(hc->conn, err);
+}
+
+static size_t on_data(void *arg, const uint8_t *data, size_t len)
+{
+    struct h2conn *hc = arg;
+    int rc = h2_input(hc->h2, data, len);
+    if (rc < 0)
+        end(hc, rc);
+    else if (h2_is_done(hc->h2))
+        end(hc, 0);
+    return len;
+}
+
+/* A lone stream gets large batches; where several compete, small ones keep their turns short. */
+static size_t on_fill(void *arg, uint8_t *out, size_t cap)
+{
+    struct h2conn *hc = arg;
+    size_t n = h2_output(hc->h2, out, cap);
+    conn_set_batch(hc->conn, h2_is_single(hc->h2) ? CONN_BATCH_MAX : CONN_BATCH);
+    if (h2_is_done(hc->h2))
+        end(hc, 0);
+    return n;
+}
+
+static void on_conn_end(void *arg)
+{
+    struct h2conn *hc = arg;
+    end(hc, h2_stream_count(hc->h2) ? ERR_CLOSED : 0);
+}
+
+static void on_conn_close(void *arg, int err)
+{
+    struct h2conn *hc = arg;
+    const struct h2conn_ops *ops = hc->ops;
+    void *user = hc->arg;
+    timer_stop(&hc->keepalive);
+    timer_stop(&hc->grace);
+    err = hc->is_ending && hc->err ? hc->err : err;
+    hc->is_ending = true;
+    h2_free(hc->h2);
+    if (ops->on_close)
+        ops->on_close(user, err);
+    mem_free(hc);
+}
+
+static const struct conn_ops conn_ops = {
+    .on_data = on_data, .on_end = on_conn_end, .on_fill = on_fill, .on_close = on_conn_close};
+
+static void read_rtt(struct h2conn *hc)
+{
+    struct tcp_info info;
+    socklen_t len = sizeof(info);
+    if (getsockopt(conn_fd(hc->conn), IPPROTO_TCP, TCP_INFO, &info, &len) == 0 &&
+        len >= offsetof(struct tcp_info, tcpi_min_rtt) + sizeof(info.tcpi_min_rtt) &&
+        info.tcpi_min_rtt)
+        h2_set_rtt(hc->h2, MIN(info.tcpi_min_rtt, 1000000u));
+}
+
+static void on_keepalive(struct timer *t)
+{
+    struct h2conn *hc = container_of(t, struct h2conn, keepalive);
+    uint64_t silent = loop_now_ms(hc->loop) - conn_last_input_ms(hc->conn);
+    h2_tick(hc->h2);
+    read_rtt(hc);
+    if (silent < hc->ping_ms) {
+        hc->ping_sent = false;
+        timer_start(t, hc->ping_ms - silent);
+        return;
+    }
+    if (silent >= hc->ping_ms + hc->dead_ms) {
+        end(hc, ERR_TIMEOUT);
+        return;
+    }
+    if (!hc->ping_sent) {
+        hc->ping_sent = true;
+        h2_ping(hc->h2);
+    }
+    timer_start(t, MIN(1000u, hc->ping_ms + hc->dead_ms - (uint32_t)silent));
+}
+
+static void on_grace(struct timer *t)
+{
+    end(container_of(t, struct h2conn, grace), 0);
+}
+
+static struct h2conn *make(struct conn *c, struct loop *l, const struct h2conn_config *cfg,
+                           const struct h2conn_ops *ops, void *arg)
+{
+    struct h2conn *hc = NEW(struct h2conn);
+    hc->conn = c;
+    hc->loop = l;
+    hc->ops = ops;
+    hc->arg = arg;
+    hc->ping_ms = DEFAULT(cfg->ping_ms, PING_MS);
+    hc->dead_ms = DEFAULT(cfg->dead_ms, DEAD_MS);
+    timer_init(&hc->keepalive, l, on_keepalive);
+    timer_init(&hc->grace, l, on_grace);
+    if (h2_new(&cfg->h2, &session_ops, hc, &hc->h2) < 0) {
+        mem_free(hc);
+        return NULL;
+    }
+    read_rtt(hc);
+    timer_start(&hc->keepalive, hc->ping_ms);
+    return hc;
+}
+
+struct h2conn *h2conn_new(struct conn *c, const struct h2conn_config *cfg,
+                          const struct h2conn_ops *ops, void *arg)
+{
+    struct h2conn *hc = make(c, conn_loop(c), cfg, ops, arg);
+    conn_start(c, &conn_ops, hc);
+    return hc;
+}
+
+struct h2conn *h2conn_attach(struct conn *c, struct loop *l, const struct h2conn_config *cfg,
+                             const struct h2conn_ops *ops, void *arg)
+{
+    struct h2conn *hc = make(c, l, cfg, ops, arg);
+    conn_attach(c, l, &conn_ops, hc);
+    return hc;
+}
+
+struct h2 *h2conn_session(const struct h2conn *hc)
+{
+    return hc->h2;
+}
+
+struct conn *h2conn_conn(const struct h2conn *hc)
+{
+    return hc->conn;
+}
+
+struct loop *h2conn_loop(const struct h2conn *hc)
+{
+    return hc->loop;
+}
+
+void *h2conn_arg(const struct h2conn *hc)
+{
+    return hc->arg;
+}
+
+struct h2conn *h2conn_of(const struct h2_stream *s)
+{
+    return h2_arg(h2_stream_session(s));
+}
+
+void h2conn_at_batch_end(struct h2conn *hc, struct h2conn_batch *b)
+{
+    if (b->hc)
+        return;
+    DL_APPEND(hc->batch, b);
+    b->hc = hc;
+}
+
+void h2conn_batch_cancel(struct h2conn_batch *b)
+{
+    if (!b->hc)
+        return;
+    DL_DELETE(b->hc->batch, b);
+    b->hc = NULL;
+}
+
+bool h2conn_is_ending(const struct h2conn *hc)
+{
+    return hc->is_ending;
+}
+
+void h2conn_shutdown(struct h2conn *hc, uint32_t grace_ms)
+{
+    h2_goaway(hc->h2, H2_NO_ERROR);
+    timer_start(&hc->grace, grace_ms);
+    conn_wake(hc->conn);
+}
+
+void h2conn_abort(struct h2conn *hc, int err)
+{
+    hc->is_ending = true;
+    hc->err = err;
+    conn_abort(hc->conn, err);
+}
