@@ -7,7 +7,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#define BUFFERS_PLAIN  ((256u << 10) + (32u << 10)) /* a full batch and a record that overlaps it */
+#define BUFFERS_PLAIN ((256u << 10) + (32u << 10))   /* a full batch and a record that overlaps it \
+                                                      */
 #define BUFFERS_CIPHER (BUFFERS_PLAIN + (32u << 10)) /* ... and TLS's overhead */
 
 struct buffers {

@@ -11,8 +11,8 @@
  *
  *     HANDSHAKE -> OPEN -> CLOSING -> LINGER -> DEAD        (any -> DEAD)
  *
- * CLOSING sends what is left, LINGER waits for the peer's FIN so that a reset cannot destroy what is
- * still on its way. DEAD is only ever left by being freed, in the pump.
+ * CLOSING sends what is left, LINGER waits for the peer's FIN so that a reset cannot destroy what
+ * is still on its way. DEAD is only ever left by being freed, in the pump.
  */
 #include "net/conn.h"
 

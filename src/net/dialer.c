@@ -57,7 +57,7 @@ struct dial {
     struct conn *conn; /* in the handshake, then finished */
     int fd;
     struct addr peer;
-    int err;       /* the most telling failure so far */
+    int err; /* the most telling failure so far */
     bool is_done;
     struct diag diag;
 };
@@ -119,7 +119,8 @@ static void on_finish(struct defer *defer)
     p.on_done(p.arg, &r);
 }
 
-/* How telling a failure is: an answer of the other side beats one of the network, and that silence. */
+/* How telling a failure is: an answer of the other side beats one of the network, and that silence.
+ */
 static int rank(int err)
 {
     static const int order[] = {ERR_DENIED,      ERR_TIMEOUT, ERR_DNS,   ERR_IO,
@@ -399,8 +400,8 @@ static void resolve(struct dial *d)
             continue;
         struct resolve *r = NEW(struct resolve);
         r->dial = d;
-        if (uv_getaddrinfo(loop_uv(d->loop), &r->uv, on_resolved, d->p.target.host, NULL,
-                           &hints) == 0)
+        if (uv_getaddrinfo(loop_uv(d->loop), &r->uv, on_resolved, d->p.target.host, NULL, &hints) ==
+            0)
             d->resolves[i] = r;
         else
             mem_free(r);

@@ -4,12 +4,12 @@
 #include "base/macro.h"
 #include "base/mem.h"
 
-#include <netinet/tcp.h>
+#include <linux/tcp.h> /* netinet/tcp.h lacks tcpi_min_rtt */
 #include <time.h>
 #include <utlist.h>
 
-#define PING_MS   5000
-#define DEAD_MS   10000
+#define PING_MS                   5000
+#define DEAD_MS                   10000
 #define DEFAULT(value, otherwise) ((value) ? (value) : (otherwise))
 
 struct h2conn {
@@ -166,7 +166,7 @@ static void on_keepalive(struct timer *t)
         hc->ping_sent = true;
         h2_ping(hc->h2);
     }
-    timer_start(t, MIN(1000u, hc->ping_ms + hc->dead_ms - (uint32_t)silent));
+    timer_start(t, MIN((uint64_t)1000, hc->ping_ms + hc->dead_ms - silent));
 }
 
 static void on_grace(struct timer *t)

@@ -9,8 +9,8 @@
 #include <netinet/tcp.h>
 #include <unistd.h>
 
-#define ACCEPT_BATCH  64
-#define BACKLOG       4096
+#define ACCEPT_BATCH     64
+#define BACKLOG          4096
 #define NO_DESCRIPTOR_MS 100
 
 struct listener {

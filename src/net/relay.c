@@ -53,11 +53,11 @@ struct relay {
     struct buf stash;
     uint16_t first_chunk, last_chunk;
     bool is_hub;
-    bool is_open : 1;       /* the target is reached */
-    bool is_cut : 1;        /* `end` and `err` are decided, the socket is gone */
-    bool socket_ended : 1;  /* read to its end */
-    bool stream_ended : 1;  /* END_STREAM came */
-    bool is_shut : 1;       /* ... and went on as FIN */
+    bool is_open : 1;      /* the target is reached */
+    bool is_cut : 1;       /* `end` and `err` are decided, the socket is gone */
+    bool socket_ended : 1; /* read to its end */
+    bool stream_ended : 1; /* END_STREAM came */
+    bool is_shut : 1;      /* ... and went on as FIN */
     int err;
     int socket_err; /* pending error of the socket, told once its last bytes are read */
     enum relay_end end;
@@ -568,8 +568,7 @@ void relay_abort(struct relay *r, int err)
 void relay_set_abort(struct relay_set *set, int err)
 {
     struct relay *r;
-    DL_FOREACH(set->head, r)
-    {
+    DL_FOREACH (set->head, r) {
         relay_abort(r, err);
     }
 }

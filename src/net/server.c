@@ -200,8 +200,7 @@ static bool make_room_of(struct server *s, const struct origin *o)
     uint64_t now = loop_now_ms(s->loop);
     if (o->guests < DEFAULT(s->cfg.max_per_address, 1024))
         return true;
-    DL_FOREACH(s->silent, g)
-    {
+    DL_FOREACH (s->silent, g) {
         if (g->origin != o)
             continue;
         if (o->guests > 1) /* `o` dies with its last guest */
@@ -209,8 +208,7 @@ static bool make_room_of(struct server *s, const struct origin *o)
         s->stats.evicted++;
         return true;
     }
-    DL_FOREACH(s->shaking, g)
-    {
+    DL_FOREACH (s->shaking, g) {
         if (g->origin == o && now - g->since_ms > FAIR_MS) {
             guest_drop(g);
             break;

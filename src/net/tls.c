@@ -17,11 +17,10 @@
 #include <stdatomic.h>
 #include <string.h>
 
-#define CIPHERSUITES \
-    "TLS_AES_128_GCM_SHA256:TLS_AES_256_GCM_SHA384:TLS_CHACHA20_POLY1305_SHA256"
-#define GROUPS              "X25519:P-256"
-#define PEER_CHAIN_BYTES    (32 << 10)
-#define NAME_SIZE           256
+#define CIPHERSUITES     "TLS_AES_128_GCM_SHA256:TLS_AES_256_GCM_SHA384:TLS_CHACHA20_POLY1305_SHA256"
+#define GROUPS           "X25519:P-256"
+#define PEER_CHAIN_BYTES (32 << 10)
+#define NAME_SIZE        256
 
 struct tls_server {
     _Atomic uint32_t refs;
@@ -124,7 +123,8 @@ static int new_ctx(const SSL_METHOD *method, SSL_CTX **ret, struct diag *d)
 
 /* Server */
 
-static const struct tls_lane *lane_named(const struct tls_server *t, const uint8_t *name, size_t len)
+static const struct tls_lane *lane_named(const struct tls_server *t, const uint8_t *name,
+                                         size_t len)
 {
     for (size_t i = 0; i < t->n_lanes; i++) {
         if (strlen(t->lanes[i].alpn) == len && memcmp(t->lanes[i].alpn, name, len) == 0)
@@ -458,7 +458,8 @@ int tls_diagnose(const SSL *ssl, struct diag *d)
         int code = verified == X509_V_ERR_CERT_REVOKED       ? ERR_REVOKED
                    : verified == X509_V_ERR_CERT_HAS_EXPIRED ? ERR_EXPIRED
                                                              : ERR_TLS;
-        rc = diag_set(d, code, "the peer's certificate: %s", X509_verify_cert_error_string(verified));
+        rc = diag_set(d, code, "the peer's certificate: %s",
+                      X509_verify_cert_error_string(verified));
     } else {
         rc = diag_set(d, code_of_alert(reason), "TLS: %s", text ? text : "unknown failure");
     }
