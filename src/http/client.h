@@ -9,6 +9,7 @@
 
 #include "base/buf.h"
 #include "base/diag.h"
+#include "http/events.h"
 #include "wire/http_header.h"
 
 #include <stdbool.h>
@@ -56,10 +57,12 @@ int http_reply_diag(const struct http_reply *r, struct diag *d);
 int http_client_new(struct loop *l, const struct http_client_config *cfg, struct http_client **ret,
                     struct diag *d);
 void http_client_free(struct http_client *c); /* cancels what runs; no callback follows */
+/* Nothing of it is on the loop any more, no closing connection either. */
+bool http_client_is_idle(const struct http_client *c);
 
 struct http_exchange_ops {
-    /* Both may be NULL. With on_data the body is not gathered; non-zero cancels the exchange and
-     * is its result. on_head comes first. */
+    /* Both may be NULL. With on_data the body is not gathered. on_head comes first. A negative
+     * result cancels the exchange and is its result. */
     int (*on_head)(void *arg, const struct http_reply *head);
     int (*on_data)(void *arg, const void *data, size_t len);
     /* Exactly once, unless cancelled. On failure `d` says why (ERR_DNS, ERR_REFUSED, ERR_TLS,
@@ -77,8 +80,5 @@ int http_fetch(const struct http_client_config *cfg, const struct http_ask *ask,
 
 /* Blocking server-sent events. `on_event` returns non-zero to stop (and is the result). 0 when the
  * server ended the stream. A status other than 200 is given in `d` by http_reply_diag. */
-struct http_event {
-    const char *id, *event, *data; /* "" when absent; `event` then is "message" */
-};
 int http_watch(const struct http_client_config *cfg, const struct http_ask *ask,
                int (*on_event)(void *arg, const struct http_event *e), void *arg, struct diag *d);

@@ -157,7 +157,7 @@ static int on_headers_complete(llhttp_t *l)
         return 0;
     }
     int rc = p->ops->on_head(p, &p->head);
-    if (rc) {
+    if (rc < 0) {
         p->refused = rc;
         return HPE_USER;
     }
@@ -169,9 +169,9 @@ static int on_body(llhttp_t *l, const char *at, size_t len)
     struct http1 *p = l->data;
     p->body_len += len;
     int rc = p->ops->on_body(p, at, len);
-    if (rc)
+    if (rc < 0)
         p->refused = rc;
-    return rc ? HPE_USER : 0;
+    return rc < 0 ? HPE_USER : 0;
 }
 
 static int on_message_complete(llhttp_t *l)
@@ -180,7 +180,7 @@ static int on_message_complete(llhttp_t *l)
     p->ended = true;
     if (l->type == HTTP_REQUEST || l->status_code >= 200) {
         int rc = p->ops->on_end(p);
-        if (rc) {
+        if (rc < 0) {
             p->refused = rc;
             return HPE_USER;
         }

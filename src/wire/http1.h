@@ -32,7 +32,7 @@ struct http1_head {
 
 struct http1;
 struct http1_ops {
-    /* Non-zero from any of them ends parsing and is what http1_feed() returns. */
+    /* A negative result of any of them ends parsing and is what http1_feed() returns. */
     int (*on_head)(struct http1 *p, const struct http1_head *head);
     int (*on_body)(struct http1 *p, const void *data, size_t len);
     int (*on_end)(struct http1 *p);
