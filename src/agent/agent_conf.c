@@ -29,8 +29,8 @@ static int check_allow(const char *item, struct diag *d)
 #define AT(member) offsetof(struct agent_settings, member)
 
 static const struct conf_row rows[] = {
-    {"data", CONF_PATH, AT(data), NULL, "WARREN_AGENT_DATA", "--data", "DIR",
-     "Folder of the key, the certificate and the state.", CONF_REQUIRED},
+    {"data", CONF_PATH, AT(data), AGENT_DATA, "WARREN_AGENT_DATA", "--data", "DIR",
+     "Folder of the key, the certificate and the state."},
     {"hub", CONF_LIST, AT(hubs), NULL, "WARREN_AGENT_HUB", "--hub", "URL",
      "Hubs to dial, in this order; none means the one it enrolled at.", .check = check_hub},
     {"allow", CONF_LIST, AT(allow), NULL, "WARREN_AGENT_ALLOW", "--allow", "CIDR[:PORTS]",

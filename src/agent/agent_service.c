@@ -1,5 +1,6 @@
 #include "agent/agent_service.h"
 
+#include "agent/settings.h"
 #include "base/error.h"
 #include "base/file.h"
 #include "base/macro.h"
@@ -89,7 +90,7 @@ static const char unit_tail[] =
 
 static const char *data_folder(const struct agent_service *s)
 {
-    const char *data = AGENT_SERVICE_DATA;
+    const char *data = AGENT_DATA;
     for (size_t i = 0; i < s->n_flags; i++) {
         if (strcmp(s->flags[i].flag, "--data") == 0 && s->flags[i].value)
             data = s->flags[i].value;
@@ -104,7 +105,7 @@ static int state_name(const struct agent_service *s, const char **ret, struct di
     if (strncmp(data, STATE_ROOT, strlen(STATE_ROOT)) != 0 || !text_is_name(name))
         return diag_set_field(d, ERR_INVALID, "data",
                               "%.200s: the service keeps its data in a folder right below "
-                              "/var/lib, such as " AGENT_SERVICE_DATA,
+                              "/var/lib, such as " AGENT_DATA,
                               data);
     *ret = name;
     return 0;

@@ -12,8 +12,6 @@
 #include <stdint.h>
 #include <stdio.h>
 
-#define AGENT_SERVICE_DATA "/var/lib/warren-agent"
-
 struct agent_service {
     const char *root;              /* files go below it, "" is this machine; for images and tests */
     bool is_offline;               /* nothing is started: `root` is not the running system */

@@ -6,6 +6,8 @@
 #include "base/log.h"
 #include "conf/conf.h"
 
+#define AGENT_DATA "/var/lib/warren-agent" /* the default folder */
+
 struct agent_settings {
     char *data;             /* folder of key, certificate and state */
     struct conf_list hubs;  /* URLs of hubs; empty: the one it enrolled at */

@@ -40,8 +40,8 @@ static int check_trust_domain(const char *item, struct diag *d)
 #define AT(member) offsetof(struct hub_settings, member)
 
 static const struct conf_row rows[] = {
-    {"data", CONF_PATH, AT(data), NULL, "WARREN_DATA", "--data", "DIR",
-     "Folder of the database, the CA and the keys; made at the first start.", CONF_REQUIRED},
+    {"data", CONF_PATH, AT(data), "/var/lib/warren", "WARREN_DATA", "--data", "DIR",
+     "Folder of the database, the CA and the keys; made at the first start."},
     {"listen", CONF_ADDR, AT(listen), "0.0.0.0:8443", "WARREN_LISTEN", "--listen", "ADDR:PORT",
      "The one TLS port for agents, users and peers."},
     {"public_name", CONF_LIST, AT(public_names), "localhost 127.0.0.1", "WARREN_PUBLIC_NAME",

@@ -30,9 +30,9 @@ static void assert_refused(const struct conf_table *table, const char *text, con
     assert_string_equal(d.field, field);
 }
 
-static void the_hub_needs_only_its_data_folder(void **state)
+static void the_hub_needs_no_settings(void **state)
 {
-    struct conf *c = load(&hub_conf_table, "data = '/d'");
+    struct conf *c = load(&hub_conf_table, "");
     struct hub_settings *s = conf_settings(c);
     assert_int_equal(s->listen.port, 8443);
     assert_int_equal(s->public_names.n, 2);
@@ -41,7 +41,6 @@ static void the_hub_needs_only_its_data_folder(void **state)
     assert_int_equal(s->metrics_access, METRICS_ACCESS_LOOPBACK);
     assert_int_equal(s->log_level, LOG_LEVEL_INFO);
     conf_free(c);
-    assert_refused(&hub_conf_table, "", "data");
 }
 
 static void the_hubs_values_are_checked(void **state)
@@ -52,9 +51,9 @@ static void the_hubs_values_are_checked(void **state)
     assert_refused(&hub_conf_table, "[limits]\nhandshakes = 0", "limits.handshakes");
 }
 
-static void the_agent_needs_only_its_data_folder(void **state)
+static void the_agent_needs_no_settings(void **state)
 {
-    struct conf *c = load(&agent_conf_table, "data = '/d'\nallow = ['10.0.0.0/8:80,443']");
+    struct conf *c = load(&agent_conf_table, "allow = ['10.0.0.0/8:80,443']");
     struct agent_settings *s = conf_settings(c);
     assert_int_equal(s->hubs.n, 0);
     assert_string_equal(s->allow.items[0], "10.0.0.0/8:80,443");
@@ -86,9 +85,9 @@ static void rows_do_not_collide(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(the_hub_needs_only_its_data_folder),
+        cmocka_unit_test(the_hub_needs_no_settings),
         cmocka_unit_test(the_hubs_values_are_checked),
-        cmocka_unit_test(the_agent_needs_only_its_data_folder),
+        cmocka_unit_test(the_agent_needs_no_settings),
         cmocka_unit_test(rows_do_not_collide),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
