@@ -293,6 +293,12 @@ void session_want_reverse(struct session *s, bool wanted)
         reverse_pool_want(s->pool, wanted ? 1 : 0);
 }
 
+void session_set_allow(struct session *s, const char *const *allow, size_t n)
+{
+    s->cfg.allow = allow;
+    s->cfg.n_allow = n;
+}
+
 struct rpc_client *session_rpc(const struct session *s)
 {
     return s->is_up ? s->rpc : NULL;

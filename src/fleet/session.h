@@ -48,6 +48,9 @@ void session_free(struct session *s);
 /* After a renewal: new connections present the new certificate. */
 int session_reload(struct session *s, struct diag *d);
 
+/* What the next login tells the hub; borrowed. */
+void session_set_allow(struct session *s, const char *const *allow, size_t n);
+
 /* Whether reverse connections are wanted; they are kept open from now on, or closed. */
 void session_want_reverse(struct session *s, bool wanted);
 

@@ -22,12 +22,12 @@
 struct served {
     struct tunnel_agent *owner;
     char id[ID_SIZE];
-    bool is_free;    /* nobody holds it, as far as we were told */
+    bool is_free;                   /* nobody holds it, as far as we were told */
     bool is_in_renewal;             /* held when the renewal under way was asked for */
     struct rpc_client_call *taking; /* our request for the lease, while under way */
-    bool is_gone;    /* no longer in the table; freed with its last relay */
-    uint64_t epoch;  /* of our lease; 0: not ours */
-    uint64_t newest; /* highest epoch we have heard of */
+    bool is_gone;                   /* no longer in the table; freed with its last relay */
+    uint64_t epoch;                 /* of our lease; 0: not ours */
+    uint64_t newest;                /* highest epoch we have heard of */
     uint32_t n_relays;
     struct relay_set relays;
     struct timer take_timer;
@@ -148,6 +148,14 @@ void tunnel_agent_set_allow(struct tunnel_agent *ta, const struct addr_rule *all
     }
 }
 
+size_t tunnel_agent_streams(const struct tunnel_agent *ta)
+{
+    size_t n = 0;
+    for (const struct served *t = ta->tunnels; t; t = t->hh.next)
+        n += t->n_relays;
+    return n;
+}
+
 /* ---- leases ---- */
 
 static void count_held(struct tunnel_agent *ta, int change)
@@ -197,7 +205,7 @@ static void take(struct served *t)
     req.session_epoch = session_epoch(ta->session);
     req.tunnel = t->id;
     t->taking = rpc_call_unary(rpc, "/warren.v1.AgentService/AcquireLease", &req.base,
-                   &warren__v1__lease__descriptor, RPC_TIMEOUT_MS, on_taken, t);
+                               &warren__v1__lease__descriptor, RPC_TIMEOUT_MS, on_taken, t);
 }
 
 static void on_take_timer(struct timer *timer)

@@ -21,6 +21,8 @@ void tunnel_agent_free(struct tunnel_agent *ta); /* after the session */
 /* A new ceiling: open streams to addresses outside it are cut. */
 void tunnel_agent_set_allow(struct tunnel_agent *ta, const struct addr_rule *allow, size_t n);
 
+size_t tunnel_agent_streams(const struct tunnel_agent *ta); /* open now */
+
 /* The session's callbacks; `session` is set first. */
 void tunnel_agent_attach(struct tunnel_agent *ta, struct session *session);
 void tunnel_agent_on_up(struct tunnel_agent *ta, const Warren__V1__Welcome *w);
