@@ -175,6 +175,8 @@ int load_rr(const struct load_options *o)
         }
     }
     print_latency(&h, o->seconds, errors);
+    free(sent_ns);
+    free(fds);
     return 0;
 }
 
@@ -272,6 +274,7 @@ int load_hold(const struct load_options *o)
         char byte;
         alive += ping(fds[i]) && poll(&p, 1, REPLY_MS) == 1 && recv(fds[i], &byte, 1, 0) == 1;
     }
+    free(fds);
     printf("{\"alive\": %d}\n", alive);
     return alive == o->streams ? 0 : 1;
 }

@@ -149,7 +149,7 @@ static int listen_on(const struct sockaddr_in *address)
     setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof(on));
     if (bind(fd, (const struct sockaddr *)address, sizeof(*address)) < 0 || listen(fd, 4096) < 0)
         load_fail("listen: %s", strerror(errno));
-    struct sockaddr_in bound;
+    struct sockaddr_in bound = {0};
     socklen_t len = sizeof(bound);
     getsockname(fd, (struct sockaddr *)&bound, &len);
     printf("{\"port\": %d}\n", ntohs(bound.sin_port));

@@ -23,8 +23,6 @@
 #define OUTPUT_MAX  16384
 #define SETTING_MAX 1024
 
-extern char **environ;
-
 /* ---- the unit ---- */
 
 static const char unit_head[] =

@@ -48,7 +48,7 @@ int rest_body(struct http_request *req, json_t **ret, struct diag *d)
     size_t len;
     const char *text = http_body(req, &len);
     const char *type = http_header(req, "Content-Type");
-    json_error_t error;
+    json_error_t error = {0};
     if (len > 0 && (!type || !is_json_type(type)))
         return diag_set_field(d, ERR_INVALID, "Content-Type", "the body must be application/json");
     if (is_too_deep(text, len))

@@ -7,9 +7,9 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#define BUFFERS_PLAIN ((256u << 10) + (32u << 10))   /* a full batch and a record that overlaps it \
-                                                      */
-#define BUFFERS_CIPHER (BUFFERS_PLAIN + (32u << 10)) /* ... and TLS's overhead */
+/* A full batch and a record that overlaps it; then TLS's overhead on top. */
+#define BUFFERS_PLAIN  ((256u << 10) + (32u << 10))
+#define BUFFERS_CIPHER (BUFFERS_PLAIN + (32u << 10))
 
 struct buffers {
     uint8_t cipher_in[BUFFERS_CIPHER];

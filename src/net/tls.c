@@ -351,7 +351,7 @@ int tls_client_new(const struct tls_client_config *cfg, struct tls_client **ret,
     if (rc == 0 && cfg->server_name && strlen(cfg->server_name) >= NAME_SIZE)
         rc = diag_set(d, ERR_INVALID, "the server's name is too long");
     if (rc == 0 && cfg->server_name) {
-        strcpy(t->server_name, cfg->server_name);
+        snprintf(t->server_name, sizeof(t->server_name), "%s", cfg->server_name);
         t->name_is_ip = addr_parse(cfg->server_name, 0, &literal) == 0;
     }
     if (rc == 0)

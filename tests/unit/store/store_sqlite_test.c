@@ -109,7 +109,7 @@ static void a_missing_folder_is_named(void **state)
     struct diag d;
     char before[256];
     memcpy(before, store_contract_path, sizeof(before));
-    strcat(store_contract_path, "/nowhere/x.db");
+    snprintf(store_contract_path, sizeof(store_contract_path), "%.200s/nowhere/x.db", before);
     open_fails(NULL, 0, ERR_NOT_FOUND, &d);
     assert_non_null(strstr(d.text, "nowhere"));
     memcpy(store_contract_path, before, sizeof(before));
