@@ -58,7 +58,7 @@ const struct flag_row *command_flag(const struct command *cmd, const char *name,
     return NULL;
 }
 
-/* --- parsing ---------------------------------------------------------------------------------- */
+/* --- parsing --------------------------------------------------------------------------------- */
 
 struct parser {
     struct call *call;
@@ -129,85 +129,6 @@ static int unknown_flag(const struct command *cmd, const char *name, struct diag
     return diag_set(d, ERR_USAGE, "unknown flag %s", name);
 }
 
-/* The value of a flag: after '=', or the next argument. */
-static int take_value(struct parser *p, const char *name, const char *inlined, const char **ret,
-                      struct diag *d)
-{
-    if (inlined)
-        *ret = inlined;
-    else if (p->at < p->n)
-        *ret = p->args[p->at++];
-    else
-        return diag_set(d, ERR_USAGE, "%s needs a value", name);
-    return 0;
-}
-
-static int parse_row(struct parser *p, const struct flag_row *row, const char *inlined,
-                     struct diag *d)
-{
-    const char *value = NULL;
-    if (row->type == FLAG_SWITCH) {
-        if (inlined)
-            return diag_set(d, ERR_USAGE, "%s takes no value", row->name);
-    } else {
-        TRY(take_value(p, row->name, inlined, &value, d));
-        TRY(check_value(row, value, d));
-    }
-    keep_value(p->call, row, value);
-    return 0;
-}
-
-static int parse_long(struct parser *p, const char *arg, struct diag *d)
-{
-    char name[64];
-    const char *inlined = strchr(arg, '=');
-    size_t len = inlined ? (size_t)(inlined - arg) : strlen(arg);
-    if (len >= sizeof(name))
-        return diag_set(d, ERR_USAGE, "unknown flag %.60s...", arg);
-    memcpy(name, arg, len);
-    name[len] = '\0';
-    inlined = inlined ? inlined + 1 : NULL;
-
-    if (strcmp(name, "--help") == 0) {
-        p->help = true;
-        return 0;
-    }
-    const struct command *cmd = p->call->command;
-    if (!cmd)
-        return diag_set(d, ERR_USAGE, "%s must come after the command", name);
-    const struct flag_row *row = command_flag(cmd, name, 0);
-    if (row)
-        return parse_row(p, row, inlined, d);
-    const struct conf_row *conf = conf_flag_of(cmd, name);
-    if (!conf)
-        return unknown_flag(cmd, name, d);
-    const char *value = inlined;
-    if (conf->type != CONF_BOOL)
-        TRY(take_value(p, conf->flag, inlined, &value, d));
-    keep_conf(p->call, conf->flag, value);
-    return 0;
-}
-
-/* "-q", "-o json", "-ojson", "-qo json". */
-static int parse_letters(struct parser *p, const char *arg, struct diag *d)
-{
-    for (const char *s = arg + 1; *s; s++) {
-        if (*s == 'h') {
-            p->help = true;
-            continue;
-        }
-        if (!p->call->command)
-            return diag_set(d, ERR_USAGE, "-%c must come after the command", *s);
-        const struct flag_row *row = command_flag(p->call->command, NULL, *s);
-        if (!row)
-            return diag_set(d, ERR_USAGE, "unknown flag -%c", *s);
-        if (row->type != FLAG_SWITCH)
-            return parse_row(p, row, s[1] ? s + 1 : NULL, d);
-        keep_value(p->call, row, NULL);
-    }
-    return 0;
-}
-
 static int unknown_word(struct parser *p, const char *word, struct diag *d)
 {
     struct nearest near = nearest_to(word);
@@ -253,6 +174,87 @@ static int parse_word(struct parser *p, const char *arg, struct diag *d)
     if (!c->command)
         return unknown_word(p, arg, d);
     keep_arg(c, arg);
+    return 0;
+}
+
+/* The value of a flag: after '=', or the next argument. */
+static int take_value(struct parser *p, const char *name, const char *inlined, const char **ret,
+                      struct diag *d)
+{
+    if (inlined)
+        *ret = inlined;
+    else if (p->at < p->n)
+        *ret = p->args[p->at++];
+    else
+        return diag_set(d, ERR_USAGE, "%s needs a value", name);
+    return 0;
+}
+
+static int parse_row(struct parser *p, const struct flag_row *row, const char *inlined,
+                     struct diag *d)
+{
+    const char *value = NULL;
+    if (row->type == FLAG_SWITCH) {
+        if (inlined)
+            return diag_set(d, ERR_USAGE, "%s takes no value", row->name);
+    } else {
+        TRY(take_value(p, row->name, inlined, &value, d));
+        TRY(check_value(row, value, d));
+    }
+    keep_value(p->call, row, value);
+    return 0;
+}
+
+static int parse_long(struct parser *p, const char *arg, struct diag *d)
+{
+    char name[64];
+    const char *inlined = strchr(arg, '=');
+    size_t len = inlined ? (size_t)(inlined - arg) : strlen(arg);
+    if (len >= sizeof(name))
+        return diag_set(d, ERR_USAGE, "unknown flag %.60s...", arg);
+    memcpy(name, arg, len);
+    name[len] = '\0';
+    inlined = inlined ? inlined + 1 : NULL;
+
+    if (strcmp(name, "--help") == 0) {
+        p->help = true;
+        return 0;
+    }
+    if (!p->call->words[0] && strcmp(name, "--version") == 0)
+        return parse_word(p, "version", d);
+    const struct command *cmd = p->call->command;
+    if (!cmd)
+        return diag_set(d, ERR_USAGE, "%s must come after the command", name);
+    const struct flag_row *row = command_flag(cmd, name, 0);
+    if (row)
+        return parse_row(p, row, inlined, d);
+    const struct conf_row *conf = conf_flag_of(cmd, name);
+    if (!conf)
+        return unknown_flag(cmd, name, d);
+    const char *value = inlined;
+    if (conf->type != CONF_BOOL)
+        TRY(take_value(p, conf->flag, inlined, &value, d));
+    keep_conf(p->call, conf->flag, value);
+    return 0;
+}
+
+/* "-q", "-o json", "-ojson", "-qo json". */
+static int parse_letters(struct parser *p, const char *arg, struct diag *d)
+{
+    for (const char *s = arg + 1; *s; s++) {
+        if (*s == 'h') {
+            p->help = true;
+            continue;
+        }
+        if (!p->call->command)
+            return diag_set(d, ERR_USAGE, "-%c must come after the command", *s);
+        const struct flag_row *row = command_flag(p->call->command, NULL, *s);
+        if (!row)
+            return diag_set(d, ERR_USAGE, "unknown flag -%c", *s);
+        if (row->type != FLAG_SWITCH)
+            return parse_row(p, row, s[1] ? s + 1 : NULL, d);
+        keep_value(p->call, row, NULL);
+    }
     return 0;
 }
 
@@ -318,7 +320,7 @@ void call_done(struct call *c)
     *c = (struct call){0};
 }
 
-/* --- values ----------------------------------------------------------------------------------- */
+/* --- values ---------------------------------------------------------------------------------- */
 
 static const struct call_value *last_value(const struct call *c, const char *name)
 {

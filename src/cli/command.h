@@ -68,6 +68,8 @@ struct call;
 struct command {
     const char *words;   /* "tunnel create" */
     const char *summary; /* one sentence */
+    /* 0, a negative code with the call's diagnosis, or the (positive) exit code of a process that
+     * has told why itself. */
     int (*run)(struct call *c);
     const char *args; /* for the usage line: "TUNNEL..." */
     size_t min_args, max_args;

@@ -147,8 +147,7 @@ void complete_words(const struct program *p, const char *const *words, size_t n,
     }
 }
 
-/* --- the shells' side --------------------------------------------------------------------------
- */
+/* --- the shells' side ------------------------------------------------------------------------ */
 
 /* Function names may not have the program's hyphen. */
 static void function_name(const struct program *p, char out[64])

@@ -11,7 +11,7 @@
 static void wrapped(FILE *out, const char *text, int at, int indent)
 {
     int column = at;
-    if (column > indent - 2) {
+    if (column > 0 && column > indent - 2) {
         fputc('\n', out);
         column = 0;
     }

@@ -27,8 +27,7 @@
 #define CA_FILE_MAX           (256u << 10)
 #define FINGERPRINT_TEXT_SIZE (2 * CERT_FINGERPRINT_SIZE + 1)
 
-/* --- the terminal ------------------------------------------------------------------------------
- */
+/* --- the terminal ---------------------------------------------------------------------------- */
 
 /* Asks on the terminal itself, whatever stdin is. ERR_UNAVAILABLE without one. */
 static int ask(const char *question, bool is_secret, char **ret)
@@ -62,8 +61,7 @@ static int ask(const char *question, bool is_secret, char **ret)
     return 0;
 }
 
-/* --- the CA ------------------------------------------------------------------------------------
- */
+/* --- the CA ---------------------------------------------------------------------------------- */
 
 /* The PEM and fingerprint of the first certificate in an EST answer. */
 static int read_cacerts(const struct http_reply *reply, char **ret_pem, uint8_t fingerprint[32],
@@ -166,8 +164,7 @@ static int choose_ca(struct call *c, const char *hub, char **ret_pem)
     return r;
 }
 
-/* --- login -------------------------------------------------------------------------------------
- */
+/* --- login ----------------------------------------------------------------------------------- */
 
 static int choose_token(struct call *c, char **ret)
 {
@@ -233,8 +230,7 @@ static int run_login(struct call *c)
     return r;
 }
 
-/* --- contexts ----------------------------------------------------------------------------------
- */
+/* --- contexts -------------------------------------------------------------------------------- */
 
 /* Loads the contexts, and checks that the named one (NULL: the current) is there. */
 static int open_context(struct call *c, struct contexts *all, const char *name, struct context *ret)
@@ -299,8 +295,7 @@ static int run_list(struct call *c)
     return r;
 }
 
-/* --- rows --------------------------------------------------------------------------------------
- */
+/* --- rows ------------------------------------------------------------------------------------ */
 
 static const struct flag_row login_rows[] = {
     {.name = "--token-file",

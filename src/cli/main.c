@@ -1,7 +1,6 @@
-#include <stdio.h>
+#include "cli/warren_program.h"
 
-int main(void)
+int main(int argc, char **argv)
 {
-    puts("warren " WARREN_VERSION);
-    return 0;
+    return program_run(&warren_program, argc, argv);
 }

@@ -29,8 +29,7 @@ const json_t *output_at(const json_t *obj, const char *path)
     return obj;
 }
 
-/* --- cells -------------------------------------------------------------------------------------
- */
+/* --- cells ----------------------------------------------------------------------------------- */
 
 /* UTF-8 that is known to be valid; C0, DEL and C1 controls become '?'. */
 static void put_safe(struct buf *out, const char *s)
@@ -148,8 +147,7 @@ static void put_cell(const struct output *o, const struct column *col, const jso
         buf_puts(out, NOTHING);
 }
 
-/* --- tables ------------------------------------------------------------------------------------
- */
+/* --- tables ---------------------------------------------------------------------------------- */
 
 static const char *colour_of(const char *phase)
 {
@@ -215,8 +213,7 @@ int output_rows(const struct output *o, const struct view *v, const json_t *arra
     return fflush(o->file) == 0 ? 0 : ERR_IO;
 }
 
-/* --- one object --------------------------------------------------------------------------------
- */
+/* --- one object ------------------------------------------------------------------------------ */
 
 struct line {
     char *path, *text;
@@ -263,8 +260,7 @@ static void print_lines(const struct output *o, const json_t *obj)
     free(ls.items);
 }
 
-/* --- the formats -------------------------------------------------------------------------------
- */
+/* --- the formats ----------------------------------------------------------------------------- */
 
 static int print_json(FILE *f, const json_t *value, size_t flags)
 {

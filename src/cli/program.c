@@ -67,7 +67,7 @@ static int run_call(struct call *c)
     int r = c->command->run(c);
     bool is_written = fflush(c->out) == 0 && !ferror(c->out);
     if (r >= 0 && is_written)
-        return EXIT_DONE;
+        return r;
     if (r >= 0) {
         fprintf(c->err, "%s: cannot write the output\n", c->program->name);
         return EXIT_FAILED;

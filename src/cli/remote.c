@@ -69,8 +69,7 @@ const char *remote_hub(const struct remote *r)
     return r->settings.hub;
 }
 
-/* --- paths -------------------------------------------------------------------------------------
- */
+/* --- paths ----------------------------------------------------------------------------------- */
 
 /* RFC 3986 §2.3: all but unreserved characters as %XX. */
 static void escape(struct buf *out, const char *s)
@@ -107,8 +106,7 @@ void remote_query(char **path, const char *key, const char *value)
     *path = buf_take(&longer);
 }
 
-/* --- calls -------------------------------------------------------------------------------------
- */
+/* --- calls ----------------------------------------------------------------------------------- */
 
 int remote_fail(struct remote *r, const char *doing, const struct diag *why)
 {
@@ -252,8 +250,7 @@ int remote_probe(struct remote *r, const char *path, int *ret_status, struct dia
     return 0;
 }
 
-/* --- names -------------------------------------------------------------------------------------
- */
+/* --- names ----------------------------------------------------------------------------------- */
 
 static json_t *fetch_names(struct remote *r, const char *collection)
 {

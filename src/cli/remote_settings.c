@@ -100,7 +100,7 @@ static int token_of_file(struct call *c, const char *path, char **ret)
     if (r == 0)
         *ret = mem_strndup(secret.data, secret.len);
     secret_done(&secret);
-    return r;
+    return r == ERR_NOT_FOUND ? ERR_USAGE : r; /* what is missing is no object of the hub */
 }
 
 int remote_settings_token(struct call *c, char **ret)

@@ -40,8 +40,7 @@ static int run_revoke(struct call *c)
     return object_action(c, &view, "revoke");
 }
 
-/* --- create ------------------------------------------------------------------------------------
- */
+/* --- create ---------------------------------------------------------------------------------- */
 
 static void set_text(json_t *body, const char *member, const char *value)
 {
@@ -114,8 +113,7 @@ static int run_create(struct call *c)
     return result;
 }
 
-/* --- rows --------------------------------------------------------------------------------------
- */
+/* --- rows ------------------------------------------------------------------------------------ */
 
 static const char *const kinds[] = {"bootstrap", "api", NULL};
 static const char *const roles[] = {"operator", "admin", NULL};

@@ -61,8 +61,7 @@ static int run_connections(struct call *c)
     return object_list(c, &connection_view, path, (size_t)call_int(c, "--limit", 0));
 }
 
-/* --- create and update -------------------------------------------------------------------------
- */
+/* --- create and update ----------------------------------------------------------------------- */
 
 static int check_address(struct call *c, const char *flag, bool zero_ok)
 {
@@ -188,8 +187,7 @@ static int run_update(struct call *c)
     return finish(c, r, obj);
 }
 
-/* --- rows --------------------------------------------------------------------------------------
- */
+/* --- rows ------------------------------------------------------------------------------------ */
 
 static const char *const yes_no[] = {"yes", "no", NULL};
 

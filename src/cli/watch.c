@@ -160,8 +160,7 @@ int watch_show(struct call *c, struct remote *r, const struct view *v, const str
     return result;
 }
 
-/* --- waiting -----------------------------------------------------------------------------------
- */
+/* --- waiting --------------------------------------------------------------------------------- */
 
 struct wait {
     struct call *call;

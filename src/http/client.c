@@ -114,6 +114,7 @@ static int make_tls(struct http_client *c, const struct http_client_config *cfg,
             .chain_pem = cfg->cert_file ? buf_text(&chain) : NULL,
             .key_pem = cfg->key_file ? &key_pem : NULL,
             .server_name = c->target.host,
+            .insecure = cfg->insecure,
             .alpn = {cfg->alpn ? cfg->alpn : "http/1.1"},
         };
         rc = tls_client_new(&tls, &c->tls, d);
