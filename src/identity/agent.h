@@ -11,6 +11,7 @@
 #include "base/id.h"
 #include "base/log.h"
 #include "loop/loop.h"
+#include "pki/cert.h"
 
 #include <stdbool.h>
 #include <stddef.h>
@@ -21,7 +22,7 @@
 
 struct agent_identity {
     char id[ID_SIZE], tenant[ID_SIZE];
-    char trust_domain[128];
+    char trust_domain[TRUST_DOMAIN_SIZE];
     char *hubs[AGENT_HUBS_MAX]; /* "https://host:port", in the order to dial */
     size_t n_hubs;
     char *allow[AGENT_ALLOW_MAX]; /* the owner's ceiling, rules of base/addr.h; none: everything */
@@ -29,13 +30,27 @@ struct agent_identity {
     char *ca_pem;
     char *cert_pem;
     struct secret key_pem;
-    char serial[48];
+    char serial[CERT_SERIAL_SIZE];
     int64_t not_before_ms, not_after_ms; /* of cert_pem */
+    int64_t obtained_ms;                 /* when cert_pem was received */
 };
 
 /* Reads and cross-checks the files. ERR_NOT_FOUND: not enrolled. */
 int agent_identity_load(const char *dir, struct agent_identity *ret, struct diag *d);
 void agent_identity_done(struct agent_identity *a);
+
+/* Writes agent.json: who, hubs, allow rules. */
+int agent_identity_save(const char *dir, const struct agent_identity *a, struct diag *d);
+
+/* Takes a certificate that the hub sent (PKCS#7): checks that it is for our key, of our CA and for
+ * the same agent, writes cert.pem and puts it in place. */
+int agent_identity_renewed(const char *dir, struct agent_identity *a, const char *pkcs7, size_t len,
+                           int64_t now_ms, struct diag *d);
+
+bool agent_identity_is_expired(const struct agent_identity *a, int64_t now_ms);
+
+/* "https://host:port" of what a user may type: scheme optional, port 443 unless given, no path. */
+int agent_hub_url(const char *text, char **ret, struct diag *d);
 
 struct agent_enroll_options {
     const char *hub; /* URL */
@@ -47,32 +62,31 @@ struct agent_enroll_options {
     bool force; /* replace an enrolment */
 };
 
-/* Blocks: for the command `warren-agent enroll`. The CA is fetched without trust and must have the
- * fingerprint that the token carries; only then is the token sent. */
+/* Blocks: for the command `warren-agent enroll`. The server must show the CA whose fingerprint the
+ * token carries before the token is sent. ERR_EXISTS: enrolled already; ERR_TLS: that CA was not
+ * shown (someone is in between, or the token is of another hub); what the hub answered; or why it
+ * was not reached. */
 int agent_enroll(const struct agent_enroll_options *options, struct agent_identity *ret,
                  struct diag *d);
 
-/* Changes what agent.json says about hubs or allow rules. */
-int agent_identity_save(const char *dir, const struct agent_identity *a, struct diag *d);
-
-/* Renewal on the agent's loop: at two thirds of the certificate's life, with jitter; failures are
- * repeated with back-off for ever (an expired certificate is no reason to stop: the hub decides).
- * A new certificate is on disk before on_renewed is told. `agent` is borrowed and changed in place
- * (cert_pem, serial, times). */
+/* Renewal on the agent's loop: at about two thirds of the certificate's life, with jitter; failures
+ * are repeated with back-off for ever (an expired certificate is no reason to stop: the hub
+ * decides). A new certificate is on disk before on_renewed is told. `agent` is borrowed and changed
+ * in place (cert_pem, serial, times). */
 struct agent_renewal;
 struct agent_renewal_config {
     struct loop *loop;
-    const char *dir;
+    const char *dir; /* outlives the renewal */
     struct agent_identity *agent;
     void (*on_renewed)(void *arg);                        /* make new TLS client objects */
     void (*on_failed)(void *arg, const struct diag *why); /* for logs and status; may be NULL */
     void *arg;
+    int64_t (*now_ms)(void); /* wall clock; NULL: time_wall_ms */
 };
-int agent_renewal_start(const struct agent_renewal_config *cfg, struct agent_renewal **ret,
-                        struct diag *d);
-/* Before trying to connect with an expired certificate: renews at once, unless it is under way. */
+struct agent_renewal *agent_renewal_start(const struct agent_renewal_config *cfg);
+/* For one who meets an expired certificate: renews at once, unless attempts are under way. */
 void agent_renewal_hurry(struct agent_renewal *r);
 void agent_renewal_free(struct agent_renewal *r);
 
-/* Whether the certificate has ended. */
-bool agent_identity_is_expired(const struct agent_identity *a, int64_t now_ms);
+/* The rule by itself: when to renew, `jitter` from 0 to 1. */
+int64_t agent_renewal_due(const struct agent_identity *a, double jitter);

@@ -122,6 +122,14 @@ bool cert_matches_key(X509 *cert, EVP_PKEY *key)
     return matches;
 }
 
+bool cert_is_issued_by(X509 *cert, X509 *ca)
+{
+    EVP_PKEY *key = X509_get0_pubkey(ca);
+    bool is = key && X509_check_issued(ca, cert) == X509_V_OK && X509_verify(cert, key) == 1;
+    ERR_clear_error();
+    return is;
+}
+
 int cert_from_pem(const char *pem, size_t len, X509 **ret)
 {
     if (len > CERT_PEM_MAX)

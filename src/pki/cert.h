@@ -43,6 +43,9 @@ int cert_trust_domain(X509 *ca, char out[TRUST_DOMAIN_SIZE]);
 int cert_key_hash(X509 *cert, uint8_t out[PKEY_HASH_SIZE]);
 bool cert_matches_key(X509 *cert, EVP_PKEY *key);
 
+/* Whether `ca` signed it. Says nothing about times. */
+bool cert_is_issued_by(X509 *cert, X509 *ca);
+
 /* PEM: the first certificate of the text. Files as in pki/pkey.h, mode 0644. */
 int cert_from_pem(const char *pem, size_t len, X509 **ret);
 int cert_to_pem(X509 *cert, struct buf *out); /* appends */
