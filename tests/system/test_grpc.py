@@ -1,0 +1,151 @@
+"""The agents' contract in proto/, spoken by a stock gRPC client of another language."""
+
+import importlib
+import os
+import sys
+
+import grpc
+import pytest
+
+from lib.alpn_shim import AlpnShim
+from lib.process import SLOW, run, wait_until
+from lib.warren import REPOSITORY
+
+DEADLINE = 10 * SLOW
+
+
+@pytest.fixture(scope="module")
+def stubs(tmp_path_factory):
+    out = tmp_path_factory.mktemp("stubs")
+    proto = os.path.join(REPOSITORY, "proto")
+    run([sys.executable, "-m", "grpc_tools.protoc", f"-I{proto}", f"--python_out={out}",
+         f"--grpc_python_out={out}", "warren/v1/agent.proto"])
+    sys.path.insert(0, str(out))
+    yield importlib.import_module("warren.v1.agent_pb2"), importlib.import_module("warren.v1.agent_pb2_grpc")
+    sys.path.remove(str(out))
+
+
+class Client:
+    def __init__(self, bench, hub, name, stubs, network="lan"):
+        self.messages, services = stubs
+        self.agent = hub.agent(name, network=network)
+        self.agent.process.stop()
+        shim = bench.keep(AlpnShim(hub, "warren-agent/1", self.agent.certificate_path, self.agent.key_path))
+        self.channel = grpc.insecure_channel(shim.target)
+        self.service = services.AgentServiceStub(self.channel)
+
+    def connect(self, **fields):
+        return self.service.Connect(self.messages.ConnectRequest(version="0.0", hostname="python", **fields))
+
+
+def until(events, kind):
+    """Reads events up to one of this kind: (its value, kinds before it)."""
+    before = []
+    for event in events:
+        if event.WhichOneof("event") == kind:
+            return getattr(event, kind), before
+        before.append(event.WhichOneof("event"))
+    raise AssertionError(f"the stream ended before {kind}, after {before}")
+
+
+@pytest.fixture
+def client(bench, hub, stubs):
+    return Client(bench, hub, "py", stubs)
+
+
+def code_of(error):
+    return error.value.code()
+
+
+def test_a_python_client_logs_in_and_gets_the_tunnels_of_its_network(bench, hub, client, stubs, echo_server):
+    made = hub.tunnel(echo_server.address, wait=False)
+    events = client.connect(allow=["10.0.0.0/8"])
+    welcome, _ = until(events, "welcome")
+    assert welcome.epoch > 0 and welcome.agent == client.agent.id and welcome.network.startswith("net_")
+    assert welcome.lease_ms > welcome.renew_ms > 0
+    tunnel, _ = until(events, "tunnel")
+    assert (tunnel.id, tunnel.name, tunnel.target, tunnel.protocol) == (made["id"], "web", echo_server.address, "tcp")
+    until(events, "snapshot_end")
+    shown = wait_until(lambda: (s := client.agent.identity()["status"])["phase"] == "online" and s, "online")
+    assert shown["session"]["hostname"] == "python" and shown["session"]["allow"] == ["10.0.0.0/8"]
+
+    later = hub.tunnel(echo_server.address, name="later", wait=False)
+    assert until(events, "tunnel")[0].id == later["id"]
+    hub.admin.delete("/api/v1/tunnels/later")
+    assert until(events, "tunnel_removed")[0].id == later["id"]
+    events.cancel()
+    wait_until(lambda: client.agent.identity()["status"]["phase"] == "offline", "offline")
+
+
+def test_leases_are_acquired_renewed_and_released(bench, hub, client, stubs, echo_server):
+    m = client.messages
+    made = hub.tunnel(echo_server.address, wait=False)
+    events = client.connect()
+    epoch = until(events, "welcome")[0].epoch
+    until(events, "snapshot_end")
+    lease = client.service.AcquireLease(m.AcquireLeaseRequest(session_epoch=epoch, tunnel=made["id"]),
+                                        timeout=DEADLINE)
+    assert lease.tunnel == made["id"] and lease.epoch > 0 and lease.ttl_ms > 0
+    holder = hub.admin.get("/api/v1/tunnels/web")["status"]["lease"]["agent"]
+    assert holder["id"] == client.agent.id and holder["epoch"] == lease.epoch
+    renewed = client.service.RenewLeases(m.RenewLeasesRequest(session_epoch=epoch), timeout=DEADLINE)
+    assert [x.tunnel for x in renewed.leases] == [made["id"]]
+
+    other = Client(bench, hub, "py2", stubs)
+    other_events = other.connect()
+    other_epoch = until(other_events, "welcome")[0].epoch
+    with pytest.raises(grpc.RpcError) as error:
+        other.service.AcquireLease(m.AcquireLeaseRequest(session_epoch=other_epoch, tunnel=made["id"]),
+                                   timeout=DEADLINE)
+    assert code_of(error) == grpc.StatusCode.FAILED_PRECONDITION
+
+    client.service.ReleaseLease(m.ReleaseLeaseRequest(session_epoch=epoch, tunnel=made["id"]), timeout=DEADLINE)
+    taken = other.service.AcquireLease(m.AcquireLeaseRequest(session_epoch=other_epoch, tunnel=made["id"]),
+                                       timeout=DEADLINE)
+    assert taken.epoch > lease.epoch
+
+
+def test_an_old_session_is_superseded_and_refused(hub, client, echo_server):
+    m = client.messages
+    made = hub.tunnel(echo_server.address, wait=False)
+    first = client.connect()
+    old = until(first, "welcome")[0].epoch
+    second = client.connect()
+    new = until(second, "welcome")[0].epoch
+    assert new > old
+    with pytest.raises(grpc.RpcError) as error:
+        for _ in first:
+            pass
+    assert code_of(error) == grpc.StatusCode.ABORTED and "supersede" in error.value.details()
+    with pytest.raises(grpc.RpcError) as error:
+        client.service.AcquireLease(m.AcquireLeaseRequest(session_epoch=old, tunnel=made["id"]), timeout=DEADLINE)
+    assert code_of(error) == grpc.StatusCode.ABORTED
+
+
+def test_tunnels_of_other_networks_are_not_to_be_had(bench, hub, client, stubs, echo_server):
+    m = client.messages
+    hub.admin.post("/api/v1/networks", {"name": "elsewhere"})
+    made = hub.tunnel(echo_server.address, network="elsewhere", wait=False)
+    events = client.connect()
+    epoch = until(events, "welcome")[0].epoch
+    _, before = until(events, "snapshot_end")
+    assert "tunnel" not in before
+    for tunnel in (made["id"], "tun_0000000000000000", "", "x" * 1000):
+        with pytest.raises(grpc.RpcError) as error:
+            client.service.AcquireLease(m.AcquireLeaseRequest(session_epoch=epoch, tunnel=tunnel), timeout=DEADLINE)
+        assert code_of(error) in (grpc.StatusCode.NOT_FOUND, grpc.StatusCode.PERMISSION_DENIED,
+                                  grpc.StatusCode.INVALID_ARGUMENT)
+
+
+def test_wrong_calls_get_the_status_that_grpc_prescribes(client):
+    unknown = client.channel.unary_unary("/warren.v1.AgentService/Nothing")
+    with pytest.raises(grpc.RpcError) as error:
+        unknown(b"", timeout=DEADLINE)
+    assert code_of(error) == grpc.StatusCode.UNIMPLEMENTED
+    broken = client.channel.unary_unary("/warren.v1.AgentService/AcquireLease")
+    with pytest.raises(grpc.RpcError) as error:
+        broken(b"\xff\xff\xff", timeout=DEADLINE)
+    assert code_of(error) in (grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.INTERNAL)
+    with pytest.raises(grpc.RpcError) as error:
+        broken(bytes(3 << 20), timeout=DEADLINE)
+    assert code_of(error) == grpc.StatusCode.RESOURCE_EXHAUSTED
