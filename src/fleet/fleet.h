@@ -77,7 +77,9 @@ struct fleet_config {
 
 /* Loads the view; blocks, for start-up. */
 int fleet_new(const struct fleet_config *cfg, struct fleet **ret, struct diag *d);
-void fleet_free(struct fleet *f);
+/* Ends every session and link; `done` when the last link is gone from its worker. */
+void fleet_stop(struct fleet *f, void (*done)(void *arg), void *arg);
+void fleet_free(struct fleet *f); /* no link may be left */
 void fleet_observe(struct fleet *f, struct fleet_observer *o);
 
 /* The server of the control sessions. Connect is registered; other capabilities add their rows. */

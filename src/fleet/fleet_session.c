@@ -86,6 +86,15 @@ static void departure_written(void *arg, int err)
     mem_free(arg);
 }
 
+static void link_down(struct fleet *f, struct fleet_agent *a, struct fleet_link *l)
+{
+    struct fleet_observer *o;
+    LL_FOREACH (f->observers, o)
+        o->on_link_down(o, l);
+    l->is_up = false;
+    DL_DELETE(a->links, l);
+}
+
 /* Ends what belongs to the live session, if there is one; `call` gets `status`. */
 static void session_down(struct fleet *f, struct fleet_agent *a, enum rpc_status status,
                          const char *why)
@@ -100,9 +109,11 @@ static void session_down(struct fleet *f, struct fleet_agent *a, enum rpc_status
     struct fleet_observer *o;
     LL_FOREACH (f->observers, o)
         o->on_down(o, a);
-    struct fleet_link *l;
-    DL_FOREACH (a->links, l)
+    while (a->links) {
+        struct fleet_link *l = a->links;
+        link_down(f, a, l);
         fleet_link_cut(l);
+    }
     rpc_on_cancel(call, NULL, NULL);
     rpc_finish(call, status, why);
 
@@ -274,6 +285,13 @@ void fleet_drain(struct fleet *f, uint32_t grace_ms)
 
 /* ---- reverse connections, told by link.c ---- */
 
+void fleet_link_born(struct fleet_link *l)
+{
+    DL_APPEND2(l->fleet->links, l, all_prev, all_next);
+    if (l->fleet->is_stopping)
+        fleet_link_cut(l);
+}
+
 void fleet_link_arrived(struct fleet_link *l)
 {
     struct fleet_agent *a = fleet_agent_find(l->fleet, l->agent);
@@ -296,13 +314,13 @@ void fleet_link_arrived(struct fleet_link *l)
 
 void fleet_link_left(struct fleet_link *l)
 {
-    if (!l->is_up)
-        return;
-    struct fleet_observer *o;
-    LL_FOREACH (l->fleet->observers, o)
-        o->on_link_down(o, l);
-    struct fleet_agent *a = fleet_agent_find(l->fleet, l->agent);
-    DL_DELETE(a->links, l);
+    struct fleet *f = l->fleet;
+    struct fleet_agent *a = l->is_up ? fleet_agent_find(f, l->agent) : NULL;
+    if (a)
+        link_down(f, a, l);
+    DL_DELETE2(f->links, l, all_prev, all_next);
+    if (f->on_stopped && !f->links)
+        f->on_stopped(f->on_stopped_arg);
 }
 
 /* ---- the object ---- */
@@ -333,12 +351,24 @@ int fleet_new(const struct fleet_config *cfg, struct fleet **ret, struct diag *d
     return 0;
 }
 
+void fleet_stop(struct fleet *f, void (*done)(void *arg), void *arg)
+{
+    struct fleet_link *l;
+    f->is_stopping = true;
+    for (struct fleet_agent *a = f->agents; a; a = a->hh.next)
+        session_down(f, a, RPC_UNAVAILABLE, "the hub stops");
+    DL_FOREACH2 (f->links, l, all_next)
+        fleet_link_cut(l);
+    f->on_stopped = done;
+    f->on_stopped_arg = arg;
+    if (!f->links)
+        done(arg);
+}
+
 void fleet_free(struct fleet *f)
 {
     if (!f)
         return;
-    for (struct fleet_agent *a = f->agents; a; a = a->hh.next)
-        session_down(f, a, RPC_UNAVAILABLE, "the hub stops");
     rpc_server_free(f->rpc);
     fleet_view_free(f);
     mem_free(f);

@@ -354,8 +354,7 @@ json_t *fleet_network_json(const struct fleet *f, const struct fleet_network *n)
     json_int_t online = 0, total = 0, tunnels = 0;
     struct fleet_agent *a;
     struct fleet_observer *o;
-    DL_FOREACH2(n->agents, a, next_in_network)
-    {
+    DL_FOREACH2 (n->agents, a, next_in_network) {
         online += a->call != NULL;
         total += !a->revoked;
     }

@@ -13,6 +13,10 @@ struct fleet {
     struct fleet_observer *observers;
     struct store_subscriber feed;
     size_t online;
+    struct fleet_link *links; /* all that workers have, up or not yet; `all_prev`, `all_next` */
+    bool is_stopping;
+    void (*on_stopped)(void *arg);
+    void *on_stopped_arg;
 };
 
 /* An agent as the database has it: what enrolment wrote (table agent) and its newest session. */
@@ -35,5 +39,6 @@ void fleet_view_follow(struct fleet *f);
 void fleet_view_free(struct fleet *f);
 
 /* fleet_session.c: called by link.c on the main loop. */
+void fleet_link_born(struct fleet_link *l);
 void fleet_link_arrived(struct fleet_link *l);
 void fleet_link_left(struct fleet_link *l);

@@ -33,6 +33,11 @@ static void left_on_main(void *arg)
     loop_post(l->worker, free_on_worker, l);
 }
 
+static void born_on_main(void *arg)
+{
+    fleet_link_born(arg);
+}
+
 static void arrived_on_main(void *arg)
 {
     fleet_link_arrived(arg);
@@ -80,6 +85,7 @@ void fleet_link_accept(struct fleet *f, struct conn *c)
     snprintf(l->agent, sizeof(l->agent), "%s", id.agent);
     const struct h2conn_config cfg = {0};
     l->hc = h2conn_new(c, &cfg, &link_ops, l);
+    loop_post(f->cfg.loop, born_on_main, l);
 }
 
 static void cut_on_worker(void *arg)

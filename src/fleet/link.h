@@ -4,7 +4,8 @@
  * It lives on the worker loop that accepted it and is known to the main loop by its pointer. The
  * two sides talk by posting:
  *
- *   worker: TLS done, SETTINGS with the session's epoch -> main: is that the live session?
+ *   worker: TLS done                                    -> main: listed
+ *   worker: SETTINGS with the session's epoch -> main: is that the live session?
  * on_link_up worker: connection gone                             -> main: on_link_down -> worker:
  * freed
  *
@@ -46,7 +47,8 @@ struct fleet_link {
 
     /* The main loop's. */
     bool is_up;
-    struct fleet_link *prev, *next;
+    struct fleet_link *prev, *next;         /* of its agent */
+    struct fleet_link *all_prev, *all_next; /* of the fleet */
 };
 
 /* Worker: takes a connection whose handshake has finished on this loop. */

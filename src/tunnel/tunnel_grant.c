@@ -57,8 +57,8 @@ void tunnel_tell(struct tunnel_object *o)
     struct fleet_agent *a;
     if (!n || !can_be_served(o))
         return;
-    DL_FOREACH2(n->agents, a, next_in_network)
-    send_tunnel(a, o);
+    DL_FOREACH2 (n->agents, a, next_in_network)
+        send_tunnel(a, o);
 }
 
 void tunnel_tell_removed(struct tunnel_object *o)
@@ -71,8 +71,8 @@ void tunnel_tell_removed(struct tunnel_object *o)
     event.event_case = WARREN__V1__HUB_EVENT__EVENT_TUNNEL_REMOVED;
     event.tunnel_removed = &m;
     if (n) {
-        DL_FOREACH2(n->agents, a, next_in_network)
-        fleet_send(a, &event);
+        DL_FOREACH2 (n->agents, a, next_in_network)
+            fleet_send(a, &event);
     }
 }
 

@@ -80,8 +80,7 @@ static const char *pending_reason(struct tunnel_object *o)
     struct fleet_network *n = fleet_network_find(o->owner->fleet, o->t.spec.network);
     struct fleet_agent *a;
     if (n) {
-        DL_FOREACH2(n->agents, a, next_in_network)
-        {
+        DL_FOREACH2 (n->agents, a, next_in_network) {
             if (a->call)
                 return "waiting for an agent of the network to take it";
         }

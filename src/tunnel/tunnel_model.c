@@ -60,8 +60,7 @@ static int check_members(const json_t *object, const char *path, const char *con
     json_t *value;
     if (!json_is_object(object))
         return diag_set_field(d, ERR_INVALID, path, "must be a JSON object");
-    json_object_foreach((json_t *)object, key, value)
-    {
+    json_object_foreach ((json_t *)object, key, value) {
         size_t i = 0;
         while (allowed[i] && strcmp(allowed[i], key) != 0)
             i++;
@@ -238,8 +237,7 @@ json_t *tunnel_merge_patch(const json_t *target, const json_t *patch)
     json_t *result = json_is_object(target) ? json_copy((json_t *)target) : json_object();
     const char *key;
     json_t *value;
-    json_object_foreach((json_t *)patch, key, value)
-    {
+    json_object_foreach ((json_t *)patch, key, value) {
         if (json_is_null(value))
             json_object_del(result, key);
         else

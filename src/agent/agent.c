@@ -1,0 +1,260 @@
+#include "agent/agent.h"
+
+#include "agent/settings.h"
+#include "base/error.h"
+#include "base/log.h"
+#include "base/mem.h"
+#include "base/time.h"
+#include "fleet/session.h"
+#include "loop/notify.h"
+#include "tunnel/tunnel_agent.h"
+
+#include <signal.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/resource.h>
+#include <unistd.h>
+
+#define DRAIN_CHECK_MS 50
+
+struct agent {
+    const struct conf_sources *sources;
+    struct conf *conf;
+    const struct agent_settings *settings;
+    struct loop *loop;
+    struct notify notify;
+    struct agent_identity identity;
+    struct agent_renewal *renewal;
+    struct session *session;
+    struct tunnel_agent *tunnels;
+    char hostname[256];
+    bool is_stopping;
+    struct timer drain_timer;
+    uint64_t drain_ends; /* loop time */
+};
+
+/* ---- the session's callbacks ---- */
+
+static void on_up(void *arg, const Warren__V1__Welcome *w)
+{
+    struct agent *a = arg;
+    notify_status(&a->notify, "%s", session_status(a->session));
+    tunnel_agent_on_up(a->tunnels, w);
+}
+
+static void on_event(void *arg, const Warren__V1__HubEvent *e)
+{
+    tunnel_agent_on_event(((struct agent *)arg)->tunnels, e);
+}
+
+static void on_down(void *arg)
+{
+    struct agent *a = arg;
+    notify_status(&a->notify, "not connected: %s", session_status(a->session));
+    tunnel_agent_on_down(a->tunnels);
+}
+
+static void on_request(void *arg, struct h2_stream *s, const struct h2_headers *h)
+{
+    tunnel_agent_on_request(((struct agent *)arg)->tunnels, s, h);
+}
+
+static void on_certificate(void *arg)
+{
+    struct agent *a = arg;
+    if (agent_identity_is_expired(&a->identity, time_wall_ms()))
+        agent_renewal_hurry(a->renewal);
+}
+
+/* ---- renewal ---- */
+
+static void on_renewed(void *arg)
+{
+    struct agent *a = arg;
+    struct diag d = {0};
+    LOG_INFO("certificate renewed", LOG_STR("serial", a->identity.serial));
+    if (session_reload(a->session, &d) < 0)
+        LOG_ERROR("the new certificate cannot be used", LOG_STR("why", diag_text(&d)));
+}
+
+static void on_renewal_failed(void *arg, const struct diag *why)
+{
+    LOG_WARN("certificate not renewed", LOG_STR("why", diag_text(why)));
+}
+
+/* ---- the owner's ceiling: the settings', or else what enrolment was told ---- */
+
+struct ceiling {
+    const char *const *texts;
+    size_t n;
+    struct addr_rule rules[AGENT_ALLOW_MAX];
+};
+
+static int read_ceiling(const struct agent *a, struct ceiling *ret, struct diag *d)
+{
+    const struct conf_list *set = &a->settings->allow;
+    ret->texts = set->n ? (const char *const *)set->items : (const char *const *)a->identity.allow;
+    ret->n = set->n ? set->n : a->identity.n_allow;
+    if (ret->n > AGENT_ALLOW_MAX)
+        return diag_set_field(d, ERR_LIMIT, "allow", "at most %d rules", AGENT_ALLOW_MAX);
+    for (size_t i = 0; i < ret->n; i++)
+        TRY(addr_rule_parse(ret->texts[i], &ret->rules[i], d));
+    return 0;
+}
+
+/* ---- start and end ---- */
+
+static void apply_log(const struct agent_settings *s)
+{
+    log_setup((enum log_level)s->log_level, (enum log_format)s->log_format, STDERR_FILENO);
+}
+
+static void raise_descriptor_limit(void)
+{
+    struct rlimit limit;
+    if (getrlimit(RLIMIT_NOFILE, &limit) == 0 && limit.rlim_cur < limit.rlim_max) {
+        limit.rlim_cur = limit.rlim_max;
+        setrlimit(RLIMIT_NOFILE, &limit);
+    }
+}
+
+static int start_session(struct agent *a, const struct ceiling *ceiling, struct diag *d)
+{
+    const struct conf_list *hubs = &a->settings->hubs;
+    const struct session_config cfg = {.loop = a->loop,
+                                       .identity = &a->identity,
+                                       .hubs = hubs->n ? (const char *const *)hubs->items
+                                                       : (const char *const *)a->identity.hubs,
+                                       .n_hubs = hubs->n ? hubs->n : a->identity.n_hubs,
+                                       .allow = ceiling->texts,
+                                       .n_allow = ceiling->n,
+                                       .hostname = a->hostname,
+                                       .on_up = on_up,
+                                       .on_event = on_event,
+                                       .on_down = on_down,
+                                       .on_request = on_request,
+                                       .on_certificate = on_certificate,
+                                       .arg = a};
+    TRY(session_new(&cfg, &a->session, d));
+    tunnel_agent_attach(a->tunnels, a->session);
+    return 0;
+}
+
+static int start(struct agent *a, struct diag *d)
+{
+    struct ceiling ceiling;
+    raise_descriptor_limit();
+    gethostname(a->hostname, sizeof(a->hostname) - 1);
+    TRY(agent_identity_load(a->settings->data, &a->identity, d));
+    TRY(read_ceiling(a, &ceiling, d));
+    const struct tunnel_agent_config tunnels = {
+        .loop = a->loop, .allow = ceiling.rules, .n_allow = ceiling.n};
+    a->tunnels = tunnel_agent_new(&tunnels);
+    TRY(start_session(a, &ceiling, d));
+    const struct agent_renewal_config renewal = {.loop = a->loop,
+                                                 .dir = a->settings->data,
+                                                 .agent = &a->identity,
+                                                 .on_renewed = on_renewed,
+                                                 .on_failed = on_renewal_failed,
+                                                 .arg = a};
+    TRY(agent_renewal_start(&renewal, &a->renewal, d));
+    LOG_INFO("agent started", LOG_STR("agent", a->identity.id), LOG_STR("version", WARREN_VERSION),
+             LOG_INT("allow_rules", ceiling.n));
+    notify_ready(&a->notify);
+    return 0;
+}
+
+static void on_drain_timer(struct timer *t)
+{
+    struct agent *a = container_of(t, struct agent, drain_timer);
+    if (tunnel_agent_streams(a->tunnels) == 0 || loop_now_ms(a->loop) >= a->drain_ends)
+        loop_stop(a->loop);
+    else
+        timer_start(t, DRAIN_CHECK_MS);
+}
+
+static void on_terminate(void *arg, int signum)
+{
+    struct agent *a = arg;
+    if (a->is_stopping) {
+        loop_stop(a->loop);
+        return;
+    }
+    a->is_stopping = true;
+    notify_stopping(&a->notify);
+    LOG_INFO("stopping", LOG_INT("streams", tunnel_agent_streams(a->tunnels)));
+    a->drain_ends = loop_now_ms(a->loop) + (uint64_t)a->settings->drain_grace_ms;
+    timer_start(&a->drain_timer, 0);
+}
+
+static void report_change(void *arg, const struct conf_row *row, bool applies_now)
+{
+    if (applies_now)
+        LOG_INFO("setting changed", LOG_STR("setting", row->name));
+    else
+        LOG_WARN("setting changed, but needs a restart", LOG_STR("setting", row->name));
+}
+
+static void on_reload(void *arg, int signum)
+{
+    struct agent *a = arg;
+    struct diag d = {0};
+    struct ceiling ceiling;
+    notify_reloading(&a->notify);
+    if (conf_reload(a->conf, a->sources, report_change, a, &d) < 0 ||
+        read_ceiling(a, &ceiling, &d) < 0) {
+        LOG_ERROR("reload refused, the old settings stay", LOG_STR("why", diag_text(&d)));
+    } else {
+        apply_log(a->settings);
+        tunnel_agent_set_allow(a->tunnels, ceiling.rules, ceiling.n);
+        session_set_allow(a->session, ceiling.texts, ceiling.n);
+        LOG_INFO("reloaded", LOG_INT("allow_rules", ceiling.n));
+    }
+    notify_ready(&a->notify);
+}
+
+static void tear_down(struct agent *a)
+{
+    if (a->renewal)
+        agent_renewal_free(a->renewal);
+    session_free(a->session);
+    tunnel_agent_free(a->tunnels);
+    notify_done(&a->notify);
+    for (int i = 0; i < 8; i++) /* aborted connections and relays report their end in a turn each */
+        loop_turn(a->loop, false);
+    loop_free(a->loop);
+    agent_identity_done(&a->identity);
+    conf_free(a->conf);
+}
+
+int agent_main(const struct conf_sources *sources)
+{
+    struct agent a = {.sources = sources};
+    struct diag d = {0};
+    if (conf_load(&agent_conf_table, sources, &a.conf, &d) < 0) {
+        fprintf(stderr, "warren-agent: %s%s%s\n", d.field, d.field[0] ? ": " : "", diag_text(&d));
+        return 2;
+    }
+    a.settings = conf_settings(a.conf);
+    apply_log(a.settings);
+    if (loop_new(&a.loop) < 0) {
+        fprintf(stderr, "warren-agent: cannot make an event loop\n");
+        conf_free(a.conf);
+        return 1;
+    }
+    notify_init(&a.notify, a.loop);
+    timer_init(&a.drain_timer, a.loop, on_drain_timer);
+    signal(SIGPIPE, SIG_IGN);
+    int rc = start(&a, &d);
+    if (rc == 0) {
+        loop_on_signal(a.loop, SIGTERM, on_terminate, &a);
+        loop_on_signal(a.loop, SIGINT, on_terminate, &a);
+        loop_on_signal(a.loop, SIGHUP, on_reload, &a);
+        loop_run(a.loop);
+        LOG_INFO("agent stopped");
+    } else {
+        fprintf(stderr, "warren-agent: %s\n", diag_text(&d));
+    }
+    tear_down(&a);
+    return rc == 0 ? 0 : rc == ERR_NOT_FOUND || rc == ERR_INVALID ? 2 : 1;
+}

@@ -1,0 +1,23 @@
+/* The REST rows of agents, networks and hubs (api/openapi.yaml). */
+#pragma once
+
+#include "fleet/fleet.h"
+
+struct http_server;
+struct identity;
+
+struct fleet_api;
+
+struct fleet_api_config {
+    struct fleet *fleet;
+    struct identity *identity;
+    const char *address;  /* of this hub's listener */
+    const char *hub_name; /* of this machine */
+    /* How many tunnels this hub serves, and whether it drains. */
+    size_t (*count_tunnels)(void *arg);
+    bool (*is_draining)(void *arg);
+    void *arg;
+};
+
+struct fleet_api *fleet_api_new(const struct fleet_api_config *cfg, struct http_server *http);
+void fleet_api_free(struct fleet_api *api); /* after the server */

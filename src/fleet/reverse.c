@@ -1,0 +1,144 @@
+#include "fleet/reverse.h"
+
+#include "base/backoff.h"
+#include "base/error.h"
+#include "base/log.h"
+#include "base/macro.h"
+#include "base/mem.h"
+#include "fleet/link.h"
+#include "net/dialer.h"
+#include "net/h2conn.h"
+
+/* Streams of one reverse connection; the hub's own limits are lower. */
+#define STREAMS_MAX 65536
+
+/* Outlives its pool while its connection closes: the pool is then NULL. */
+struct reverse {
+    struct reverse_pool *pool;
+    struct dial *dial;
+    struct h2conn *hc;
+    struct backoff backoff;
+    struct timer retry;
+};
+
+struct reverse_pool {
+    struct reverse_config cfg;
+    struct reverse *slots[REVERSE_MAX];
+    uint32_t wanted;
+};
+
+static void dial(struct reverse *r);
+
+static void on_request(void *arg, struct h2_stream *s, const struct h2_headers *h)
+{
+    struct reverse *r = arg;
+    if (r->pool)
+        r->pool->cfg.on_request(r->pool->cfg.arg, s, h);
+    else
+        h2_reset(s, H2_REFUSED_STREAM);
+}
+
+static void on_close(void *arg, int err)
+{
+    struct reverse *r = arg;
+    r->hc = NULL;
+    if (!r->pool) {
+        mem_free(r);
+        return;
+    }
+    LOG_INFO("reverse connection lost", LOG_ERR(err));
+    timer_start(&r->retry, backoff_next(&r->backoff));
+}
+
+static const struct h2conn_ops reverse_ops = {.on_request = on_request, .on_close = on_close};
+
+static void on_dialled(void *arg, const struct dial_result *res)
+{
+    struct reverse *r = arg;
+    r->dial = NULL;
+    if (res->err < 0) {
+        uint32_t delay = backoff_next(&r->backoff);
+        LOG_WARN("no reverse connection", LOG_STR("why", diag_text(&res->diag)),
+                 LOG_INT("retry_ms", delay));
+        timer_start(&r->retry, delay);
+        return;
+    }
+    const struct h2conn_config cfg = {.h2 = {.is_server = true,
+                                             .max_streams = STREAMS_MAX,
+                                             .enable_connect = true,
+                                             .extra_setting = FLEET_SETTING_EPOCH,
+                                             .extra_value = r->pool->cfg.epoch}};
+    r->hc = h2conn_new(res->conn, &cfg, &reverse_ops, r);
+    backoff_reset(&r->backoff);
+    LOG_DEBUG("reverse connection open");
+}
+
+static void dial(struct reverse *r)
+{
+    const struct reverse_config *cfg = &r->pool->cfg;
+    const struct dial_params p = {.target = cfg->target,
+                                  .is_persistent = true,
+                                  .known = cfg->known,
+                                  .tls = cfg->tls,
+                                  .on_done = on_dialled,
+                                  .arg = r};
+    r->dial = dial_start(cfg->loop, &p);
+}
+
+static void on_retry(struct timer *t)
+{
+    dial(container_of(t, struct reverse, retry));
+}
+
+static void drop(struct reverse *r)
+{
+    r->pool = NULL;
+    timer_stop(&r->retry);
+    if (r->dial)
+        dial_cancel(r->dial);
+    if (r->hc)
+        h2conn_abort(r->hc, ERR_CANCELED); /* on_close frees */
+    else
+        mem_free(r);
+}
+
+struct reverse_pool *reverse_pool_new(const struct reverse_config *cfg)
+{
+    struct reverse_pool *p = NEW(struct reverse_pool);
+    p->cfg = *cfg;
+    tls_client_ref(p->cfg.tls);
+    return p;
+}
+
+void reverse_pool_want(struct reverse_pool *p, uint32_t count)
+{
+    p->wanted = MIN(count, (uint32_t)REVERSE_MAX);
+    for (uint32_t i = 0; i < REVERSE_MAX; i++) {
+        if (i >= p->wanted && p->slots[i]) {
+            drop(TAKE(p->slots[i]));
+        } else if (i < p->wanted && !p->slots[i]) {
+            struct reverse *r = NEW(struct reverse);
+            r->pool = p;
+            r->backoff = (struct backoff){100, 5000, 0};
+            timer_init(&r->retry, p->cfg.loop, on_retry);
+            p->slots[i] = r;
+            dial(r);
+        }
+    }
+}
+
+void reverse_pool_set_tls(struct reverse_pool *p, struct tls_client *tls)
+{
+    tls_client_ref(tls);
+    tls_client_unref(p->cfg.tls);
+    p->cfg.tls = tls;
+}
+
+void reverse_pool_free(struct reverse_pool *p)
+{
+    if (!p)
+        return;
+    reverse_pool_want(p, 0);
+    tls_client_unref(p->cfg.tls);
+    mem_free(p);
+}

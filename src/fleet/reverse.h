@@ -1,0 +1,33 @@
+/*
+ * An agent's reverse connections of one session: dialled by the agent, then the hub is the HTTP/2
+ * client and opens streams. A lost one is dialled again while it is wanted.
+ */
+#pragma once
+
+#include "base/addr.h"
+#include "loop/loop.h"
+
+#include <stdint.h>
+
+struct h2_headers;
+struct h2_stream;
+struct reverse_pool;
+struct tls_client;
+
+#define REVERSE_MAX 4
+
+struct reverse_config {
+    struct loop *loop;
+    struct host_port target;
+    struct addr known;
+    struct tls_client *tls; /* referenced */
+    uint32_t epoch;         /* of the session */
+    void (*on_request)(void *arg, struct h2_stream *s, const struct h2_headers *h);
+    void *arg;
+};
+
+struct reverse_pool *reverse_pool_new(const struct reverse_config *cfg);
+/* Cuts them all: the streams' on_close comes later, from the loop. */
+void reverse_pool_free(struct reverse_pool *p);
+void reverse_pool_want(struct reverse_pool *p, uint32_t count); /* at most REVERSE_MAX */
+void reverse_pool_set_tls(struct reverse_pool *p, struct tls_client *tls);

@@ -1,0 +1,63 @@
+/*
+ * The agent's side of the fleet: keeps a control session with a hub for ever, and reverse
+ * connections while somebody wants them. One loop.
+ *
+ * When the hub answered and refused, the pause before the next attempt doubles up to 30 s, with
+ * jitter; when nobody answered, a fresh attempt starts within a second: packets that reach nobody
+ * burden nobody, and a network that returns is used at once.
+ */
+#pragma once
+
+#include "base/diag.h"
+#include "identity/agent.h"
+#include "loop/loop.h"
+#include "rpc/client.h"
+
+#include <stdbool.h>
+#include <stdint.h>
+
+struct h2_headers;
+struct h2_stream;
+struct session;
+typedef struct Warren__V1__HubEvent Warren__V1__HubEvent;
+typedef struct Warren__V1__Welcome Warren__V1__Welcome;
+
+struct session_config {
+    struct loop *loop;
+    struct agent_identity *identity; /* borrowed; session_reload when it has changed */
+    const char *const *hubs;         /* URLs, tried in turn; borrowed */
+    size_t n_hubs;
+    const char *const *allow; /* told to the hub; borrowed */
+    size_t n_allow;
+    const char *hostname;
+
+    void (*on_up)(void *arg, const Warren__V1__Welcome *w);
+    void (*on_event)(void *arg, const Warren__V1__HubEvent *e);
+    void (*on_down)(void *arg);
+    /* A request of the hub on a reverse connection. */
+    void (*on_request)(void *arg, struct h2_stream *s, const struct h2_headers *h);
+    /* The certificate is refused or has ended: renewing may help. */
+    void (*on_certificate)(void *arg);
+    void *arg;
+};
+
+/* ERR_TLS: the identity's files make no TLS client; ERR_INVALID: a hub's URL. */
+int session_new(const struct session_config *cfg, struct session **ret, struct diag *d);
+void session_free(struct session *s);
+
+/* After a renewal: new connections present the new certificate. */
+int session_reload(struct session *s, struct diag *d);
+
+/* What the next login tells the hub; borrowed. */
+void session_set_allow(struct session *s, const char *const *allow, size_t n);
+
+/* Whether reverse connections are wanted; they are kept open from now on, or closed. */
+void session_want_reverse(struct session *s, bool wanted);
+
+/* While up; NULL and 0 otherwise. */
+struct rpc_client *session_rpc(const struct session *s);
+uint64_t session_epoch(const struct session *s);
+
+/* For status and logs: "connected to …", or why not. */
+const char *session_status(const struct session *s);
+bool session_is_up(const struct session *s);

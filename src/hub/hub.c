@@ -1,0 +1,421 @@
+/*
+ * Start: settings, store, identity, TLS, fleet, tunnels, HTTP, workers; each needs those before it.
+ *
+ * End (SIGTERM): no new connections and no new clients; agents are told; open streams get
+ * `drain_grace`; then, each waiting for the one before: streams, unfinished handshakes, sessions and
+ * links, HTTP answers, threads, store. A second signal skips the grace.
+ */
+#include "hub/hub.h"
+
+#include "base/error.h"
+#include "base/log.h"
+#include "base/mem.h"
+#include "base/time.h"
+#include "fleet/link.h"
+#include "hub/internal.h"
+#include "net/listener.h"
+#include "net/tls.h"
+#include "rpc/server.h"
+#include "tunnel/tunnel_lease.h"
+
+#include <errno.h>
+#include <signal.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/resource.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#define DRAIN_CHECK_MS 50
+
+/* ---- connections from the workers ---- */
+
+static void attached_close(void *arg, int err)
+{
+}
+
+/* Between being attached and being taken by a server, in one turn, nothing arrives. */
+static const struct conn_ops attached_ops = {.on_close = attached_close};
+
+static void on_conn(void *arg, struct conn *c, size_t lane)
+{
+    struct hub *h = arg;
+    conn_attach(c, h->loop, &attached_ops, NULL);
+    if (h->state >= HUB_STOPPING) {
+        conn_abort(c, ERR_UNAVAILABLE);
+        return;
+    }
+    if (lane == LANE_AGENT)
+        rpc_server_take(fleet_rpc(h->fleet), c);
+    else
+        http_server_take(lane == LANE_RENEW ? h->renew : h->http, c);
+}
+
+static void on_reverse(void *arg, struct conn *c)
+{
+    struct hub *h = arg;
+    fleet_link_accept(h->fleet, c);
+}
+
+/* ---- identity's news ---- */
+
+static void on_agent_revoked(void *arg, const char *agent)
+{
+    struct hub *h = arg;
+    struct fleet_agent *a = h->fleet ? fleet_agent_find(h->fleet, agent) : NULL;
+    if (a)
+        fleet_cut(h->fleet, a, "the agent was revoked");
+}
+
+static void on_server_cert(void *arg)
+{
+    struct hub *h = arg;
+    struct diag d = {0};
+    if (!h->tls)
+        return;
+    if (tls_server_reload(h->tls, identity_server_chain(h->identity),
+                          identity_server_key(h->identity), &d) < 0)
+        LOG_ERROR("the hub's new certificate cannot be used", LOG_STR("why", diag_text(&d)));
+}
+
+/* ---- start ---- */
+
+static void apply_log(const struct hub_settings *s)
+{
+    log_setup((enum log_level)s->log_level, (enum log_format)s->log_format, STDERR_FILENO);
+}
+
+static struct identity_policy policy_of(const struct hub_settings *s)
+{
+    static const enum identity_late late[] = {[LATE_RENEWAL_DENY] = IDENTITY_LATE_DENY,
+                                              [LATE_RENEWAL_GRACE] = IDENTITY_LATE_GRACE,
+                                              [LATE_RENEWAL_APPROVE] = IDENTITY_LATE_APPROVE};
+    return (struct identity_policy){.cert_life_ms = s->cert_ttl_ms,
+                                    .late_renewal = late[s->late_renewal],
+                                    .late_grace_ms = s->late_renewal_grace_ms,
+                                    .enroll_per_minute = (uint32_t)s->limits.enroll_per_minute};
+}
+
+static int read_hub_row(struct tx *tx, void *arg)
+{
+    struct hub *h = arg;
+    return store_hub_start(tx, WARREN_VERSION, time_wall_ms(), &h->row);
+}
+
+static int open_store(struct hub *h, struct diag *d)
+{
+    static const struct store_schema *const schemas[] = {&identity_schema, &fleet_schema,
+                                                         &tunnel_schema};
+    if (mkdir(h->settings->data, 0700) < 0 && errno != EEXIST)
+        return diag_set_field(d, error_from_errno(errno), "data", "cannot make %s: %s",
+                              h->settings->data, strerror(errno));
+    CLEANUP(mem_free) char *path = mem_printf("%s/warren.db", h->settings->data);
+    const struct store_options options = {
+        .path = path, .schemas = schemas, .n_schemas = ARRAY_SIZE(schemas)};
+    TRY(store_open(h->loop, &options, &h->store, d));
+    int rc = store_run_wait(h->store, STORE_WRITE, read_hub_row, h);
+    return rc < 0 ? diag_set(d, rc, "cannot write to %s: %s", path, error_text(rc)) : 0;
+}
+
+static int open_identity(struct hub *h, struct diag *d)
+{
+    const struct hub_settings *s = h->settings;
+    const struct identity_config cfg = {.loop = h->loop,
+                                        .store = h->store,
+                                        .data_dir = s->data,
+                                        .trust_domain = s->trust_domain,
+                                        .public_names = (const char *const *)s->public_names.items,
+                                        .n_public_names = s->public_names.n,
+                                        .policy = policy_of(s),
+                                        .on_agent_revoked = on_agent_revoked,
+                                        .on_server_cert = on_server_cert,
+                                        .arg = h};
+    return identity_open(&cfg, &h->identity, d);
+}
+
+static int open_tls(struct hub *h, struct diag *d)
+{
+    const struct tls_server_config cfg = {
+        .chain_pem = identity_server_chain(h->identity),
+        .key_pem = identity_server_key(h->identity),
+        .client_ca_pem = identity_ca_pem(h->identity),
+        .lanes = {[LANE_HTTP1] = {.alpn = "http/1.1"},
+                  [LANE_HTTP2] = {.alpn = "h2"},
+                  [LANE_AGENT] = {.alpn = "warren-agent/1", .client_cert = true},
+                  [LANE_REVERSE] = {.alpn = "warren-reverse/1", .client_cert = true},
+                  [LANE_RENEW] = {.alpn = "warren-renew/1",
+                                  .client_cert = true,
+                                  .expired_is_allowed = true}},
+        .n_lanes = LANE_COUNT,
+        .verify = identity_verify_leaf,
+        .verify_arg = h->identity};
+    return tls_server_new(&cfg, &h->tls, d);
+}
+
+static bool is_draining(void *arg)
+{
+    return ((struct hub *)arg)->state >= HUB_DRAINING;
+}
+
+static size_t count_active(void *arg)
+{
+    struct tunnels_stats stats;
+    tunnels_stats(((struct hub *)arg)->tunnels, &stats);
+    return stats.phases[TUNNEL_ACTIVE];
+}
+
+static int open_fleet(struct hub *h, struct diag *d)
+{
+    const struct fleet_config cfg = {.loop = h->loop,
+                                     .store = h->store,
+                                     .hub = h->row,
+                                     .trust_domain = h->settings->trust_domain,
+                                     .lease_ms = LEASE_LIFE_MS,
+                                     .renew_ms = LEASE_RENEW_MS};
+    TRY(fleet_new(&cfg, &h->fleet, d));
+    return tunnels_new(h->fleet, &h->tunnels, d);
+}
+
+static int open_http(struct hub *h, struct diag *d)
+{
+    const struct http_server_config rest = {.loop = h->loop,
+                                            .hooks = identity_http_hooks(h->identity)};
+    const struct http_server_config renew = {.loop = h->loop};
+    int rc = http_server_new(&rest, &h->http);
+    if (rc == 0)
+        rc = http_server_new(&renew, &h->renew);
+    if (rc < 0)
+        return diag_set(d, rc, "cannot serve HTTP: %s", error_text(rc));
+    const struct fleet_api_config api = {.fleet = h->fleet,
+                                         .identity = h->identity,
+                                         .address = h->address_text,
+                                         .hub_name = h->machine,
+                                         .count_tunnels = count_active,
+                                         .is_draining = is_draining,
+                                         .arg = h};
+    identity_add_routes(h->identity, h->http);
+    identity_add_renew_routes(h->identity, h->renew);
+    h->fleet_api = fleet_api_new(&api, h->http);
+    tunnels_serve(h->tunnels, h->http);
+    hub_status_serve(h);
+    return 0;
+}
+
+static int start_worker(struct hub *h, int fd)
+{
+    const struct hub_settings *s = h->settings;
+    uint32_t n = (uint32_t)h->n_workers;
+    const struct worker_config cfg = {
+        .main = h->loop,
+        .listen = h->address,
+        .tls = h->tls,
+        .max_waiting = (uint32_t)MAX(s->limits.handshakes / n, (int64_t)1),
+        .max_per_address = (uint32_t)MAX(s->limits.handshakes_per_address / n, (int64_t)1),
+        .own_lane = LANE_REVERSE,
+        .on_own = on_reverse,
+        .on_conn = on_conn,
+        .arg = h};
+    struct worker *w;
+    TRY(worker_start(&cfg, fd, &w));
+    h->workers[h->started_workers++] = w;
+    return 0;
+}
+
+static int start_workers(struct hub *h, struct diag *d)
+{
+    const struct hub_settings *s = h->settings;
+    long cores = sysconf(_SC_NPROCESSORS_ONLN);
+    struct addr at;
+    h->n_workers = s->workers ? (size_t)s->workers : cores > 0 ? (size_t)cores : 1;
+    h->n_workers = MIN(h->n_workers, (size_t)WORKERS_MAX);
+    if (addr_parse(s->listen.host, s->listen.port, &at) < 0)
+        return diag_set_field(d, ERR_INVALID, "listen", "'%.100s' is not an IP address",
+                              s->listen.host);
+    for (size_t i = 0; i < h->n_workers; i++) {
+        int fd;
+        TRY(listener_bind(&at, true, &fd, &h->address, d));
+        at = h->address; /* port 0: all get the port that the first was given */
+        int rc = start_worker(h, fd);
+        if (rc < 0)
+            return diag_set(d, rc, "cannot start a worker: %s", error_text(rc));
+    }
+    addr_format(&h->address, h->address_text, sizeof(h->address_text));
+    return 0;
+}
+
+static void raise_descriptor_limit(void)
+{
+    struct rlimit limit;
+    if (getrlimit(RLIMIT_NOFILE, &limit) == 0 && limit.rlim_cur < limit.rlim_max) {
+        limit.rlim_cur = limit.rlim_max;
+        setrlimit(RLIMIT_NOFILE, &limit);
+    }
+}
+
+static int start(struct hub *h, struct diag *d)
+{
+    raise_descriptor_limit();
+    gethostname(h->machine, sizeof(h->machine) - 1);
+    TRY(open_store(h, d));
+    TRY(open_identity(h, d));
+    TRY(open_tls(h, d));
+    TRY(open_fleet(h, d));
+    TRY(open_http(h, d));
+    TRY(start_workers(h, d));
+    h->state = HUB_READY;
+    LOG_INFO("hub ready", LOG_STR("hub", h->row.id), LOG_INT("epoch", h->row.epoch),
+             LOG_STR("address", h->address_text), LOG_STR("data", h->settings->data),
+             LOG_INT("workers", h->n_workers), LOG_STR("version", WARREN_VERSION));
+    notify_ready(&h->notify);
+    return 0;
+}
+
+/* ---- end ---- */
+
+static void part_ended(void *arg)
+{
+    struct hub *h = arg;
+    if (--h->closing == 0)
+        loop_stop(h->loop); /* tear_down does the rest */
+}
+
+static void links_gone(void *arg)
+{
+    struct hub *h = arg;
+    h->closing = 2;
+    http_server_drain(h->http, part_ended, h);
+    http_server_drain(h->renew, part_ended, h);
+}
+
+static void servers_closed(void *arg)
+{
+    struct hub *h = arg;
+    if (--h->closing == 0)
+        fleet_stop(h->fleet, links_gone, h);
+}
+
+static void streams_gone(void *arg)
+{
+    struct hub *h = arg;
+    h->closing = h->started_workers;
+    for (size_t i = 0; i < h->started_workers; i++)
+        worker_close_server(h->workers[i], servers_closed, h);
+}
+
+static void stop(struct hub *h)
+{
+    if (h->state >= HUB_STOPPING)
+        return;
+    h->state = HUB_STOPPING;
+    timer_stop(&h->drain_timer);
+    tunnels_stop(h->tunnels, streams_gone, h);
+}
+
+static void on_drain_timer(struct timer *t)
+{
+    struct hub *h = container_of(t, struct hub, drain_timer);
+    if (tunnels_streams_open(h->tunnels) == 0 || loop_now_ms(h->loop) >= h->drain_ends)
+        stop(h);
+    else
+        timer_start(t, DRAIN_CHECK_MS);
+}
+
+static void on_terminate(void *arg, int signum)
+{
+    struct hub *h = arg;
+    if (h->state == HUB_DRAINING) {
+        LOG_WARN("second signal: not waiting for open streams");
+        stop(h);
+    }
+    if (h->state != HUB_READY)
+        return;
+    h->state = HUB_DRAINING;
+    notify_stopping(&h->notify);
+    LOG_INFO("draining", LOG_INT("streams", tunnels_streams_open(h->tunnels)),
+             LOG_INT("grace_ms", h->settings->drain_grace_ms));
+    for (size_t i = 0; i < h->started_workers; i++)
+        worker_stop_accepting(h->workers[i]);
+    fleet_drain(h->fleet, (uint32_t)h->settings->drain_grace_ms);
+    tunnels_drain(h->tunnels);
+    h->drain_ends = loop_now_ms(h->loop) + (uint64_t)h->settings->drain_grace_ms;
+    timer_start(&h->drain_timer, 0);
+}
+
+static void report_change(void *arg, const struct conf_row *row, bool applies_now)
+{
+    if (applies_now)
+        LOG_INFO("setting changed", LOG_STR("setting", row->name));
+    else
+        LOG_WARN("setting changed, but needs a restart", LOG_STR("setting", row->name));
+}
+
+static void on_reload(void *arg, int signum)
+{
+    struct hub *h = arg;
+    struct diag d = {0};
+    notify_reloading(&h->notify);
+    if (conf_reload(h->conf, h->sources, report_change, h, &d) < 0) {
+        LOG_ERROR("reload refused, the old settings stay", LOG_STR("why", diag_text(&d)));
+    } else {
+        struct identity_policy policy = policy_of(h->settings);
+        apply_log(h->settings);
+        identity_set_policy(h->identity, &policy);
+        LOG_INFO("reloaded");
+    }
+    notify_ready(&h->notify);
+}
+
+/* Everything that was opened, in the reverse order. */
+static void tear_down(struct hub *h)
+{
+    if (h->http)
+        http_server_free(h->http);
+    if (h->renew)
+        http_server_free(h->renew);
+    fleet_api_free(h->fleet_api);
+    for (size_t i = 0; i < h->started_workers; i++)
+        worker_end(h->workers[i]);
+    tunnels_free(h->tunnels);
+    fleet_free(h->fleet);
+    if (h->tls)
+        tls_server_unref(h->tls);
+    if (h->identity)
+        identity_close(h->identity);
+    if (h->store)
+        store_close(h->store);
+    notify_done(&h->notify);
+    loop_free(h->loop);
+    conf_free(h->conf);
+}
+
+int hub_main(const struct conf_sources *sources)
+{
+    struct hub h = {.sources = sources};
+    struct diag d = {0};
+    if (conf_load(&hub_conf_table, sources, &h.conf, &d) < 0) {
+        fprintf(stderr, "warren hub: %s%s%s\n", d.field, d.field[0] ? ": " : "", diag_text(&d));
+        return 2;
+    }
+    h.settings = conf_settings(h.conf);
+    apply_log(h.settings);
+    if (loop_new(&h.loop) < 0) {
+        fprintf(stderr, "warren hub: cannot make an event loop\n");
+        conf_free(h.conf);
+        return 1;
+    }
+    notify_init(&h.notify, h.loop);
+    timer_init(&h.drain_timer, h.loop, on_drain_timer);
+    signal(SIGPIPE, SIG_IGN);
+    int rc = start(&h, &d);
+    if (rc == 0) {
+        loop_on_signal(h.loop, SIGTERM, on_terminate, &h);
+        loop_on_signal(h.loop, SIGINT, on_terminate, &h);
+        loop_on_signal(h.loop, SIGHUP, on_reload, &h);
+        loop_run(h.loop);
+        LOG_INFO("hub stopped");
+    } else {
+        LOG_ERROR("the hub cannot start", LOG_STR("why", diag_text(&d)), LOG_STR("setting", d.field));
+    }
+    tear_down(&h);
+    return rc == 0 ? 0 : 1;
+}

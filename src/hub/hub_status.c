@@ -1,0 +1,215 @@
+/*
+ * Seen from outside: /healthz (the process runs), /readyz (it takes new work), /metrics. Numbers that
+ * live in the parts are copied into the metric table when somebody asks.
+ */
+#include "hub/internal.h"
+
+#include "base/error.h"
+#include "base/macro.h"
+#include "base/mem.h"
+#include "rpc/server.h"
+
+#include <assert.h>
+#include <malloc.h>
+#include <stdio.h>
+#include <string.h>
+
+enum {
+    AGENTS_ONLINE,
+    TUNNELS,
+    STREAMS_OPEN,
+    STREAMS_TOTAL,
+    STREAM_BYTES,
+    DIAL_ERRORS,
+    LEASE_CHANGES,
+    HANDSHAKES,
+    HANDSHAKES_WAITING,
+    HTTP_REQUESTS,
+    HTTP_CONNECTIONS,
+    RPC_SESSIONS,
+    RPC_CALLS,
+    STORE_TRANSACTIONS,
+    STORE_WAITING,
+    LOOP_LAG,
+    MEMORY_BYTES,
+    MEMORY_PER_AGENT,
+    METRIC_COUNT
+};
+
+static const char *const phases[] = {"pending", "active", "closed", "expired", "failed"};
+static_assert(ARRAY_SIZE(phases) == TUNNEL_PHASE_COUNT, "a name for each phase");
+static const char *const directions[] = {"in", "out"};
+static const char *const handshake_results[] = {"finished", "failed", "evicted"};
+static const char *const status_classes[] = {"1xx", "2xx", "3xx", "4xx", "5xx"};
+static const char *const outcomes[] = {"done", "failed", "refused"};
+
+#define X(code, name, category, text) name,
+static const char *const error_names[] = {ERROR_LIST(X)};
+#undef X
+static_assert(ARRAY_SIZE(error_names) <= 32, "tunnels_stats counts as many kinds");
+
+static const struct metric_row rows[METRIC_COUNT] = {
+    [AGENTS_ONLINE] = {"warren_agents_online", METRIC_GAUGE, "Agents that are logged in"},
+    [TUNNELS] = {"warren_tunnels", METRIC_GAUGE, "Tunnel objects by phase",
+                 .labels = {{"phase", phases, ARRAY_SIZE(phases)}}},
+    [STREAMS_OPEN] = {"warren_streams_open", METRIC_GAUGE, "Client connections being relayed"},
+    [STREAMS_TOTAL] = {"warren_streams_total", METRIC_COUNTER, "Client connections accepted"},
+    [STREAM_BYTES] = {"warren_stream_bytes_total", METRIC_COUNTER,
+                      "Bytes relayed; in: from clients to targets",
+                      .labels = {{"direction", directions, ARRAY_SIZE(directions)}}},
+    [DIAL_ERRORS] = {"warren_dial_errors_total", METRIC_COUNTER,
+                     "Client connections whose target was not reached, by kind",
+                     .labels = {{"error", error_names, ARRAY_SIZE(error_names)}}},
+    [LEASE_CHANGES] = {"warren_lease_changes_total", METRIC_COUNTER, "Leases taken and lost"},
+    [HANDSHAKES] = {"warren_handshakes_total", METRIC_COUNTER, "TLS handshakes by result",
+                    .labels = {{"result", handshake_results, ARRAY_SIZE(handshake_results)}}},
+    [HANDSHAKES_WAITING] = {"warren_handshakes_waiting", METRIC_GAUGE, "Unfinished handshakes"},
+    [HTTP_REQUESTS] = {"warren_http_requests_total", METRIC_COUNTER, "HTTP answers by status",
+                       .labels = {{"status", status_classes, ARRAY_SIZE(status_classes)}}},
+    [HTTP_CONNECTIONS] = {"warren_http_connections", METRIC_GAUGE, "Open HTTP connections"},
+    [RPC_SESSIONS] = {"warren_control_sessions", METRIC_GAUGE, "Open control connections"},
+    [RPC_CALLS] = {"warren_rpc_calls_total", METRIC_COUNTER, "Calls that agents made"},
+    [STORE_TRANSACTIONS] = {"warren_store_transactions_total", METRIC_COUNTER,
+                            "Database transactions by outcome",
+                            .labels = {{"outcome", outcomes, ARRAY_SIZE(outcomes)}}},
+    [STORE_WAITING] = {"warren_store_waiting", METRIC_GAUGE, "Transactions that wait"},
+    [LOOP_LAG] = {"warren_loop_lag_seconds", METRIC_GAUGE,
+                  "Longest turn of the main loop since the last scrape", .scale = 1e6},
+    [MEMORY_BYTES] = {"warren_memory_bytes", METRIC_GAUGE, "Memory allocated by the process"},
+    [MEMORY_PER_AGENT] = {"warren_memory_per_agent_bytes", METRIC_GAUGE,
+                          "Allocated memory divided by the agents online"},
+};
+
+static void collect_tunnels(struct hub *h, struct metrics *m)
+{
+    struct tunnels_stats s;
+    tunnels_stats(h->tunnels, &s);
+    for (size_t i = 0; i < TUNNEL_PHASE_COUNT; i++)
+        metric_set(m, TUNNELS, i, (int64_t)s.phases[i]);
+    for (size_t i = 0; i < ARRAY_SIZE(error_names); i++)
+        metric_add(m, DIAL_ERRORS, i, (int64_t)s.dial_errors[i]);
+    metric_set(m, STREAMS_OPEN, 0, (int64_t)s.traffic.streams_open);
+    metric_add(m, STREAMS_TOTAL, 0, (int64_t)s.traffic.streams_total);
+    metric_add(m, STREAM_BYTES, 0, (int64_t)s.traffic.bytes_in);
+    metric_add(m, STREAM_BYTES, 1, (int64_t)s.traffic.bytes_out);
+    metric_add(m, LEASE_CHANGES, 0, (int64_t)s.lease_changes);
+}
+
+static void collect_connections(struct hub *h, struct metrics *m)
+{
+    struct http_stats http;
+    struct rpc_stats rpc;
+    for (size_t i = 0; i < h->started_workers; i++) {
+        const struct server_stats *s = worker_stats(h->workers[i]);
+        if (!s)
+            continue;
+        metric_add(m, HANDSHAKES, 0, (int64_t)atomic_load(&s->finished));
+        metric_add(m, HANDSHAKES, 1, (int64_t)atomic_load(&s->failed));
+        metric_add(m, HANDSHAKES, 2, (int64_t)atomic_load(&s->evicted));
+        metric_add(m, HANDSHAKES_WAITING, 0, (int64_t)atomic_load(&s->waiting));
+    }
+    http_server_stats(h->http, &http);
+    for (size_t i = 0; i < ARRAY_SIZE(status_classes); i++)
+        metric_add(m, HTTP_REQUESTS, i, (int64_t)http.status_class[i + 1]);
+    metric_set(m, HTTP_CONNECTIONS, 0, http.conns);
+    rpc_server_stats(fleet_rpc(h->fleet), &rpc);
+    metric_set(m, RPC_SESSIONS, 0, rpc.sessions);
+    metric_add(m, RPC_CALLS, 0, (int64_t)rpc.calls);
+}
+
+static void collect_process(struct hub *h, struct metrics *m)
+{
+    struct store_stats store;
+    store_stats(h->store, &store);
+    metric_add(m, STORE_TRANSACTIONS, 0, (int64_t)store.done);
+    metric_add(m, STORE_TRANSACTIONS, 1, (int64_t)store.failed);
+    metric_add(m, STORE_TRANSACTIONS, 2, (int64_t)store.refused);
+    metric_set(m, STORE_WAITING, 0, (int64_t)store.queued);
+    metric_set(m, LOOP_LAG, 0, (int64_t)loop_take_max_busy_us(h->loop));
+    size_t online = fleet_online(h->fleet);
+    struct mallinfo2 memory = mallinfo2();
+    metric_set(m, AGENTS_ONLINE, 0, (int64_t)online);
+    metric_set(m, MEMORY_BYTES, 0, (int64_t)(memory.uordblks + memory.hblkhd));
+    metric_set(m, MEMORY_PER_AGENT, 0,
+               online ? (int64_t)((memory.uordblks + memory.hblkhd) / online) : 0);
+}
+
+static bool may_read_metrics(struct hub *h, struct http_request *req, struct diag *d)
+{
+    struct addr loopback4, loopback6;
+    struct identity_caller caller;
+    const struct addr *peer = http_peer(req);
+    addr_parse("127.0.0.1", 0, &loopback4);
+    addr_parse("::1", 0, &loopback6);
+    if (h->settings->metrics_access == METRICS_ACCESS_OPEN)
+        return true;
+    if (h->settings->metrics_access == METRICS_ACCESS_LOOPBACK &&
+        (addr_equal_ip(peer, &loopback4) || addr_equal_ip(peer, &loopback6)))
+        return true;
+    if (identity_authenticate(h->identity, http_header(req, "authorization"), peer, &caller, d) < 0)
+        return false;
+    if (caller.role == IDENTITY_ADMIN)
+        return true;
+    diag_set(d, ERR_DENIED, "only an administrator's token may read the hub's metrics");
+    return false;
+}
+
+static void get_metrics(struct http_request *req, void *ctx)
+{
+    struct hub *h = ctx;
+    struct diag d = {0};
+    if (!may_read_metrics(h, req, &d)) {
+        http_respond_diag(req, &d);
+        return;
+    }
+    struct metrics *m = metrics_new(rows, METRIC_COUNT);
+    struct buf out = {0};
+    collect_tunnels(h, m);
+    collect_connections(h, m);
+    collect_process(h, m);
+    metrics_render(&m, 1, &out);
+    http_respond(req, 200, "text/plain; version=0.0.4; charset=utf-8", buf_text(&out), out.len);
+    buf_done(&out);
+    metrics_free(m);
+}
+
+static void get_healthz(struct http_request *req, void *ctx)
+{
+    http_respond_text(req, 200, "ok\n");
+}
+
+static int no_read(struct tx *tx, void *arg)
+{
+    return 0;
+}
+
+static void store_answered(void *arg, int err)
+{
+    struct http_request *req = arg;
+    if (err < 0)
+        http_respond_error(req, ERR_UNAVAILABLE, "the database does not answer: %s",
+                           error_text(err));
+    else
+        http_respond_text(req, 200, "ready\n");
+}
+
+static void get_readyz(struct http_request *req, void *ctx)
+{
+    struct hub *h = ctx;
+    if (h->state == HUB_READY)
+        store_run(h->store, STORE_READ, no_read, store_answered, req);
+    else
+        http_respond_error(req, ERR_UNAVAILABLE, "the hub %s",
+                           h->state == HUB_STARTING ? "starts" : "is draining");
+}
+
+static const struct http_route routes[] = {
+    {"GET", "/healthz", HTTP_PUBLIC, 0, get_healthz, "The process runs"},
+    {"GET", "/readyz", HTTP_PUBLIC, 0, get_readyz, "The hub takes new work"},
+    {"GET", "/metrics", HTTP_PUBLIC, 0, get_metrics, "Prometheus metrics"},
+};
+
+void hub_status_serve(struct hub *h)
+{
+    http_server_add(h->http, routes, ARRAY_SIZE(routes), h);
+}

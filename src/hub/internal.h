@@ -1,0 +1,49 @@
+/* Shared by the files of this folder only. */
+#pragma once
+
+#include "base/metric.h"
+#include "fleet/fleet.h"
+#include "fleet/fleet_api.h"
+#include "http/server.h"
+#include "hub/settings.h"
+#include "hub/worker.h"
+#include "identity/identity.h"
+#include "loop/notify.h"
+#include "store/store.h"
+#include "tunnel/tunnel_hub.h"
+
+#define WORKERS_MAX 256
+
+/* In the order of the TLS lanes. */
+enum hub_lane { LANE_HTTP1, LANE_HTTP2, LANE_AGENT, LANE_REVERSE, LANE_RENEW, LANE_COUNT };
+
+enum hub_state { HUB_STARTING, HUB_READY, HUB_DRAINING, HUB_STOPPING };
+
+struct hub {
+    enum hub_state state;
+    const struct conf_sources *sources;
+    struct conf *conf;
+    const struct hub_settings *settings;
+    struct loop *loop;
+    struct notify notify;
+    struct store *store;
+    struct store_hub row;
+    struct identity *identity;
+    struct tls_server *tls;
+    struct fleet *fleet;
+    struct tunnels *tunnels;
+    struct fleet_api *fleet_api;
+    struct http_server *http;  /* REST, EST, health, metrics */
+    struct http_server *renew; /* behind ALPN warren-renew/1 */
+    struct worker *workers[WORKERS_MAX];
+    size_t n_workers, started_workers;
+    struct addr address; /* of the listener */
+    char address_text[ADDR_TEXT_SIZE];
+    char machine[256];
+    struct timer drain_timer;
+    uint64_t drain_ends; /* loop time */
+    size_t closing;      /* parts that have not ended yet */
+};
+
+/* hub_status.c: /healthz, /readyz, /metrics. */
+void hub_status_serve(struct hub *h);

@@ -1,0 +1,141 @@
+#include "hub/worker.h"
+
+#include "base/error.h"
+#include "base/macro.h"
+#include "base/mem.h"
+
+#include <pthread.h>
+#include <signal.h>
+#include <unistd.h>
+
+struct worker {
+    struct worker_config cfg;
+    int fd;
+    struct loop *loop;
+    struct server *server;
+    pthread_t thread;
+};
+
+struct handover {
+    struct worker *worker;
+    struct conn *conn;
+    size_t lane;
+};
+
+static void hand_over(void *arg)
+{
+    CLEANUP(mem_free) struct handover *h = arg;
+    h->worker->cfg.on_conn(h->worker->cfg.arg, h->conn, h->lane);
+}
+
+static void on_conn(void *arg, struct conn *c, size_t lane)
+{
+    struct worker *w = arg;
+    if (lane == w->cfg.own_lane) {
+        w->cfg.on_own(w->cfg.arg, c);
+        return;
+    }
+    conn_detach(c);
+    struct handover *h = NEW(struct handover);
+    *h = (struct handover){w, c, lane};
+    loop_post(w->cfg.main, hand_over, h);
+}
+
+/* Signals belong to the main thread. */
+static void *run(void *arg)
+{
+    struct worker *w = arg;
+    loop_run(w->loop);
+    return NULL;
+}
+
+int worker_start(const struct worker_config *cfg, int fd, struct worker **ret)
+{
+    struct worker *w = NEW(struct worker);
+    w->cfg = *cfg;
+    w->fd = fd;
+    int rc = loop_new(&w->loop);
+    if (rc == 0) {
+        const struct server_config server = {.tls = cfg->tls,
+                                             .on_conn = on_conn,
+                                             .arg = w,
+                                             .max_waiting = cfg->max_waiting,
+                                             .max_per_address = cfg->max_per_address};
+        rc = server_start(w->loop, fd, &server, &w->server);
+    }
+    if (rc == 0) {
+        sigset_t all, before;
+        sigfillset(&all);
+        pthread_sigmask(SIG_BLOCK, &all, &before);
+        rc = pthread_create(&w->thread, NULL, run, w) ? ERR_LIMIT : 0;
+        pthread_sigmask(SIG_SETMASK, &before, NULL);
+    }
+    if (rc < 0) {
+        if (w->server)
+            server_free(w->server);
+        loop_free(w->loop);
+        close(fd);
+        mem_free(w);
+        return rc;
+    }
+    *ret = w;
+    return 0;
+}
+
+static void stop_accepting(void *arg)
+{
+    struct worker *w = arg;
+    if (w->server)
+        server_stop_accepting(w->server);
+}
+
+void worker_stop_accepting(struct worker *w)
+{
+    loop_post(w->loop, stop_accepting, w);
+}
+
+struct closing {
+    struct worker *worker;
+    void (*done)(void *arg);
+    void *arg;
+};
+
+static void closed(void *arg)
+{
+    CLEANUP(mem_free) struct closing *c = arg;
+    c->done(c->arg);
+}
+
+static void close_server(void *arg)
+{
+    struct closing *c = arg;
+    struct worker *w = c->worker;
+    server_free(TAKE(w->server));
+    close(w->fd);
+    loop_post(w->cfg.main, closed, c);
+}
+
+void worker_close_server(struct worker *w, void (*done)(void *arg), void *arg)
+{
+    struct closing *c = NEW(struct closing);
+    *c = (struct closing){w, done, arg};
+    loop_post(w->loop, close_server, c);
+}
+
+void worker_end(struct worker *w)
+{
+    loop_stop(w->loop);
+    pthread_join(w->thread, NULL);
+    loop_free(w->loop);
+    mem_free(w);
+}
+
+struct loop *worker_loop(const struct worker *w)
+{
+    return w->loop;
+}
+
+const struct server_stats *worker_stats(const struct worker *w)
+{
+    return w->server ? server_stats(w->server) : NULL;
+}

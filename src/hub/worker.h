@@ -1,0 +1,35 @@
+/*
+ * A worker: a thread with a loop that accepts on the hub's port, shakes hands, keeps the reverse
+ * connections that landed on it, and hands all other connections to the main loop.
+ */
+#pragma once
+
+#include "net/server.h"
+
+struct worker;
+
+struct worker_config {
+    struct loop *main;
+    struct addr listen; /* the port is known */
+    struct tls_server *tls;
+    uint32_t max_waiting, max_per_address; /* unfinished handshakes, of this worker */
+    /* Which lane stays: called on the worker, which owns `c`. */
+    size_t own_lane;
+    void (*on_own)(void *arg, struct conn *c);
+    /* All others: called on the main loop with the connection detached. */
+    void (*on_conn)(void *arg, struct conn *c, size_t lane);
+    void *arg;
+};
+
+/* `fd`: a listening socket for this worker (SO_REUSEPORT), taken. */
+int worker_start(const struct worker_config *cfg, int fd, struct worker **ret);
+
+void worker_stop_accepting(struct worker *w);
+/* Drops unfinished handshakes too; `done` on the main loop: no connection comes any more. */
+void worker_close_server(struct worker *w, void (*done)(void *arg), void *arg);
+/* Ends the thread, waits for it and frees. Nothing may live on its loop. */
+void worker_end(struct worker *w);
+
+struct loop *worker_loop(const struct worker *w);
+/* NULL after worker_close_server. Main loop. */
+const struct server_stats *worker_stats(const struct worker *w);

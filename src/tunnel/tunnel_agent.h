@@ -1,0 +1,32 @@
+/*
+ * The agent's side of tunnels: follows the tunnels of its network, takes leases that are free,
+ * renews what it holds, and relays the streams that the hub opens under them. One loop.
+ */
+#pragma once
+
+#include "base/addr.h"
+#include "fleet/session.h"
+
+struct tunnel_agent;
+
+struct tunnel_agent_config {
+    struct loop *loop;
+    const struct addr_rule *allow; /* the owner's ceiling; none: everything. Copied */
+    size_t n_allow;
+};
+
+struct tunnel_agent *tunnel_agent_new(const struct tunnel_agent_config *cfg);
+void tunnel_agent_free(struct tunnel_agent *ta); /* after the session */
+
+/* A new ceiling: open streams to addresses outside it are cut. */
+void tunnel_agent_set_allow(struct tunnel_agent *ta, const struct addr_rule *allow, size_t n);
+
+size_t tunnel_agent_streams(const struct tunnel_agent *ta); /* open now */
+
+/* The session's callbacks; `session` is set first. */
+void tunnel_agent_attach(struct tunnel_agent *ta, struct session *session);
+void tunnel_agent_on_up(struct tunnel_agent *ta, const Warren__V1__Welcome *w);
+void tunnel_agent_on_event(struct tunnel_agent *ta, const Warren__V1__HubEvent *e);
+void tunnel_agent_on_down(struct tunnel_agent *ta);
+void tunnel_agent_on_request(struct tunnel_agent *ta, struct h2_stream *s,
+                             const struct h2_headers *h);
