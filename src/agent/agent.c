@@ -157,7 +157,7 @@ static int start(struct agent *a, struct diag *d)
                                                  .on_renewed = on_renewed,
                                                  .on_failed = on_renewal_failed,
                                                  .arg = a};
-    TRY(agent_renewal_start(&renewal, &a->renewal, d));
+    a->renewal = agent_renewal_start(&renewal);
     LOG_INFO("agent started", LOG_STR("agent", a->identity.id), LOG_STR("version", WARREN_VERSION),
              LOG_INT("allow_rules", ceiling.n));
     notify_ready(&a->notify);
