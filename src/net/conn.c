@@ -263,9 +263,11 @@ static void keep_rest(struct conn *c)
     c->in_is_kept = false;
 }
 
-/* What was kept, else one recv(). */
+/* What is there, else what was kept, else one recv(). */
 static void fetch(struct conn *c)
 {
+    if (c->in_len)
+        return; /* came together with the end of the handshake */
     if (c->kept_in.len) {
         c->in = (const uint8_t *)c->kept_in.data;
         c->in_len = c->kept_in.len;
@@ -463,11 +465,12 @@ static void shake_hands(struct conn *c)
         c->ops->on_open(c->arg);
 }
 
+/* Returns whether to go on in the next turn; for the rest an event will come. */
 static bool pump_open(struct conn *c, const bool *gone)
 {
-    bool more = false;
+    bool more_in = false, more_out = false;
     if (c->state == CONN_OPEN && c->ops) {
-        more = read_side(c);
+        more_in = read_side(c);
         if (!*gone)
             tell_end(c);
     }
@@ -476,14 +479,14 @@ static bool pump_open(struct conn *c, const bool *gone)
     if (c->state == CONN_OPEN || c->state == CONN_CLOSING) {
         flush(c);
         if (c->state != CONN_DEAD && c->ops)
-            more |= write_side(c);
+            more_out = write_side(c);
         flush(c);
     }
-    if (c->state == CONN_CLOSING && !c->unsent.len && !more)
+    if (c->state == CONN_CLOSING && !c->unsent.len && !more_out)
         say_goodbye(c);
     if (c->state == CONN_LINGER)
         linger(c);
-    return more && !c->unsent.len;
+    return (more_in && !c->is_paused) || (more_out && !c->unsent.len);
 }
 
 static void pump(struct defer *d)
