@@ -5,11 +5,13 @@
 #include "cli/agent_program.h"
 
 #include "base/macro.h"
+#include "cli/enroll_cmd.h"
 #include "cli/notes.h"
 #include "cli/service_cmd.h"
 #include "cli/shell_cmd.h"
 
 static const struct command_set *const sets[] = {
+    &enroll_commands,
     &service_commands,
     &shell_commands,
 };

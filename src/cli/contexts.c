@@ -134,8 +134,7 @@ json_t *contexts_list(const struct contexts *cs)
     json_t *list = json_array();
     const char *name, *current = contexts_current(cs);
     json_t *c;
-    json_object_foreach(table_of(cs), name, c)
-    {
+    json_object_foreach (table_of(cs), name, c) {
         bool is_current = current && strcmp(current, name) == 0;
         json_array_append_new(list, json_pack("{s:s, s:O, s:b}", "name", name, "hub",
                                               json_object_get(c, "hub"), "current", is_current));

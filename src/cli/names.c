@@ -16,8 +16,7 @@ static void contexts_names(FILE *out)
     if (contexts_load(&all, &d) < 0)
         return;
     list = contexts_list(&all);
-    json_array_foreach(list, i, item)
-    {
+    json_array_foreach (list, i, item) {
         fprintf(out, "%s\t%s\n", json_string_value(json_object_get(item, "name")),
                 json_string_value(json_object_get(item, "hub")));
     }
@@ -46,8 +45,7 @@ static void object_names(const char *collection, FILE *out)
     size_t i;
     if (remote_open(&c, &r) < 0 || remote_list(r, path, 0, "list", &list) < 0)
         return;
-    json_array_foreach(list, i, item)
-    {
+    json_array_foreach (list, i, item) {
         print_name(item, out);
     }
     json_decref(list);

@@ -113,8 +113,7 @@ static void put_value(struct buf *out, const json_t *value)
         buf_puts(out, json_is_true(value) ? "yes" : "no");
         break;
     case JSON_ARRAY:
-        json_array_foreach(value, i, item)
-        {
+        json_array_foreach (value, i, item) {
             buf_puts(out, i ? ", " : "");
             put_value(out, item);
         }
@@ -229,8 +228,7 @@ static void flatten(struct lines *ls, const char *path, const json_t *value)
     const char *key;
     json_t *member;
     if (json_is_object(value)) {
-        json_object_foreach((json_t *)value, key, member)
-        {
+        json_object_foreach ((json_t *)value, key, member) {
             char *longer = mem_printf("%s%s%s", path, *path ? "." : "", key);
             flatten(ls, longer, member);
             free(longer);
@@ -281,8 +279,7 @@ int output_list(const struct output *o, const struct view *v, const json_t *arra
     size_t i;
     json_t *item;
     if (o->is_quiet) {
-        json_array_foreach(array, i, item)
-        {
+        json_array_foreach (array, i, item) {
             print_id(o, item);
         }
         return 0;

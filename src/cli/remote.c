@@ -260,8 +260,7 @@ static json_t *fetch_names(struct remote *r, const char *collection)
     size_t i;
     if (list_all(r, path, 0, &list, &d) < 0)
         return names;
-    json_array_foreach(list, i, item)
-    {
+    json_array_foreach (list, i, item) {
         const char *id = json_string_value(json_object_get(item, "id"));
         if (id)
             json_object_set(names, id, json_object_get(item, "name"));

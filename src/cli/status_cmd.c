@@ -14,8 +14,7 @@ static json_t *count_phases(const json_t *items)
     json_t *counts = json_object(), *item;
     size_t i;
     json_object_set_new(counts, "total", json_integer((json_int_t)json_array_size(items)));
-    json_array_foreach(items, i, item)
-    {
+    json_array_foreach (items, i, item) {
         const char *phase = json_string_value(output_at(item, "status.phase"));
         if (!phase)
             continue;

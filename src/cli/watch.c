@@ -67,8 +67,7 @@ static int show_snapshot(struct watch *w)
     if (w->output->format == OUTPUT_TABLE && !w->output->is_quiet)
         r = show_rows(w, w->snapshot);
     else
-        json_array_foreach(w->snapshot, i, obj)
-        {
+        json_array_foreach (w->snapshot, i, obj) {
             r = r < 0 ? r : output_item(w->output, obj);
         }
     json_array_clear(w->snapshot);

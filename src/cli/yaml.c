@@ -56,8 +56,7 @@ static int emit_object(yaml_emitter_t *e, const json_t *value)
     yaml_mapping_start_event_initialize(&event, NULL, NULL, 1, style);
     if (!yaml_emitter_emit(e, &event))
         return 0;
-    json_object_foreach((json_t *)value, key, member)
-    {
+    json_object_foreach ((json_t *)value, key, member) {
         if (!scalar(e, key, strlen(key), style_of(key)) || !emit(e, member))
             return 0;
     }
@@ -75,8 +74,7 @@ static int emit_array(yaml_emitter_t *e, const json_t *value)
     yaml_sequence_start_event_initialize(&event, NULL, NULL, 1, style);
     if (!yaml_emitter_emit(e, &event))
         return 0;
-    json_array_foreach(value, i, item)
-    {
+    json_array_foreach (value, i, item) {
         if (!emit(e, item))
             return 0;
     }

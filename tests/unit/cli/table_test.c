@@ -83,12 +83,12 @@ static void no_secret_is_a_flag(void **state)
 
 static void the_calls_that_scripts_use_are_in_the_table(void **state)
 {
-    static const char *const words[] = {"token create",  "agent list",    "network list",
-                                        "tunnel list",   "tunnel create", "tunnel get",
-                                        "tunnel delete", "agent revoke",  "login"};
+    static const char *const words[] = {
+        "hub",           "token create", "agent list",    "network list", "tunnel list",
+        "tunnel create", "tunnel get",   "tunnel delete", "agent revoke", "login"};
     for (size_t i = 0; i < ARRAY_SIZE(words); i++)
         assert_non_null(command_find(&warren_program, words[i]));
-    static const char *const agent_words[] = {"install", "uninstall", "status"};
+    static const char *const agent_words[] = {"enroll", "run", "install", "uninstall", "status"};
     for (size_t i = 0; i < ARRAY_SIZE(agent_words); i++)
         assert_non_null(command_find(&agent_program, agent_words[i]));
 }
