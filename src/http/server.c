@@ -4,6 +4,7 @@
  */
 #include "http/internal.h"
 
+#include "base/error.h"
 #include "base/macro.h"
 #include "base/mem.h"
 #include "net/conn.h"
@@ -105,7 +106,7 @@ void http_server_take(struct http_server *s, struct conn *c)
     if (s->is_draining || s->stats.conns >= s->limits.conns ||
         src->conns >= s->limits.conns_per_addr) {
         source_put(s, src);
-        conn_close(c);
+        conn_abort(c, ERR_LIMIT);
         return;
     }
     if (strcmp(conn_alpn(c), "h2") == 0)

@@ -62,7 +62,7 @@ static const struct h2conn_ops h2conn_ops = {.on_request = on_request, .on_close
 void rpc_server_take(struct rpc_server *s, struct conn *c)
 {
     if (s->is_draining || s->stats.sessions >= s->cfg.sessions) {
-        conn_close(c);
+        conn_abort(c, ERR_LIMIT);
         return;
     }
     struct rpc_session *session = NEW(struct rpc_session);
