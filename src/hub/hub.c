@@ -221,6 +221,15 @@ static int start_worker(struct hub *h, int fd)
     return 0;
 }
 
+/* With SO_REUSEPORT two hubs would share a port without a word; so one socket tries without. */
+static int check_port_is_free(const struct addr *at, struct diag *d)
+{
+    int fd;
+    TRY(listener_bind(at, false, &fd, NULL, d));
+    close(fd);
+    return 0;
+}
+
 static int start_workers(struct hub *h, struct diag *d)
 {
     const struct hub_settings *s = h->settings;
@@ -231,6 +240,7 @@ static int start_workers(struct hub *h, struct diag *d)
     if (addr_parse(s->listen.host, s->listen.port, &at) < 0)
         return diag_set_field(d, ERR_INVALID, "listen", "'%.100s' is not an IP address",
                               s->listen.host);
+    TRY(check_port_is_free(&at, d));
     for (size_t i = 0; i < h->n_workers; i++) {
         int fd;
         TRY(listener_bind(&at, true, &fd, &h->address, d));
