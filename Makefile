@@ -1,6 +1,6 @@
 # The front door. Meson does the work; every target first makes sure that what it needs is installed.
 #
-#   make                 builds build/src/cli/warren and build/src/cli/warren-agent
+#   make                 builds build/warren and build/warren-agent
 #   make demo [KEEP=1]   shows the whole thing on this machine; KEEP=1 leaves it running
 #   make test            unit tests and system tests
 #   make lint            format, layers, static analysis

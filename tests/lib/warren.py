@@ -17,7 +17,7 @@ BUILD = os.environ.get("WARREN_BUILD", os.path.join(REPOSITORY, "build"))
 
 
 def program(name):
-    return os.path.join(BUILD, "src/cli", name)
+    return os.path.join(BUILD, name)
 
 
 class Problem(Exception):
