@@ -48,8 +48,8 @@ static double random_fraction(void)
 
 int64_t agent_renewal_due(const struct agent_identity *a, double jitter)
 {
-    double life = (double)(a->not_after_ms - a->obtained_ms);
-    return a->obtained_ms + (int64_t)(life * (2.0 / 3 - 0.05 * jitter));
+    int64_t life = a->not_after_ms - a->obtained_ms;
+    return a->obtained_ms + life / 3 * 2 - (int64_t)((double)(life / 20) * jitter);
 }
 
 static int64_t clamp(int64_t n, int64_t least, int64_t most)

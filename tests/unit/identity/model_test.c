@@ -183,7 +183,7 @@ static void renewal_is_due_at_about_two_thirds_of_the_life_since_it_was_received
 {
     struct agent_identity a = {
         .not_before_ms = 0, .obtained_ms = 300000, .not_after_ms = 300000 + 90000};
-    assert_int_equal(agent_renewal_due(&a, 0), 300000 + 59999);
+    assert_int_equal(agent_renewal_due(&a, 0), 300000 + 60000);
     assert_int_equal(agent_renewal_due(&a, 1), 300000 + 55500);
 }
 
