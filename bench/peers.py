@@ -135,16 +135,18 @@ listen {name}
 
 
 class Warren(Peer):
-    """A hub and one agent, with the settings they come with."""
+    """A hub and one agent, with the settings they come with (but for the swarm's enrolments)."""
 
     name = "warren"
+    enroll_per_minute = "100000"
     build = ""
 
     def start(self):
         self.hub_port = free_port()
         data = self.path("hub")
         hub = self.group.start("hub-process", [self.program("warren"), "hub", "--data", data,
-                                               "--listen", f"127.0.0.1:{self.hub_port}"])
+                                               "--listen", f"127.0.0.1:{self.hub_port}"],
+                               env=dict(os.environ, WARREN_LIMIT_ENROLL=self.enroll_per_minute))
         wait_for("the hub", lambda: os.stat(os.path.join(data, "admin.token")) and
                  port_open(self.hub_port))
         self.environment = dict(os.environ, WARREN_HUB=f"https://127.0.0.1:{self.hub_port}",

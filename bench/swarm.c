@@ -10,6 +10,7 @@
 #include "base/diag.h"
 #include "base/error.h"
 #include "base/file.h"
+#include "base/macro.h"
 #include "base/text.h"
 #include "http/client.h"
 #include "loop/io.h"
@@ -42,6 +43,7 @@ struct member {
     char name[32];
     struct secret key_pem;
     char *chain_pem;
+    struct tls_client *tls; /* while it dials */
     struct rpc_client *rpc;
     bool is_up;
 };
@@ -103,6 +105,7 @@ static void on_connection_lost(void *arg, int error)
 static void on_dialled(void *arg, const struct dial_result *r)
 {
     struct member *m = arg;
+    tls_client_unref(TAKE(m->tls));
     if (r->err)
         fail("dial", &r->diag);
     if (rpc_client_new(r->conn, m->swarm->hub.host, on_connection_lost, m, &m->rpc) < 0)
@@ -125,12 +128,10 @@ static void connect_next(struct swarm *s)
                                     .server_name = s->hub.host,
                                     .alpn = {"warren-agent/1"}};
     struct diag d = {0};
-    struct tls_client *tls;
-    if (tls_client_new(&cfg, &tls, &d) < 0)
+    if (tls_client_new(&cfg, &m->tls, &d) < 0)
         fail("TLS", &d);
-    struct dial_params dial = {.target = s->hub, .tls = tls, .on_done = on_dialled, .arg = m};
+    struct dial_params dial = {.target = s->hub, .tls = m->tls, .on_done = on_dialled, .arg = m};
     dial_start(s->loop, &dial);
-    tls_client_unref(tls);
 }
 
 /* -- enrolment */
@@ -145,8 +146,10 @@ static void on_enrolled(void *arg, struct http_reply *reply, const struct diag *
     struct buf pem = {0};
     if (!reply)
         fail("enrolment", why);
-    if (http_reply_diag(reply, &d) < 0)
+    if (reply->status != 200) {
+        http_reply_diag(reply, &d);
         fail("enrolment", &d);
+    }
     if (cert_from_pkcs7(buf_text(&reply->body), reply->body.len, certs, CERTS_MAX, &n) < 0 || !n)
         fail("the certificate cannot be read", NULL);
     for (size_t i = 0; i < n; i++) {

@@ -145,6 +145,9 @@ void h2_tick(struct h2 *h);
 void h2_set_rtt(struct h2 *h, uint32_t rtt_us);
 /* Whether at most one stream moved data in the last second. */
 bool h2_is_single(const struct h2 *h);
+/* Whether someone who may be waiting shares the connection with others: a stream that sent small
+ * pieces a moment ago. Then output is best taken in small batches. */
+bool h2_is_interactive(const struct h2 *h);
 
 void *h2_arg(const struct h2 *h);
 size_t h2_stream_count(const struct h2 *h);

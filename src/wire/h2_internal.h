@@ -8,6 +8,8 @@
 #define H2_PEER_SETTINGS_MAX  16
 #define H2_CONTROL_ALLOWANCE  2000 /* control frames between two h2_tick */
 #define H2_SINGLE_US          1000000
+#define H2_INTERACTIVE_US     250000
+#define H2_SMALL_BYTES        1024
 #define H2_FRAME_HEADER_BYTES 9
 
 /* A header block while it arrives: texts packed behind each other, items by offset. */
@@ -46,6 +48,7 @@ struct h2_stream {
     bool remote_ended : 1, local_ended : 1;
     bool is_deferred : 1; /* on_produce had nothing */
     bool is_reset : 1;    /* by us */
+    bool sent_large : 1;  /* the last piece of body was no small one */
 };
 
 struct h2 {
@@ -72,6 +75,7 @@ struct h2 {
 
     struct h2_stream *busy; /* the stream that moved data last */
     uint64_t other_busy_us; /* when it last was another than before; 0: never */
+    uint64_t small_us;      /* when small pieces were sent last; 0: never */
 
     struct h2_memory {
         bool has_shared;

@@ -141,6 +141,21 @@ bool h2_is_single(const struct h2 *h)
     return !h->other_busy_us || h->ops->now_us(h->arg) - h->other_busy_us > H2_SINGLE_US;
 }
 
+bool h2_is_interactive(const struct h2 *h)
+{
+    return h->small_us && !h2_is_single(h) &&
+           h->ops->now_us(h->arg) - h->small_us < H2_INTERACTIVE_US;
+}
+
+/* One small piece after a large one is the tail of a write, not a question or an answer. */
+static void note_piece(struct h2_stream *s, size_t len)
+{
+    bool is_large = len > H2_SMALL_BYTES;
+    if (!is_large && !s->sent_large && s->h->ops->now_us)
+        s->h->small_us = s->h->ops->now_us(s->h->arg);
+    s->sent_large = is_large;
+}
+
 static uint32_t target_of(const struct h2_stream *s)
 {
     uint32_t target = s->window;
@@ -366,8 +381,10 @@ ssize_t h2_on_read(nghttp2_session *ng, int32_t id, uint8_t *buf, size_t length,
         s->is_deferred = true;
         return NGHTTP2_ERR_DEFERRED;
     }
-    if (n > 0)
+    if (n > 0) {
         h2_stream_busy(s);
+        note_piece(s, (size_t)n);
+    }
     *flags |= NGHTTP2_DATA_FLAG_NO_COPY;
     if (eof)
         end_body(s, flags);
