@@ -1,6 +1,6 @@
 /*
- * Seen from outside: /healthz (the process runs), /readyz (it takes new work), /metrics. Numbers that
- * live in the parts are copied into the metric table when somebody asks.
+ * Seen from outside: /healthz (the process runs), /readyz (it takes new work), /metrics. Numbers
+ * that live in the parts are copied into the metric table when somebody asks.
  */
 #include "hub/internal.h"
 
@@ -43,10 +43,9 @@ static const char *const handshake_results[] = {"finished", "failed", "evicted"}
 static const char *const status_classes[] = {"1xx", "2xx", "3xx", "4xx", "5xx"};
 static const char *const outcomes[] = {"done", "failed", "refused"};
 
-#define X(code, name, category, text) name,
-static const char *const error_names[] = {ERROR_LIST(X)};
+#define X(error, status, token) token,
+static const char *const dial_errors[PROXY_STATUS_COUNT] = {PROXY_STATUS_LIST(X)};
 #undef X
-static_assert(ARRAY_SIZE(error_names) <= 32, "tunnels_stats counts as many kinds");
 
 static const struct metric_row rows[METRIC_COUNT] = {
     [AGENTS_ONLINE] = {"warren_agents_online", METRIC_GAUGE, "Agents that are logged in"},
@@ -59,7 +58,7 @@ static const struct metric_row rows[METRIC_COUNT] = {
                       .labels = {{"direction", directions, ARRAY_SIZE(directions)}}},
     [DIAL_ERRORS] = {"warren_dial_errors_total", METRIC_COUNTER,
                      "Client connections whose target was not reached, by kind",
-                     .labels = {{"error", error_names, ARRAY_SIZE(error_names)}}},
+                     .labels = {{"error", dial_errors, PROXY_STATUS_COUNT}}},
     [LEASE_CHANGES] = {"warren_lease_changes_total", METRIC_COUNTER, "Leases taken and lost"},
     [HANDSHAKES] = {"warren_handshakes_total", METRIC_COUNTER, "TLS handshakes by result",
                     .labels = {{"result", handshake_results, ARRAY_SIZE(handshake_results)}}},
@@ -86,7 +85,7 @@ static void collect_tunnels(struct hub *h, struct metrics *m)
     tunnels_stats(h->tunnels, &s);
     for (size_t i = 0; i < TUNNEL_PHASE_COUNT; i++)
         metric_set(m, TUNNELS, i, (int64_t)s.phases[i]);
-    for (size_t i = 0; i < ARRAY_SIZE(error_names); i++)
+    for (size_t i = 0; i < PROXY_STATUS_COUNT; i++)
         metric_add(m, DIAL_ERRORS, i, (int64_t)s.dial_errors[i]);
     metric_set(m, STREAMS_OPEN, 0, (int64_t)s.traffic.streams_open);
     metric_add(m, STREAMS_TOTAL, 0, (int64_t)s.traffic.streams_total);

@@ -7,6 +7,7 @@
 #include "base/time.h"
 #include "net/listener.h"
 #include "net/relay.h"
+#include "wire/proxy_status.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -196,7 +197,7 @@ static void on_relay_end(void *arg, struct relay *r, const struct relay_result *
         char client[ADDR_TEXT_SIZE];
         addr_format(relay_peer(r), client, sizeof(client));
         LOG_INFO("target not reached", LOG_STR("tunnel", e->tunnel), LOG_STR("client", client),
-                 LOG_STR("target", e->authority), LOG_ERR(res->err));
+                 LOG_STR("target", e->authority), LOG_STR("error", proxy_status_token(res->err)));
         tell_target(e, res->err);
     }
     add_record(e, c, relay_peer(r), res);

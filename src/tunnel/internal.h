@@ -44,7 +44,7 @@ struct tunnels {
     size_t n_exposures;
     bool is_draining;
     uint64_t lease_changes;
-    uint64_t dial_errors[32];
+    uint64_t dial_errors[PROXY_STATUS_COUNT]; /* by proxy_status_index */
     void (*on_stopped)(void *arg);
     void *on_stopped_arg;
 };

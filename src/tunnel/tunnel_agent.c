@@ -8,6 +8,7 @@
 #include "base/text.h"
 #include "net/relay.h"
 #include "warren/v1/agent.pb-c.h"
+#include "wire/proxy_status.h"
 
 #include <stdio.h>
 #include <string.h>
@@ -74,7 +75,8 @@ static void on_relay_end(void *arg, struct relay *r, const struct relay_result *
 {
     struct served *t = arg;
     if (res->end == RELAY_END_NOT_OPENED)
-        LOG_INFO("target not reached", LOG_STR("tunnel", t->id), LOG_ERR(res->err));
+        LOG_INFO("target not reached", LOG_STR("tunnel", t->id),
+                 LOG_STR("error", proxy_status_token(res->err)));
     t->n_relays--;
     free_when_idle(t);
 }

@@ -106,12 +106,10 @@ void tunnel_refresh_phase(struct tunnel_object *o)
     if (!is_served(o))
         tunnel_set_phase(o, TUNNEL_PENDING, "%s", pending_reason(o));
     else if (o->target_err) {
-        char field[PROXY_STATUS_SIZE], target[EXPOSURE_AUTHORITY_SIZE];
-        proxy_status_format(o->target_err, field);
+        char target[EXPOSURE_AUTHORITY_SIZE];
         host_port_format(&o->t.spec.target, target, sizeof(target));
-        const char *token = strstr(field, "error=");
-        tunnel_set_phase(o, TUNNEL_ACTIVE, "%s: %.150s: %s", token ? token + 6 : "failed", target,
-                         error_text(o->target_err));
+        tunnel_set_phase(o, TUNNEL_ACTIVE, "%s: %.150s: %s", proxy_status_token(o->target_err),
+                         target, error_text(o->target_err));
     } else {
         tunnel_set_phase(o, TUNNEL_ACTIVE, "%s", "");
     }
@@ -308,9 +306,8 @@ static void on_records(void *arg, const struct exposure_record *records, size_t 
     tunnel_save_records(arg, records, n);
     struct tunnels *ts = arg;
     for (size_t i = 0; i < n; i++) {
-        size_t index = (size_t)(-1 - records[i].error);
-        if (records[i].error < 0 && index < ARRAY_SIZE(ts->dial_errors))
-            ts->dial_errors[index]++;
+        if (records[i].error < 0)
+            ts->dial_errors[proxy_status_index(records[i].error)]++;
     }
 }
 

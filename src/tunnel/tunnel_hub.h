@@ -10,6 +10,7 @@
 #include "tunnel/expose.h"
 #include "tunnel/tunnel_lease.h"
 #include "tunnel/tunnel_model.h"
+#include "wire/proxy_status.h"
 
 struct tunnels;
 
@@ -27,7 +28,7 @@ struct tunnels_stats {
     struct tunnel_traffic traffic;
     uint64_t phases[TUNNEL_PHASE_COUNT];
     uint64_t lease_changes;
-    uint64_t dial_errors[32]; /* by error index: -1 - code */
+    uint64_t dial_errors[PROXY_STATUS_COUNT]; /* by proxy_status_index */
 };
 void tunnels_stats(const struct tunnels *ts, struct tunnels_stats *ret);
 

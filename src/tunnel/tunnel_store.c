@@ -220,21 +220,12 @@ struct record_batch {
     struct exposure_record records[];
 };
 
-static const char *error_token(int err, char field[PROXY_STATUS_SIZE])
-{
-    if (!err)
-        return NULL;
-    proxy_status_format(err, field);
-    const char *token = strstr(field, "error=");
-    return token ? token + strlen("error=") : "proxy_internal_error";
-}
-
 static int write_records(struct tx *tx, void *arg)
 {
     const struct record_batch *b = arg;
     for (size_t i = 0; i < b->n; i++) {
         const struct exposure_record *r = &b->records[i];
-        char id[ID_SIZE], client[ADDR_TEXT_SIZE], field[PROXY_STATUS_SIZE];
+        char id[ID_SIZE], client[ADDR_TEXT_SIZE];
         id_new(id, "con");
         addr_format(&r->client, client, sizeof(client));
         TRY(tx_exec(tx,
@@ -244,7 +235,7 @@ static int write_records(struct tx *tx, void *arg)
                     STORE_TEXT(id), STORE_TEXT(r->tunnel), STORE_TEXT(r->agent), STORE_TEXT(b->hub),
                     STORE_TEXT(client), STORE_INT(r->opened), STORE_INT(r->closed),
                     STORE_INT(r->bytes_in), STORE_INT(r->bytes_out), STORE_TEXT(r->end),
-                    STORE_TEXT(error_token(r->error, field))));
+                    STORE_TEXT(r->error ? proxy_status_token(r->error) : NULL)));
     }
     return tx_exec(tx,
                    "DELETE FROM connection WHERE tunnel = $1 AND opened < (SELECT opened FROM "

@@ -3,34 +3,36 @@
 #include "base/error.h"
 #include "base/macro.h"
 
-#include <stdio.h>
 #include <stdbool.h>
+#include <stdio.h>
 #include <string.h>
 
-/* The first row of an error or token is the one used to translate it. */
 static const struct {
     int error;
     int status;
-    const char *token; /* RFC 9209 section 2.3 */
+    const char *token;
 } rows[] = {
-    {ERR_REFUSED, 502, "connection_refused"},
-    {ERR_TIMEOUT, 504, "connection_timeout"},
-    {ERR_UNREACHABLE, 502, "destination_ip_unroutable"},
-    {ERR_DNS, 502, "dns_error"},
-    {ERR_DENIED, 403, "destination_ip_prohibited"},
-    {ERR_LIMIT, 503, "connection_limit_reached"},
-    {ERR_STALE, 409, "http_request_denied"},
-    {ERR_RESET, 502, "connection_terminated"},
-    {ERR_UNAVAILABLE, 503, "destination_unavailable"},
-    {ERR_NOT_FOUND, 404, "destination_not_found"},
-    {ERR_IO, 502, "proxy_internal_error"},
+#define X(error, status, token) {error, status, token},
+    PROXY_STATUS_LIST(X)
+#undef X
 };
 
-int proxy_status_format(int error, char field[PROXY_STATUS_SIZE])
+size_t proxy_status_index(int error)
 {
     size_t i = 0;
     while (i < ARRAY_SIZE(rows) - 1 && rows[i].error != error)
         i++;
+    return i;
+}
+
+const char *proxy_status_token(int error)
+{
+    return rows[proxy_status_index(error)].token;
+}
+
+int proxy_status_format(int error, char field[PROXY_STATUS_SIZE])
+{
+    size_t i = proxy_status_index(error);
     snprintf(field, PROXY_STATUS_SIZE, "warren; error=%s", rows[i].token);
     return rows[i].status;
 }
