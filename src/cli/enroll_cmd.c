@@ -5,6 +5,7 @@
 #include "agent/settings.h"
 #include "base/addr.h"
 #include "base/error.h"
+#include "base/file.h"
 #include "base/macro.h"
 #include "base/mem.h"
 #include "base/time.h"
@@ -14,6 +15,9 @@
 #include <jansson.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
+
+#define TOKEN_FILE_MAX 4096
 
 static int run_run(struct call *c)
 {
@@ -87,11 +91,32 @@ static int enroll(struct call *c, const struct secret *token, struct agent_ident
     return agent_enroll(&options, ret, &c->diag);
 }
 
+/* A bootstrap token is short-lived and often made by `> file` with an ordinary umask: one that
+ * others can read is worth a warning, not a refusal. */
+static int read_token(struct call *c, struct secret *ret)
+{
+    const char *path = call_text(c, "--token-file");
+    int r = conf_read_secret(path, ret, &c->diag);
+    if (r != ERR_DENIED || access(path, R_OK) < 0)
+        return r;
+    struct buf text = {0};
+    c->diag = (struct diag){0};
+    r = file_read(path, TOKEN_FILE_MAX, false, &text, &c->diag);
+    if (!r) {
+        secret_set(ret, buf_text(&text), text.len);
+        fprintf(c->err, "warning: %s can be read by others; delete it after use\n", path);
+    }
+    if (text.data)
+        explicit_bzero(text.data, text.cap);
+    buf_done(&text);
+    return r;
+}
+
 static int run_enroll(struct call *c)
 {
     __attribute__((cleanup(secret_done_cleanup))) struct secret token = {0};
     struct agent_identity identity = {0};
-    TRY(conf_read_secret(call_text(c, "--token-file"), &token, &c->diag));
+    TRY(read_token(c, &token));
     TRY(enroll(c, &token, &identity));
     int r = 0;
     if (wants_json(c))

@@ -17,7 +17,7 @@
 #include <strings.h>
 
 #define BACKDATE_MS      INT64_C(300000)
-#define APPROVAL_RETRY_S 30
+#define APPROVAL_RETRY_S 10
 
 static void respond_certs(struct http_request *req, X509 *cert)
 {
@@ -54,23 +54,35 @@ static bool is_within_rate(struct identity *i, struct http_request *req)
     return false;
 }
 
-static bool is_pkcs10(struct http_request *req)
+/* A diag of this code is answered with 415. */
+#define ERR_MEDIA_TYPE ERR_USAGE
+
+static int check_media_type(struct http_request *req, struct diag *d)
 {
     static const char want[] = "application/pkcs10";
     const char *type = http_header(req, "content-type");
-    struct diag d;
     /* Parameters may follow. */
     if (type && strncasecmp(type, want, strlen(want)) == 0 && strchr("; \t", type[strlen(want)]))
-        return true;
-    diag_set_field(&d, ERR_INVALID, "Content-Type", "the request must be application/pkcs10");
-    http_respond_problem(req, 415, &d);
-    return false;
+        return 0;
+    return diag_set_field(d, ERR_MEDIA_TYPE, "Content-Type",
+                          "the request must be application/pkcs10");
+}
+
+static void refuse(struct http_request *req, const struct diag *d)
+{
+    if (d->code == ERR_UNAUTHENTICATED)
+        http_add_header(req, "WWW-Authenticate", "Basic realm=\"warren\"");
+    if (d->code == ERR_MEDIA_TYPE)
+        http_respond_problem(req, 415, d);
+    else
+        http_respond_diag(req, d);
 }
 
 static int read_csr(struct http_request *req, EVP_PKEY **ret, struct diag *d)
 {
     size_t len;
     const char *body = http_body(req, &len);
+    TRY(check_media_type(req, d));
     int err = csr_parse(body, len, ret);
     switch (err) {
     case ERR_DENIED:
@@ -195,7 +207,7 @@ static void post_simpleenroll(struct http_request *req, void *ctx)
 {
     struct identity *i = ctx;
     struct diag d = {0};
-    if (!is_within_rate(i, req) || !is_pkcs10(req))
+    if (!is_within_rate(i, req))
         return;
     struct enrolment *e = NEW(struct enrolment);
     e->i = i;
@@ -208,9 +220,7 @@ static void post_simpleenroll(struct http_request *req, void *ctx)
         return;
     }
     LOG_WARN("enrolment refused", LOG_STR("from", e->address), LOG_STR("why", diag_text(&d)));
-    if (err == ERR_UNAUTHENTICATED)
-        http_add_header(req, "WWW-Authenticate", "Basic realm=\"warren\"");
-    http_respond_diag(req, &d);
+    refuse(req, &d);
     cert_free(e->cert);
     mem_free(e);
 }
@@ -305,7 +315,7 @@ static void post_simplereenroll(struct http_request *req, void *ctx)
 {
     struct identity *i = ctx;
     struct diag d = {0};
-    if (!is_within_rate(i, req) || !is_pkcs10(req))
+    if (!is_within_rate(i, req))
         return;
     struct reenrolment *r = NEW(struct reenrolment);
     r->i = i;
@@ -313,7 +323,7 @@ static void post_simplereenroll(struct http_request *req, void *ctx)
     r->now_ms = identity_now(i);
     addr_format_ip(http_peer(req), r->address, sizeof(r->address));
     if (prepare_reenrolment(r, &d)) {
-        http_respond_diag(req, &d);
+        refuse(req, &d);
         mem_free(r);
         return;
     }
