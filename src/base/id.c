@@ -27,10 +27,24 @@ void random_bytes(void *out, size_t len)
     }
 }
 
+/* Ids are no secrets and many, so they share calls to the kernel. */
+static const uint8_t *take_random(void)
+{
+    static _Thread_local struct {
+        uint8_t bytes[32 * RANDOM_CHARS];
+        size_t left;
+    } pool;
+    if (!pool.left) {
+        random_bytes(pool.bytes, sizeof(pool.bytes));
+        pool.left = sizeof(pool.bytes);
+    }
+    pool.left -= RANDOM_CHARS;
+    return pool.bytes + pool.left;
+}
+
 void id_new(char out[ID_SIZE], const char *prefix)
 {
-    uint8_t random[RANDOM_CHARS];
-    random_bytes(random, sizeof(random));
+    const uint8_t *random = take_random();
     int n = snprintf(out, ID_SIZE - RANDOM_CHARS, "%s_", prefix);
     for (size_t i = 0; i < RANDOM_CHARS; i++)
         out[(size_t)n + i] = alphabet[random[i] & 31];

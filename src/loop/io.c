@@ -28,6 +28,8 @@ static void on_readable_set(uv_poll_t *uv, int status, int events)
             io->writable = true;
         if (e & (EPOLLRDHUP | EPOLLHUP | EPOLLERR))
             io->hup = true;
+        if (e & EPOLLERR)
+            io->error = true;
         io->on_event(io);
     }
     l->n_events = 0;

@@ -5,7 +5,8 @@
  * owner then continues from a deferred call.
  *
  * `hup` (peer finished or reset) never clears, and while it is set `readable` must not be cleared
- * on a short read: an end-of-file that is already there makes no further edge.
+ * on a short read: an end-of-file that is already there makes no further edge. `error` says that
+ * the socket has, or had, a pending error (SO_ERROR), such as a reset by its peer.
  */
 #pragma once
 
@@ -13,7 +14,7 @@
 
 struct io {
     int fd; /* -1: not open. Owned by whoever embeds this */
-    bool readable, writable, hup;
+    bool readable, writable, hup, error;
     struct loop *loop;
     void (*on_event)(struct io *io);
 };

@@ -12,6 +12,7 @@
 #define ACCEPT_BATCH     64
 #define BACKLOG          4096
 #define NO_DESCRIPTOR_MS 100
+#define KEEPALIVE_S      60 /* idle clients that vanished are found by the kernel */
 
 struct listener {
     struct io io;
@@ -54,12 +55,17 @@ static int bind_failed(int fd, const struct addr *a, struct diag *d)
 int listener_bind(const struct addr *a, bool reuse_port, int *ret_fd, struct addr *ret_bound,
                   struct diag *d)
 {
-    int one = 1, fd = socket(a->sa.sa_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+    int one = 1, idle = KEEPALIVE_S;
+    int fd = socket(a->sa.sa_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
     if (fd < 0)
         return diag_set(d, error_from_errno(errno), "cannot make a socket");
     setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &one, sizeof(one));
     if (reuse_port)
         setsockopt(fd, SOL_SOCKET, SO_REUSEPORT, &one, sizeof(one));
+    /* Accepted sockets inherit these, which saves a call for each. */
+    setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one));
+    setsockopt(fd, SOL_SOCKET, SO_KEEPALIVE, &one, sizeof(one));
+    setsockopt(fd, IPPROTO_TCP, TCP_KEEPIDLE, &idle, sizeof(idle));
     if (bind(fd, &a->sa, a->len) < 0 || listen(fd, BACKLOG) < 0)
         return bind_failed(fd, a, d);
     if (ret_bound) {
@@ -81,7 +87,7 @@ static void accept_some(struct listener *li)
     li->gone = &gone;
     for (int i = 0; i < ACCEPT_BATCH && li->io.readable && !li->is_paused; i++) {
         struct addr peer = {.len = sizeof(peer.in6)};
-        int one = 1, fd = accept4(li->io.fd, &peer.sa, &peer.len, SOCK_NONBLOCK | SOCK_CLOEXEC);
+        int fd = accept4(li->io.fd, &peer.sa, &peer.len, SOCK_NONBLOCK | SOCK_CLOEXEC);
         if (fd < 0 && is_about_one_connection(errno))
             continue;
         if (fd < 0) {
@@ -90,7 +96,6 @@ static void accept_some(struct listener *li)
                 timer_start(&li->timer, NO_DESCRIPTOR_MS);
             break;
         }
-        setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one));
         li->on_accept(li->arg, fd, &peer);
         if (gone)
             return;

@@ -9,12 +9,13 @@
 
 struct listener;
 
-/* A non-blocking listening TCP socket. Port 0: any; `ret_bound` tells which (may be NULL).
+/* A non-blocking listening TCP socket, whose connections will have TCP_NODELAY and keepalive.
+ * Port 0: any; `ret_bound` tells which (may be NULL).
  * ERR_EXISTS: in use; ERR_DENIED: not permitted; ERR_UNREACHABLE: no such local address. */
 int listener_bind(const struct addr *a, bool reuse_port, int *ret_fd, struct addr *ret_bound,
                   struct diag *d);
 
-/* Begins to accept. `on_accept` owns the accepted descriptor (non-blocking, TCP_NODELAY). Accepts
+/* Begins to accept. `on_accept` owns the accepted descriptor (non-blocking). Accepts
  * at most 64 a turn; waits 100 ms when the process is out of descriptors. The listener uses `fd`
  * but does not own it: close it after the last listener on it has stopped. */
 int listener_start(struct loop *l, int fd,

@@ -366,7 +366,7 @@ static bool check_reset(struct relay *r)
 static void on_event(struct io *io)
 {
     struct relay *r = container_of(io, struct relay, io);
-    if (io->hup && check_reset(r))
+    if (io->error && check_reset(r))
         return;
     if (io->writable && r->stash.len) {
         write_stash(r);
@@ -448,11 +448,10 @@ static struct relay *make(struct h2conn *hc, struct relay_set *set, const struct
     return r;
 }
 
-/* Peers that vanish without a word are found by the kernel. */
-static void set_socket_options(int fd)
+/* Targets that vanish without a word are found by the kernel. */
+static void watch_target(int fd)
 {
     int one = 1, idle = KEEPALIVE_S;
-    setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one));
     setsockopt(fd, SOL_SOCKET, SO_KEEPALIVE, &one, sizeof(one));
     setsockopt(fd, IPPROTO_TCP, TCP_KEEPIDLE, &idle, sizeof(idle));
 }
@@ -474,10 +473,7 @@ int relay_open(struct h2conn *hc, int fd, const struct relay_open_params *p, str
         headers[i + 2] = p->headers[i];
     struct relay *r = make(hc, p->set, p->ops, p->arg);
     r->is_hub = true;
-    r->peer.len = sizeof(r->peer.in6);
-    if (getpeername(fd, &r->peer.sa, &r->peer.len) < 0)
-        r->peer.len = 0;
-    set_socket_options(fd);
+    r->peer = p->peer;
     int rc = io_start(&r->io, h2conn_loop(hc), fd, on_event);
     if (rc == 0 && h2conn_is_ending(hc))
         rc = ERR_UNAVAILABLE;
@@ -528,7 +524,7 @@ static void on_dialled(void *arg, const struct dial_result *res)
     }
     r->peer = res->peer;
     r->is_open = true;
-    set_socket_options(res->fd);
+    watch_target(res->fd);
     h2_respond(r->stream, H2_HEADERS({":status", "200"}), 1, true);
     if (r->ops && r->ops->on_open)
         r->ops->on_open(r->arg, r);

@@ -60,6 +60,7 @@ struct relay_ops {
 };
 
 struct relay_open_params {
+    struct addr peer;                /* of the descriptor */
     const char *authority;           /* "host:port" of the target */
     const struct h2_header *headers; /* more request headers */
     size_t n_headers;
@@ -69,7 +70,7 @@ struct relay_open_params {
 };
 
 /* Hub: asks the agent behind `hc` to connect, and relays `fd` (taken, also on failure, when it is
- * reset). ERR_LIMIT, ERR_UNAVAILABLE as of h2_request. */
+ * reset; its options are the caller's affair). ERR_LIMIT, ERR_UNAVAILABLE as of h2_request. */
 int relay_open(struct h2conn *hc, int fd, const struct relay_open_params *p, struct relay **ret);
 
 struct relay_accept_params {

@@ -215,7 +215,8 @@ static void on_accept(void *arg, int fd, const struct addr *peer)
     c->opened = time_wall_ms();
     const struct h2_header headers[] = {{"warren-tunnel", e->tunnel},
                                         {"warren-lease", e->lease_text}};
-    const struct relay_open_params params = {.authority = e->authority,
+    const struct relay_open_params params = {.peer = *peer,
+                                             .authority = e->authority,
                                              .headers = headers,
                                              .n_headers = ARRAY_SIZE(headers),
                                              .set = &e->relays,
