@@ -4,7 +4,7 @@
 #include "base/mem.h"
 #include "base/text.h"
 #include "base/time.h"
-#include "fleet/watch.h"
+#include "http/watch.h"
 #include "http/rest.h"
 #include "identity/identity.h"
 

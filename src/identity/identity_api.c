@@ -5,6 +5,7 @@
 #include "base/text.h"
 #include "base/time.h"
 #include "http/rest.h"
+#include "http/watch.h"
 
 #include <stdio.h>
 #include <string.h>
@@ -74,6 +75,74 @@ static void page_respond(struct http_request *req, struct page_fill *f)
     rest_respond_page(req, f->items, f->has_more ? f->last : NULL);
 }
 
+/* ---- watching ---- */
+
+/* What the caller of ?watch=1 may see. */
+struct scope {
+    struct identity *i;
+    char tenant[ID_SIZE]; /* empty: all */
+    char kind[16];        /* of tokens; empty: any */
+};
+
+static void scope_free(void *ctx)
+{
+    mem_free(ctx);
+}
+
+static bool token_fits(const struct token_record *r, const char *tenant, const char *kind)
+{
+    return strcmp(r->tenant, tenant) == 0 &&
+           (!kind || !*kind || (r->kind == TOKEN_API) == (strcmp(kind, "api") == 0));
+}
+
+static json_t *render_token(void *ctx, const char *id)
+{
+    const struct scope *s = ctx;
+    const struct token_record *r = view_token(s->i, id);
+    return r && token_fits(r, s->tenant, s->kind) ? token_json(r) : NULL;
+}
+
+static void each_token(void *ctx, void (*fn)(void *arg, const char *id), void *arg)
+{
+    const struct scope *s = ctx;
+    for (struct token_view *t = s->i->tokens; t; t = t->hh.next)
+        fn(arg, t->r.id);
+}
+
+static json_t *render_tenant(void *ctx, const char *id)
+{
+    const struct scope *s = ctx;
+    const struct tenant_record *t = view_tenant(s->i, id);
+    bool is_visible = t && (!s->tenant[0] || strcmp(t->id, s->tenant) == 0);
+    return is_visible ? tenant_json(t) : NULL;
+}
+
+static void each_tenant(void *ctx, void (*fn)(void *arg, const char *id), void *arg)
+{
+    const struct scope *s = ctx;
+    for (struct tenant_view *t = s->i->tenants; t; t = t->hh.next)
+        fn(arg, t->r.id);
+}
+
+/* `kind` of tokens, or NULL for tenants; `tenant` "": of all. */
+static void watch(struct identity *i, struct http_request *req, const char *tenant,
+                  const char *kind, const char *only, int64_t after)
+{
+    struct scope *s = NEW(struct scope);
+    struct watch_source source = {.store = i->cfg.store,
+                                  .kind = kind ? "token" : "tenant",
+                                  .tenant = *tenant ? tenant : NULL,
+                                  .only = only,
+                                  .render = kind ? render_token : render_tenant,
+                                  .each = kind ? each_token : each_tenant,
+                                  .done = scope_free,
+                                  .ctx = s};
+    s->i = i;
+    snprintf(s->tenant, sizeof(s->tenant), "%s", tenant);
+    snprintf(s->kind, sizeof(s->kind), "%s", kind ? kind : "");
+    watch_start(req, &source, after);
+}
+
 /* ---- tokens ---- */
 
 static void list_tokens(struct http_request *req, void *ctx)
@@ -84,16 +153,21 @@ static void list_tokens(struct http_request *req, void *ctx)
     const char *tenant, *kind = http_query(req, "kind");
     if (kind && strcmp(kind, "bootstrap") != 0 && strcmp(kind, "api") != 0)
         diag_set_field(&d, ERR_INVALID, "kind", "\"%.40s\" is not one of bootstrap, api", kind);
-    if (d.code || asked_tenant(i, req, &tenant, &d) || rest_page(req, &f.page, &d)) {
+    bool is_watch = false;
+    int64_t after = -1;
+    if (d.code || asked_tenant(i, req, &tenant, &d) || rest_page(req, &f.page, &d) ||
+        rest_watch(req, &is_watch, &after, &d)) {
         http_respond_diag(req, &d);
+        return;
+    }
+    if (is_watch) {
+        watch(i, req, tenant, kind ? kind : "", NULL, after);
         return;
     }
     f.items = json_array();
     for (struct token_view *t = i->tokens; t && !f.has_more; t = t->hh.next) {
         const struct token_record *r = &t->r;
-        bool fits = strcmp(r->tenant, tenant) == 0 &&
-                    (!kind || (r->kind == TOKEN_API) == (strcmp(kind, "api") == 0));
-        if (fits && page_wants(&f, r->created, r->id))
+        if (token_fits(r, tenant, kind) && page_wants(&f, r->created, r->id))
             page_add(&f, r->created, r->id, token_json(r));
     }
     page_respond(req, &f);
@@ -116,8 +190,12 @@ static void get_token(struct http_request *req, void *ctx)
 {
     const struct token_record *r;
     struct diag d = {0};
-    if (find_token(ctx, req, &r, &d))
+    bool is_watch = false;
+    int64_t after = -1;
+    if (find_token(ctx, req, &r, &d) || rest_watch(req, &is_watch, &after, &d))
         http_respond_diag(req, &d);
+    else if (is_watch)
+        watch(ctx, req, r->tenant, "", r->id, after);
     else
         http_respond_json(req, 200, token_json(r), (uint64_t)r->version);
 }
@@ -273,8 +351,14 @@ static void list_tenants(struct http_request *req, void *ctx)
     const struct identity_caller *by = identity_caller(req);
     struct page_fill f = {0};
     struct diag d = {0};
-    if (rest_page(req, &f.page, &d)) {
+    bool is_watch = false;
+    int64_t after = -1;
+    if (rest_page(req, &f.page, &d) || rest_watch(req, &is_watch, &after, &d)) {
         http_respond_diag(req, &d);
+        return;
+    }
+    if (is_watch) {
+        watch(i, req, by->role == IDENTITY_ADMIN ? "" : by->tenant, NULL, NULL, after);
         return;
     }
     f.items = json_array();

@@ -7,7 +7,7 @@
 #include "base/error.h"
 #include "base/mem.h"
 #include "base/time.h"
-#include "fleet/watch.h"
+#include "http/watch.h"
 #include "http/rest.h"
 #include "identity/identity.h"
 

@@ -3,7 +3,7 @@
  * objects: those follow with reads and commits of their own, queued earlier. So a watcher queues an
  * empty read behind them and sends when that comes back.
  */
-#include "fleet/watch.h"
+#include "http/watch.h"
 
 #include "base/error.h"
 #include "base/log.h"
@@ -37,7 +37,8 @@ struct watch {
 
 static bool concerns(const struct watch *w, const struct store_change *c)
 {
-    return strcmp(c->kind, w->source.kind) == 0 && strcmp(c->tenant, w->tenant) == 0 &&
+    return strcmp(c->kind, w->source.kind) == 0 &&
+           (!w->tenant[0] || strcmp(c->tenant, w->tenant) == 0) &&
            (!w->only[0] || strcmp(c->id, w->only) == 0);
 }
 
@@ -85,24 +86,30 @@ static void on_sse_close(void *arg)
     finish(arg);
 }
 
-static void send_object(struct watch *w, int64_t seq, const char *id)
+/* Whether it is still there. */
+static bool send_object(struct watch *w, int64_t seq, const char *id)
 {
     json_t *object = w->source.render(w->source.ctx, id);
     if (!w->sse) {
         json_decref(object);
-        return;
+        return true;
     }
     const char *event = object ? "put" : "delete";
     rest_sse_send(w->sse, (uint64_t)seq, event, object ? object : json_pack("{s:s}", "id", id));
+    return object != NULL;
 }
 
+/* The watch of one object ends with the object; `w` may be gone afterwards. */
 static void send_pending(struct watch *w)
 {
     struct change *list = TAKE(w->pending), *c, *next;
+    bool is_there = true;
     LL_FOREACH_SAFE (list, c, next) {
-        send_object(w, c->seq, c->id);
+        is_there = send_object(w, c->seq, c->id);
         mem_free(c);
     }
+    if (w->only[0] && !is_there)
+        finish(w);
 }
 
 static int no_read(struct tx *tx, void *arg)
@@ -149,7 +156,8 @@ static int read_position(struct tx *tx, void *arg)
     TRY(store_feed_range(tx, &oldest, &w->newest));
     if (w->after < 0)
         return 0;
-    int n = TRY(store_feed_read(tx, w->tenant, w->after, RESUME_MAX, on_replayed, w));
+    int n = TRY(
+        store_feed_read(tx, w->tenant[0] ? w->tenant : NULL, w->after, RESUME_MAX, on_replayed, w));
     return n == RESUME_MAX ? ERR_EXPIRED : 0;
 }
 
@@ -164,6 +172,14 @@ static void send_initial(void *arg, const char *id)
         rest_sse_send(w->sse, (uint64_t)w->newest, "put", object);
     else
         json_decref(object);
+}
+
+static void send_sync(struct watch *w)
+{
+    char id[24];
+    snprintf(id, sizeof(id), "%lld", (long long)w->newest);
+    if (w->sse)
+        http_sse_send(w->sse, id, "sync", "{}");
 }
 
 static void position_read(void *arg, int err)
@@ -187,6 +203,7 @@ static void position_read(void *arg, int err)
     store_subscribe(w->source.store, &w->feed);
     if (w->after < 0) {
         w->source.each(w->source.ctx, send_initial, w);
+        send_sync(w);
         return;
     }
     send_pending(w);
@@ -199,7 +216,7 @@ void watch_start(struct http_request *req, const struct watch_source *source, in
     w->req = req;
     w->after = after;
     w->is_reading = true;
-    snprintf(w->tenant, sizeof(w->tenant), "%s", source->tenant);
+    snprintf(w->tenant, sizeof(w->tenant), "%s", source->tenant ? source->tenant : "");
     snprintf(w->only, sizeof(w->only), "%s", source->only ? source->only : "");
     store_run(source->store, STORE_READ, read_position, position_read, w);
 }

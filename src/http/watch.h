@@ -1,7 +1,8 @@
 /*
  * ?watch=1: a stream of server-sent events that follows one kind of object through the store's
- * feed. It begins with every object as it is (or, when resumed by Last-Event-ID, with what has
- * changed since) and goes on with "put" and "delete" events whose id is the feed's position.
+ * feed. It begins with every object as it is and a "sync" (or, when resumed by Last-Event-ID, with
+ * what has changed since) and goes on with "put" and "delete" events whose id is the feed's
+ * position.
  */
 #pragma once
 
@@ -14,7 +15,7 @@
 struct watch_source {
     struct store *store;
     const char *kind;   /* static, as published in the feed */
-    const char *tenant; /* copied */
+    const char *tenant; /* NULL: of all. Copied */
     const char *only;   /* id of the one object watched; NULL: all. Copied */
 
     /* The object as this watcher may see it; NULL: not there, or not for it. */
