@@ -69,6 +69,12 @@ static void on_retry(struct timer *t)
     dial_hub(s);
 }
 
+static void look_at_certificate(struct session *s, int err)
+{
+    if (err == ERR_TLS || err == ERR_REVOKED || err == ERR_EXPIRED)
+        s->cfg.on_certificate(s->cfg.arg);
+}
+
 /* From callbacks of the rpc client, which is freed by the retry. */
 static void fail(struct session *s, const struct diag *why, uint32_t delay_ms)
 {
@@ -128,6 +134,7 @@ static void on_stream_end(void *arg, const struct rpc_result *r)
     struct diag d = r->diag;
     if (!d.code)
         diag_set(&d, ERR_CLOSED, "the hub has ended the session");
+    look_at_certificate(s, d.code);
     fail(s, &d, delay);
 }
 
@@ -172,8 +179,7 @@ static void on_dialled(void *arg, const struct dial_result *r)
     }
     if (!d.code)
         diag_set(&d, r->err, "%s", error_text(r->err));
-    if (r->err == ERR_TLS || r->err == ERR_REVOKED || r->err == ERR_EXPIRED)
-        s->cfg.on_certificate(s->cfg.arg);
+    look_at_certificate(s, r->err);
     fail(s, &d, r->is_answered ? backoff_next(&s->backoff) : UNANSWERED_DELAY_MS);
 }
 

@@ -78,8 +78,6 @@ static void fail(struct agent_renewal *r, const struct diag *why, int64_t wait_m
     r->failures++;
     r->due_ms = r->cfg.now_ms() + MAX(wait_ms, backoff_ms(r));
     schedule(r);
-    LOG_WARN("certificate not renewed", LOG_STR("why", diag_text(why)),
-             LOG_INT("attempt", r->failures));
     if (r->cfg.on_failed)
         r->cfg.on_failed(r->cfg.arg, why);
 }
@@ -98,7 +96,6 @@ static void succeed(struct agent_renewal *r)
     r->failures = 0;
     r->due_ms = agent_renewal_due(r->cfg.agent, random_fraction());
     schedule(r);
-    LOG_INFO("certificate renewed", LOG_STR("serial", r->cfg.agent->serial));
     r->cfg.on_renewed(r->cfg.arg);
 }
 

@@ -5,6 +5,7 @@
 #include "base/mem.h"
 #include "base/time.h"
 #include "pki/internal.h"
+#include "pki/token.h"
 
 #include <stdio.h>
 #include <string.h>
@@ -119,6 +120,17 @@ static int make_root(EVP_PKEY *key, const char *trust_domain, int64_t now_ms, X5
     return 0;
 }
 
+/* Bootstrap tokens carry the fingerprint as a field between '_': one that has none is drawn. */
+static int make_root_for_tokens(struct ca *ca, const char *trust_domain, int64_t now_ms)
+{
+    do {
+        cert_free(TAKE(ca->cert));
+        TRY(make_root(ca->key, trust_domain, now_ms, &ca->cert));
+        TRY(cert_fingerprint(ca->cert, ca->fingerprint));
+    } while (!token_field_is_plain(ca->fingerprint));
+    return 0;
+}
+
 static int create(struct ca *ca, const char *key_path, bool has_key, const char *cert_path,
                   const char *trust_domain, int64_t now_ms, struct diag *d)
 {
@@ -130,7 +142,7 @@ static int create(struct ca *ca, const char *key_path, bool has_key, const char 
     if (err && has_key)
         return err;
     if (!err)
-        err = make_root(ca->key, trust_domain, now_ms, &ca->cert);
+        err = make_root_for_tokens(ca, trust_domain, now_ms);
     if (err)
         return diag_set(d, err, "cannot make the CA's key and certificate");
     /* The key first: a crash in between leaves a key alone, which the next start completes. */

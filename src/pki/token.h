@@ -2,7 +2,9 @@
  * The texts of tokens. A bootstrap token, "wbt_<id16>_<secret43>_<fingerprint43>", carries the
  * SHA-256 of the CA certificate, so that an agent can tell its hub from someone in between on first
  * contact. An API token is "wat_<id16>_<secret43>". Secret and fingerprint are 32 bytes in
- * base64url. The stored object is "tok_<id16>"; of the secret only its SHA-256 is stored.
+ * base64url, drawn such that they have no '_' in it, so that a token splits into its fields at '_'
+ * (which no parser here relies on). The stored object is "tok_<id16>"; of the secret only its
+ * SHA-256 is stored.
  */
 #pragma once
 
@@ -26,6 +28,9 @@ struct token {
     uint8_t secret[TOKEN_SECRET_SIZE];
     uint8_t fingerprint[TOKEN_FINGERPRINT_SIZE]; /* bootstrap only */
 };
+
+/* Whether 32 bytes have no '_' in base64url. */
+bool token_field_is_plain(const uint8_t bytes[32]);
 
 /* A fresh random token; `fingerprint` is used for bootstrap tokens only. */
 void token_new(enum token_kind kind, const uint8_t *fingerprint, struct token *ret);

@@ -163,6 +163,17 @@ static int on_produce(void *arg, struct h2_stream *s, uint8_t *out, size_t cap, 
     return (int)n;
 }
 
+/* With TLS 1.3 a server that refuses our certificate says so after the handshake, so here. */
+static void decide_lost(struct rpc_client_call *call)
+{
+    const struct rpc_client *c = call->client;
+    const struct diag *why = c && c->hc ? conn_diag(h2conn_conn(c->hc)) : NULL;
+    if (why && why->code)
+        decide(call, RPC_UNAVAILABLE, why->code, diag_text(why));
+    else
+        decide(call, RPC_UNAVAILABLE, ERR_CLOSED, "the connection was lost");
+}
+
 /* No status came: what the HTTP status or the reset says (grpc/doc/http-grpc-status-mapping.md). */
 static void decide_without_status(struct rpc_client_call *call, uint32_t error)
 {
@@ -189,7 +200,7 @@ static void decide_without_status(struct rpc_client_call *call, uint32_t error)
         decide(call, RPC_UNAVAILABLE, ERR_UNAVAILABLE, "the server refused the stream");
         return;
     case H2_CANCEL:
-        decide(call, RPC_UNAVAILABLE, ERR_CLOSED, "the connection was lost");
+        decide_lost(call);
         return;
     case H2_ENHANCE_YOUR_CALM:
         decide(call, RPC_RESOURCE_EXHAUSTED, ERR_LIMIT, "the server cut the call off");

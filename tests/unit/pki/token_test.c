@@ -36,6 +36,7 @@ static void an_api_token_has_no_fingerprint(void **state)
     token_new(TOKEN_API, NULL, &t);
     token_format(&t, &text);
     assert_memory_equal(text.data, "wat_", 4);
+    assert_null(strchr(text.data + 21, '_')); /* so a script may split it at '_' */
     assert_int_equal(token_parse(text.data, text.len, &again), 0);
     assert_int_equal(again.kind, TOKEN_API);
     secret_done(&text);
