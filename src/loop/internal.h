@@ -20,11 +20,13 @@ struct loop {
     uv_async_t wake;
     uv_prepare_t before_wait;
     uv_check_t after_wait;
-    uv_poll_t io_poll;
     uv_timer_t uv_timer;
-    uv_idle_t busy; /* active only to keep the loop from sleeping while deferred calls wait */
+    uv_idle_t busy; /* active only to keep libuv from sleeping: we did */
 
-    int epoll_fd;
+    bool uv_dirty; /* libuv may have something to register with the kernel */
+    enum { TURN_MANY, TURN_ONE, TURN_NOWAIT } turn; /* what loop_run or loop_turn asked for */
+    int epoll_fd;                                   /* every io, and libuv's own set */
+    bool uv_ready;                                  /* libuv's set has an event */
     struct epoll_event events[IO_BATCH];
     int n_events;
 
@@ -45,6 +47,7 @@ struct loop {
 };
 
 int loop_io_init(struct loop *l);
+void loop_io_wait(struct loop *l, int timeout_ms); /* and calls on_event; sets uv_ready */
 void loop_io_done(struct loop *l);
 
 void loop_timer_init(struct loop *l);

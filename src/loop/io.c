@@ -1,7 +1,8 @@
 /*
- * All descriptors of a loop live in one epoll set of ours, edge-triggered and added once, and libuv
- * watches that set. Compared with one uv_poll_t each this saves an epoll_ctl per change of interest
- * and a handle whose close is asynchronous.
+ * All descriptors of a loop live in one epoll set of ours, edge-triggered and added once, and so
+ * does libuv's set (level-triggered). Compared with one uv_poll_t each this saves an epoll_ctl per
+ * change of interest and a handle whose close is asynchronous; compared with our set inside
+ * libuv's, one epoll_wait each time something happens.
  */
 #include "loop/internal.h"
 
@@ -10,18 +11,20 @@
 #include <errno.h>
 #include <unistd.h>
 
-static void on_readable_set(uv_poll_t *uv, int status, int events)
+void loop_io_wait(struct loop *l, int timeout_ms)
 {
-    struct loop *l = uv->data;
-    (void)status;
-    (void)events;
+    l->n_events = epoll_wait(l->epoll_fd, l->events, IO_BATCH, timeout_ms);
+    uv_update_time(&l->uv);
     l->turn_started_ns = uv_hrtime();
-    l->n_events = epoll_wait(l->epoll_fd, l->events, IO_BATCH, 0);
     for (int i = 0; i < l->n_events; i++) {
         struct io *io = l->events[i].data.ptr;
         uint32_t e = l->events[i].events;
         if (!io)
             continue;
+        if (l->events[i].data.ptr == l) {
+            l->uv_ready = true;
+            continue;
+        }
         if (e & (EPOLLIN | EPOLLRDHUP | EPOLLHUP | EPOLLERR))
             io->readable = true;
         if (e & (EPOLLOUT | EPOLLHUP | EPOLLERR))
@@ -40,12 +43,10 @@ int loop_io_init(struct loop *l)
     l->epoll_fd = epoll_create1(EPOLL_CLOEXEC);
     if (l->epoll_fd < 0)
         return error_from_errno(errno);
-    int rc = uv_poll_init(&l->uv, &l->io_poll, l->epoll_fd);
-    if (rc < 0)
-        return error_from_errno(-rc);
-    l->io_poll.data = l;
-    rc = uv_poll_start(&l->io_poll, UV_READABLE, on_readable_set);
-    return rc < 0 ? error_from_errno(-rc) : 0;
+    struct epoll_event e = {.events = EPOLLIN, .data.ptr = l};
+    if (epoll_ctl(l->epoll_fd, EPOLL_CTL_ADD, uv_backend_fd(&l->uv), &e) < 0)
+        return error_from_errno(errno);
+    return 0;
 }
 
 void loop_io_done(struct loop *l)

@@ -1,11 +1,15 @@
 /*
- * How a turn is built from libuv's phases (docs/ARCHITECTURE.md draws it):
+ * A turn (docs/ARCHITECTURE.md draws it). libuv runs timers and its own events; the sleeping is
+ * done in its prepare step, on our epoll set, which contains libuv's (loop/io.c):
  *
- *   uv timers  ->  prepare: deferred calls  ->  wait + events  ->  check: deferred calls
+ *   uv timers -> prepare: deferred calls, then [wait, socket events, deferred calls]... -> uv
+ * events
+ *                                              '--- as long as libuv has nothing to do ---'
  *
  * Deferred calls run both before and after the wait, so that what a timer deferred is not left
- * lying while the loop sleeps. A call deferred by a deferred call waits for the next run; an idle
- * handle then makes libuv poll without sleeping.
+ * lying while the loop sleeps. A call deferred by a deferred call waits for the next run, before
+ * which we poll without sleeping. libuv registers descriptors only when it polls itself, so whoever
+ * may have given it one sets `uv_dirty`.
  */
 #include "loop/internal.h"
 
@@ -42,22 +46,34 @@ static void run_deferred(struct loop *l)
         d->fn(d);
     }
     loop_defer_cancel(&end);
-    if (l->deferred)
-        uv_idle_start(&l->busy, on_idle);
-    else
-        uv_idle_stop(&l->busy);
+}
+
+static void note_busy_time(struct loop *l)
+{
+    if (!l->turn_started_ns)
+        return;
+    uint64_t us = (uv_hrtime() - l->turn_started_ns) / 1000;
+    if (us > l->max_busy_us)
+        l->max_busy_us = us;
+    l->turn_started_ns = 0;
 }
 
 static void on_before_wait(uv_prepare_t *handle)
 {
     struct loop *l = handle->data;
+    bool uv_is_next = l->uv_dirty;
+    uv_idle_stop(&l->busy);
     run_deferred(l);
-    if (l->turn_started_ns) {
-        uint64_t us = (uv_hrtime() - l->turn_started_ns) / 1000;
-        if (us > l->max_busy_us)
-            l->max_busy_us = us;
-        l->turn_started_ns = 0;
-    }
+    do {
+        note_busy_time(l);
+        bool may_sleep = !uv_is_next && !l->deferred && l->turn != TURN_NOWAIT;
+        loop_io_wait(l, may_sleep ? uv_backend_timeout(&l->uv) : 0);
+        run_deferred(l);
+        uv_is_next =
+            l->uv_ready || l->uv_dirty || l->turn != TURN_MANY || uv_backend_timeout(&l->uv) == 0;
+    } while (!uv_is_next);
+    l->uv_ready = l->uv_dirty = false;
+    uv_idle_start(&l->busy, on_idle);
 }
 
 static void on_after_wait(uv_check_t *handle)
@@ -99,6 +115,7 @@ int loop_new(struct loop **ret)
     }
     pthread_mutex_init(&l->lock, NULL);
     l->posted_tail = &l->posted;
+    l->uv_dirty = true;
     uv_async_init(&l->uv, &l->wake, on_wake);
     uv_prepare_init(&l->uv, &l->before_wait);
     uv_check_init(&l->uv, &l->after_wait);
@@ -167,7 +184,9 @@ void loop_run(struct loop *l)
 
 void loop_turn(struct loop *l, bool wait)
 {
+    l->turn = wait ? TURN_ONE : TURN_NOWAIT;
     uv_run(&l->uv, wait ? UV_RUN_ONCE : UV_RUN_NOWAIT);
+    l->turn = TURN_MANY;
 }
 
 void loop_stop(struct loop *l)
@@ -219,6 +238,7 @@ void loop_work(struct loop *l, void (*fn)(void *arg), void (*done)(void *arg), v
 {
     struct work *w = NEW(struct work);
     *w = (struct work){.fn = fn, .done = done, .arg = arg};
+    l->uv_dirty = true;
     int rc = uv_queue_work(&l->uv, &w->uv, work_run, work_done);
     assert(rc == 0);
     (void)rc;
@@ -254,6 +274,7 @@ int loop_on_signal(struct loop *l, int signum, void (*fn)(void *arg, int signum)
     uv_signal_init(&l->uv, &s->uv);
     s->next = l->signals;
     l->signals = s;
+    l->uv_dirty = true;
     int rc = uv_signal_start(&s->uv, on_signal, signum);
     return rc < 0 ? error_from_errno(-rc) : 0;
 }
@@ -267,5 +288,6 @@ uint64_t loop_take_max_busy_us(struct loop *l)
 
 uv_loop_t *loop_uv(struct loop *l)
 {
+    l->uv_dirty = true;
     return &l->uv;
 }
