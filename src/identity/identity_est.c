@@ -151,6 +151,43 @@ static int enroll_work(struct tx *tx, void *arg)
                                                 .detail = e->a.name});
 }
 
+/* Who holds a token's secret and is refused nevertheless, is worth a row. */
+struct refusal {
+    char tenant[ID_SIZE], token[ID_SIZE], address[ADDR_TEXT_SIZE];
+    int64_t now_ms;
+    struct diag why;
+};
+
+static int refusal_work(struct tx *tx, void *arg)
+{
+    const struct refusal *r = arg;
+    return identity_audit(tx, r->now_ms,
+                          &(struct audit_entry){.tenant = r->tenant,
+                                                .actor = r->token,
+                                                .address = r->address,
+                                                .action = "agent.enroll",
+                                                .outcome = AUDIT_DENIED,
+                                                .detail = diag_text(&r->why)});
+}
+
+static void refusal_done(void *arg, int err)
+{
+    mem_free(arg);
+}
+
+static void audit_refusal(const struct enrolment *e, const struct diag *why)
+{
+    if (!e->a.token[0] || error_category(why->code) != ERROR_DENIED)
+        return;
+    struct refusal *r = NEW(struct refusal);
+    memcpy(r->tenant, e->a.tenant, sizeof(r->tenant));
+    memcpy(r->token, e->a.token, sizeof(r->token));
+    memcpy(r->address, e->address, sizeof(r->address));
+    r->now_ms = e->now_ms;
+    r->why = *why;
+    store_run(e->i->cfg.store, STORE_WRITE, refusal_work, refusal_done, r);
+}
+
 static void enroll_done(void *arg, int err)
 {
     struct enrolment *e = arg;
@@ -158,6 +195,7 @@ static void enroll_done(void *arg, int err)
     if (err) {
         LOG_WARN("enrolment refused", LOG_STR("token", e->a.token), LOG_STR("from", e->address),
                  LOG_STR("why", diag_text(&e->d)));
+        audit_refusal(e, &e->d);
         http_respond_diag(e->req, &e->d);
     } else {
         view_put_token(e->i, &e->token);
@@ -170,7 +208,7 @@ static void enroll_done(void *arg, int err)
     mem_free(e);
 }
 
-/* The bootstrap token in the request, checked against the view. The transaction checks again. */
+/* The bootstrap token whose secret is in the request. */
 static int read_token(struct identity *i, struct http_request *req, char name[IDENTITY_NAME_SIZE],
                       const struct token_record **ret, struct diag *d)
 {
@@ -185,7 +223,7 @@ static int read_token(struct identity *i, struct http_request *req, char name[ID
     token_done(&t);
     if (err)
         return diag_set(d, err, "the bootstrap token is not known to this hub");
-    return token_check(*ret, identity_now(i), d);
+    return 0;
 }
 
 static int prepare_enrolment(struct enrolment *e, struct diag *d)
@@ -197,6 +235,7 @@ static int prepare_enrolment(struct enrolment *e, struct diag *d)
     snprintf(e->a.tenant, sizeof(e->a.tenant), "%s", token->tenant);
     snprintf(e->a.network, sizeof(e->a.network), "%s", token->network);
     snprintf(e->a.token, sizeof(e->a.token), "%s", token->id);
+    TRY(token_check(token, e->now_ms, d));
     TRY(read_csr(e->req, &key, d));
     id_new(e->a.id, "agt");
     agent_pick_name(wanted, e->a.id, e->a.name);
@@ -220,6 +259,7 @@ static void post_simpleenroll(struct http_request *req, void *ctx)
         return;
     }
     LOG_WARN("enrolment refused", LOG_STR("from", e->address), LOG_STR("why", diag_text(&d)));
+    audit_refusal(e, &d);
     refuse(req, &d);
     cert_free(e->cert);
     mem_free(e);

@@ -194,6 +194,19 @@ static void each_act_is_in_the_audit_newest_first(void **state)
     agent_identity_done(&a);
 }
 
+static void a_refused_enrolment_is_in_the_audit(void **state)
+{
+    struct bench *h = *state;
+    struct agent_identity a = {0};
+    CLEANUP(mem_free) char *token = bench_token(h, "{\"name\": \"door\"}");
+    assert_int_equal(bench_call(h, "POST", "/api/v1/tokens/door:revoke", NULL), 200);
+    assert_int_equal(bench_enroll_as(h, token, NULL, true, &a, NULL), ERR_REVOKED);
+    assert_int_equal(bench_call(h, "GET", "/api/v1/audit?action=agent.enroll", NULL), 200);
+    assert_int_equal(bench_items(h), 1);
+    assert_string_equal(bench_item_text(h, 0, "outcome"), "denied");
+    assert_string_equal(bench_item_text(h, 0, "detail"), "the token was revoked");
+}
+
 static void a_stale_version_is_refused(void **state)
 {
     struct bench *h = *state;
@@ -238,6 +251,7 @@ int main(void)
         TEST(a_deleted_tenants_tokens_open_nothing),
         TEST(a_watch_shows_what_is_there_and_then_what_changes),
         TEST(each_act_is_in_the_audit_newest_first),
+        TEST(a_refused_enrolment_is_in_the_audit),
         TEST(a_stale_version_is_refused),
         TEST(tokens_of_one_named_network_share_it),
     };
