@@ -14,7 +14,9 @@
 #include <stdio.h>
 #include <string.h>
 
-#define SHUTDOWN_MS 5000
+#define SHUTDOWN_MS  5000
+#define LINGER_MS    2000
+#define LINGER_BYTES (1024 * 1024)
 
 struct h2_link {
     struct http_link link;
@@ -32,6 +34,11 @@ struct h2_side {
     size_t out_at;
     bool is_ended; /* no more will be added to out */
     bool is_run, has_begun;
+    /* A refusal before the body was read: its end is held back while a little more of the body is
+     * read over, because what ends the stream then is a reset, after which some clients (curl 7.88)
+     * throw the answer away. */
+    bool lingers;
+    size_t lingered;
     struct timer deadline; /* of the body, then of an answer that nobody takes */
 };
 
@@ -64,7 +71,8 @@ static void side_answer(struct http_request *req, const struct http_answer *a)
     side->is_ended = true;
     if (has_body)
         buf_append(&side->out, a->body, a->len);
-    timer_start(&side->deadline, HTTP_STALL_MS);
+    side->lingers = !side->is_run;
+    timer_start(&side->deadline, side->lingers ? LINGER_MS : HTTP_STALL_MS);
     respond(side, a, !no_length, has_body);
 }
 
@@ -107,11 +115,26 @@ static const struct http_side_ops side_ops = {side_answer, side_begin, side_send
 
 /* --- streams ---------------------------------------------------------------------------------- */
 
+static void stop_lingering(struct h2_side *side)
+{
+    side->lingers = false;
+    timer_start(&side->deadline, HTTP_STALL_MS);
+    h2_resume(side->stream);
+}
+
 static void on_data(void *arg, struct h2_stream *s, const uint8_t *data, size_t len)
 {
     struct h2_side *side = arg;
-    if (!side->req || side->is_run)
-        return; /* refused: what still comes stops at the stream's window */
+    if (!side->req || side->is_run) {
+        side->lingered += len;
+        if (!side->lingers)
+            return; /* what still comes stops at the stream's window */
+        if (side->lingered > LINGER_BYTES)
+            stop_lingering(side);
+        else
+            h2_consume(s, len);
+        return;
+    }
     if (http_request_body(side->req, data, len) < 0) {
         struct diag d;
         diag_set(&d, ERR_TOO_LARGE, "the body may have %zu bytes", http_route(side->req)->body_max);
@@ -124,6 +147,8 @@ static void on_data(void *arg, struct h2_stream *s, const uint8_t *data, size_t 
 static void on_end(void *arg, struct h2_stream *s)
 {
     struct h2_side *side = arg;
+    if (side->lingers)
+        stop_lingering(side);
     if (!side->req || side->is_run)
         return;
     side->is_run = true;
@@ -138,12 +163,13 @@ static int on_produce(void *arg, struct h2_stream *s, uint8_t *out, size_t cap, 
     if (n > 0) {
         memcpy(out, side->out.data + side->out_at, n);
         side->out_at += n;
-        timer_start(&side->deadline, HTTP_STALL_MS);
+        if (!side->lingers)
+            timer_start(&side->deadline, HTTP_STALL_MS);
     }
     if (side->out_at == side->out.len) {
         buf_done(&side->out);
         side->out_at = 0;
-        *eof = side->is_ended;
+        *eof = side->is_ended && !side->lingers;
         if (!side->is_ended)
             timer_stop(&side->deadline);
     }
@@ -173,6 +199,8 @@ static void on_side_deadline(struct timer *t)
         struct diag d;
         diag_set(&d, ERR_TIMEOUT, "the request did not arrive in time");
         http_respond_problem(side->req, 408, &d);
+    } else if (side->lingers) {
+        stop_lingering(side);
     } else {
         h2_reset(side->stream, H2_CANCEL);
     }
