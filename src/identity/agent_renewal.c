@@ -49,7 +49,7 @@ static double random_fraction(void)
 int64_t agent_renewal_due(const struct agent_identity *a, double jitter)
 {
     int64_t life = a->not_after_ms - a->obtained_ms;
-    return a->obtained_ms + life / 3 * 2 - (int64_t)((double)(life / 20) * jitter);
+    return a->obtained_ms + life / 3 * 2 - (int64_t)((double)life * 0.05 * jitter);
 }
 
 static int64_t clamp(int64_t n, int64_t least, int64_t most)
@@ -70,7 +70,7 @@ static int64_t backoff_ms(const struct agent_renewal *r)
     int64_t life = r->cfg.agent->not_after_ms - r->cfg.agent->obtained_ms;
     int64_t most = clamp(life / 10, BACKOFF_MIN_MS, BACKOFF_MAX_MS);
     int64_t wait = clamp((int64_t)BACKOFF_MIN_MS << (r->failures < 12 ? r->failures : 12), 0, most);
-    return wait / 2 + (int64_t)((double)(wait / 2) * random_fraction());
+    return wait / 2 + (int64_t)((double)wait * 0.5 * random_fraction());
 }
 
 static void fail(struct agent_renewal *r, const struct diag *why, int64_t wait_ms)
