@@ -102,12 +102,12 @@ static size_t on_data(void *arg, const uint8_t *data, size_t len)
     return len;
 }
 
-/* Large batches cost less; small ones keep the turns short for who waits beside them. */
+/* Large batches are cheaper a byte; beside small messages short ones keep the turns short. */
 static size_t on_fill(void *arg, uint8_t *out, size_t cap)
 {
     struct h2conn *hc = arg;
     size_t n = h2_output(hc->h2, out, cap);
-    conn_set_batch(hc->conn, h2_is_interactive(hc->h2) ? CONN_BATCH : CONN_BATCH_MAX);
+    conn_set_batch(hc->conn, h2_traffic(hc->h2) == H2_TRAFFIC_MIXED ? CONN_BATCH : CONN_BATCH_MAX);
     if (h2_is_done(hc->h2))
         end(hc, 0);
     return n;

@@ -343,9 +343,11 @@ int h2_input(struct h2 *h, const uint8_t *data, size_t len)
 {
     if (h->is_broken)
         return ERR_PROTO;
+    h2_batch_begin(h);
     ssize_t n = nghttp2_session_mem_recv(h->ng, data, len);
     if (h->ops->on_input_end)
         h->ops->on_input_end(h->arg);
+    h2_batch_end(h);
     if (n < 0) {
         h->is_broken = true;
         return n == NGHTTP2_ERR_FLOODED || n == NGHTTP2_ERR_NOMEM ? ERR_LIMIT : ERR_PROTO;
@@ -356,6 +358,7 @@ int h2_input(struct h2 *h, const uint8_t *data, size_t len)
 
 size_t h2_output(struct h2 *h, uint8_t *out, size_t cap)
 {
+    h2_batch_begin(h);
     h->out = out;
     h->out_cap = cap;
     h->out_len = 0;
@@ -375,6 +378,7 @@ size_t h2_output(struct h2 *h, uint8_t *out, size_t cap)
         h->out_len += (size_t)n;
     }
     h->out = NULL;
+    h2_batch_end(h);
     return h->out_len;
 }
 

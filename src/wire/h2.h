@@ -8,7 +8,8 @@
  * Receiving: the connection's window is given back on receipt, a stream's only by h2_consume. A
  * reader that stops therefore stalls its own stream and nobody else, and costs at most its window.
  * That starts at `stream_window`. It doubles while the round trip is what limits a reader that
- * keeps up (h2_set_rtt), and is four times as large while no other stream is busy.
+ * keeps up (h2_set_rtt), is four times as large while no other stream is busy, and shrinks beside
+ * small messages on a short path, because each byte in flight before theirs is delay.
  *
  * Lifetime: a stream is valid from on_request / h2_request until its `on_close` returned. No
  * callback comes from within h2_request, h2_respond, h2_reset, h2_resume, h2_consume; they come
@@ -143,11 +144,10 @@ void h2_tick(struct h2 *h);
 
 /* The connection's least round trip so far, for the growth of windows. */
 void h2_set_rtt(struct h2 *h, uint32_t rtt_us);
-/* Whether at most one stream moved data in the last second. */
-bool h2_is_single(const struct h2 *h);
-/* Whether someone who may be waiting shares the connection with others: a stream that sent small
- * pieces a moment ago. Then output is best taken in small batches. */
-bool h2_is_interactive(const struct h2 *h);
+/* What moved in the last second: at most one stream; several; some of them in small pieces, as
+ * where someone waits for each answer. */
+enum h2_traffic { H2_TRAFFIC_SINGLE, H2_TRAFFIC_BULK, H2_TRAFFIC_MIXED };
+enum h2_traffic h2_traffic(const struct h2 *h);
 
 void *h2_arg(const struct h2 *h);
 size_t h2_stream_count(const struct h2 *h);

@@ -7,9 +7,8 @@
 
 #define H2_PEER_SETTINGS_MAX  16
 #define H2_CONTROL_ALLOWANCE  2000 /* control frames between two h2_tick */
-#define H2_SINGLE_US          1000000
-#define H2_INTERACTIVE_US     250000
-#define H2_SMALL_BYTES        1024
+#define H2_OF_LATE_US         1000000
+#define H2_SMALL_BYTES        2048 /* pieces of a bulk stream are larger on average */
 #define H2_FRAME_HEADER_BYTES 9
 
 /* A header block while it arrives: texts packed behind each other, items by offset. */
@@ -40,6 +39,7 @@ struct h2_stream {
     /* Receiving: granted (the peer may send) + buffered (not consumed yet) is at most window. */
     uint32_t window, granted, buffered;
     uint32_t grown;       /* of `window`, charged to the connection's budget */
+    uint32_t mean_piece;  /* a moving average of the pieces of data that moved, bytes */
     uint32_t since_mark;  /* bytes consumed since mark_us */
     uint64_t mark_us;     /* 0: not measuring */
     bool is_connect;      /* request method */
@@ -48,7 +48,6 @@ struct h2_stream {
     bool remote_ended : 1, local_ended : 1;
     bool is_deferred : 1; /* on_produce had nothing */
     bool is_reset : 1;    /* by us */
-    bool sent_large : 1;  /* the last piece of body was no small one */
 };
 
 struct h2 {
@@ -73,9 +72,12 @@ struct h2 {
     bool is_server, peer_is_trusted, preface_pending, got_settings, got_goaway, sent_goaway;
     bool is_flooded, is_broken;
 
+    /* Of late: times of now_us, 0 if never. */
+    uint64_t now_us;        /* taken once a batch */
+    uint64_t other_busy_us; /* another stream than before moved data */
+    uint64_t small_us;      /* a stream of small pieces moved data */
     struct h2_stream *busy; /* the stream that moved data last */
-    uint64_t other_busy_us; /* when it last was another than before; 0: never */
-    uint64_t small_us;      /* when small pieces were sent last; 0: never */
+    bool in_batch;
 
     struct h2_memory {
         bool has_shared;
@@ -88,7 +90,9 @@ void h2_memory_init(struct h2_memory *m, nghttp2_mem *ret);
 struct h2_stream *h2_stream_new(struct h2 *h, int32_t id);
 void h2_stream_free(struct h2_stream *s); /* unlinks; no callback */
 void h2_stream_received(struct h2_stream *s, size_t len);
-void h2_stream_busy(struct h2_stream *s);
+void h2_stream_moved(struct h2_stream *s, size_t len);
+void h2_batch_begin(struct h2 *h);
+void h2_batch_end(struct h2 *h);
 nghttp2_data_provider h2_stream_provider(struct h2_stream *s);
 
 int h2_block_add(struct h2_stream *s, const uint8_t *name, size_t name_len, const uint8_t *value,

@@ -3,9 +3,10 @@
  *
  * Windows. `granted` is what the peer may still send, `buffered` what arrived and is not consumed;
  * their sum is kept at the target, and credit is sent once it is a quarter of it. The target is
- * `window`, four times that while no other stream is busy: on a short path one stream needs the
- * depth to keep both ends' pipelines full, but beside it every byte in flight is delay for the
- * others. When a second stream gets busy the surplus is not taken back, only not granted again.
+ * `window`; four times that while no other stream is busy, because on a short path one stream needs
+ * the depth to keep both ends' pipelines full; and less than that beside streams of small messages,
+ * for which every byte in flight before theirs is delay. A surplus is not taken back, only not
+ * granted again.
  *
  * `window` itself doubles when it was consumed within two round trips: then the window, not the
  * reader, is the limit.
@@ -21,6 +22,8 @@
 #include <utlist.h>
 
 #define SINGLE_FACTOR 4
+#define MIXED_WINDOW  (128u << 10)
+#define SHORT_PATH_US 1000
 #define NV_ON_STACK   32
 
 struct h2_stream *h2_stream_new(struct h2 *h, int32_t id)
@@ -124,55 +127,64 @@ int h2_headers_status(const struct h2_headers *h)
 
 /* Receiving */
 
-void h2_stream_busy(struct h2_stream *s)
+void h2_batch_begin(struct h2 *h)
+{
+    h->in_batch = true;
+    h->now_us = h->ops->now_us ? h->ops->now_us(h->arg) : 0;
+}
+
+void h2_batch_end(struct h2 *h)
+{
+    h->in_batch = false;
+}
+
+void h2_stream_moved(struct h2_stream *s, size_t len)
 {
     struct h2 *h = s->h;
-    if (h->busy == s || !h->ops->now_us)
+    s->mean_piece = (3 * s->mean_piece + (uint32_t)len) / 4;
+    if (s->mean_piece < H2_SMALL_BYTES)
+        h->small_us = h->now_us;
+    if (h->busy == s)
         return;
     if (h->busy)
-        h->other_busy_us = h->ops->now_us(h->arg);
+        h->other_busy_us = h->now_us;
     h->busy = s;
 }
 
-bool h2_is_single(const struct h2 *h)
+enum h2_traffic h2_traffic(const struct h2 *h)
 {
-    if (!h->ops->now_us)
-        return false;
-    return !h->other_busy_us || h->ops->now_us(h->arg) - h->other_busy_us > H2_SINGLE_US;
-}
-
-bool h2_is_interactive(const struct h2 *h)
-{
-    return h->small_us && !h2_is_single(h) &&
-           h->ops->now_us(h->arg) - h->small_us < H2_INTERACTIVE_US;
-}
-
-/* One small piece after a large one is the tail of a write, not a question or an answer. */
-static void note_piece(struct h2_stream *s, size_t len)
-{
-    bool is_large = len > H2_SMALL_BYTES;
-    if (!is_large && !s->sent_large && s->h->ops->now_us)
-        s->h->small_us = s->h->ops->now_us(s->h->arg);
-    s->sent_large = is_large;
+    uint64_t now = h->now_us;
+    if (!h->other_busy_us || now - h->other_busy_us > H2_OF_LATE_US)
+        return H2_TRAFFIC_SINGLE;
+    if (!h->small_us || now - h->small_us > H2_OF_LATE_US)
+        return H2_TRAFFIC_BULK;
+    return H2_TRAFFIC_MIXED;
 }
 
 static uint32_t target_of(const struct h2_stream *s)
 {
-    uint32_t target = s->window;
-    if (s->h->busy == s && target < s->h->stream_window_max && h2_is_single(s->h))
-        target = MIN(target * SINGLE_FACTOR, s->h->stream_window_max);
-    return target;
+    const struct h2 *h = s->h;
+    if (!h->now_us)
+        return s->window;
+    switch (h2_traffic(h)) {
+    case H2_TRAFFIC_SINGLE:
+        return MIN(s->window * SINGLE_FACTOR, h->stream_window_max);
+    case H2_TRAFFIC_MIXED:
+        return h->rtt_us < SHORT_PATH_US ? MIN(s->window, MIXED_WINDOW) : s->window;
+    default:
+        return s->window;
+    }
 }
 
 static void maybe_grow(struct h2_stream *s, size_t consumed)
 {
     struct h2 *h = s->h;
-    if (!h->rtt_us || !h->ops->now_us || s->window >= h->stream_window_max)
+    if (!h->rtt_us || !h->now_us || s->window >= h->stream_window_max)
         return;
     s->since_mark += (uint32_t)consumed;
     if (s->mark_us && s->since_mark < s->window)
         return;
-    uint64_t now = h->ops->now_us(h->arg);
+    uint64_t now = h->now_us;
     bool is_limit = s->mark_us && now - s->mark_us < 2 * (uint64_t)h->rtt_us;
     uint32_t more = MIN(s->window, h->stream_window_max - s->window);
     if (is_limit && s->buffered <= s->window / 4 && h->budget_used + more <= h->window_budget) {
@@ -189,7 +201,7 @@ void h2_stream_received(struct h2_stream *s, size_t len)
     assert(len <= s->granted); /* nghttp2 enforces it */
     s->granted -= (uint32_t)len;
     s->buffered += (uint32_t)len;
-    h2_stream_busy(s);
+    h2_stream_moved(s, len);
 }
 
 void h2_consume(struct h2_stream *s, size_t len)
@@ -199,6 +211,8 @@ void h2_consume(struct h2_stream *s, size_t len)
     s->buffered -= (uint32_t)len;
     if (s->remote_ended || s->is_reset)
         return;
+    if (!h->in_batch && h->ops->now_us)
+        h->now_us = h->ops->now_us(h->arg);
     maybe_grow(s, len);
     uint32_t target = target_of(s);
     if (s->granted + s->buffered >= target)
@@ -381,10 +395,8 @@ ssize_t h2_on_read(nghttp2_session *ng, int32_t id, uint8_t *buf, size_t length,
         s->is_deferred = true;
         return NGHTTP2_ERR_DEFERRED;
     }
-    if (n > 0) {
-        h2_stream_busy(s);
-        note_piece(s, (size_t)n);
-    }
+    if (n > 0)
+        h2_stream_moved(s, (size_t)n);
     *flags |= NGHTTP2_DATA_FLAG_NO_COPY;
     if (eof)
         end_body(s, flags);
