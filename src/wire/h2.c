@@ -14,6 +14,7 @@
 #include <utlist.h>
 
 #define DEFAULT(value, otherwise) ((value) ? (value) : (otherwise))
+#define FRAME_BYTES               (64 << 10) /* received ones; they are not buffered, so length costs nothing */
 #define PEER_STREAMS_AT_FIRST     1000 /* until its SETTINGS arrive */
 
 static nghttp2_session_callbacks *callbacks;
@@ -279,6 +280,7 @@ static void submit_settings(struct h2 *h, const struct h2_config *cfg)
                                        cfg->is_server ? DEFAULT(cfg->max_streams, 128) : 0};
     iv[n++] = (nghttp2_settings_entry){NGHTTP2_SETTINGS_INITIAL_WINDOW_SIZE, h->stream_window};
     iv[n++] = (nghttp2_settings_entry){NGHTTP2_SETTINGS_MAX_HEADER_LIST_SIZE, h->max_header_bytes};
+    iv[n++] = (nghttp2_settings_entry){NGHTTP2_SETTINGS_MAX_FRAME_SIZE, FRAME_BYTES};
     if (!cfg->is_server)
         iv[n++] = (nghttp2_settings_entry){NGHTTP2_SETTINGS_ENABLE_PUSH, 0};
     if (cfg->is_server && cfg->enable_connect)

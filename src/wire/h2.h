@@ -27,8 +27,11 @@
 struct h2;
 struct h2_stream;
 
-/* A DATA frame's largest payload: with its 9-byte header it fills exactly one TLS record. */
-#define H2_DATA_MAX 16375
+/* A DATA frame's payload: with its 9-byte header it fills exactly one TLS record, or four where no
+ * small messages wait and the peer allows it. Larger reads are cheaper: each one opens the sender's
+ * TCP window, and wakes it. */
+#define H2_DATA_MAX   16375
+#define H2_DATA_LARGE 65527
 /* Least room h2_output needs to make progress. */
 #define H2_OUTPUT_MIN (16384 + 16)
 

@@ -21,6 +21,7 @@
 #include <string.h>
 #include <utlist.h>
 
+#define TLS_RECORD    16384
 #define SINGLE_FACTOR 4
 #define MIXED_WINDOW  (128u << 10)
 #define SHORT_PATH_US 1000
@@ -386,9 +387,8 @@ ssize_t h2_on_read(nghttp2_session *ng, int32_t id, uint8_t *buf, size_t length,
     (void)id;
     (void)buf;
     uint8_t *out = h->out + h->out_len + H2_FRAME_HEADER_BYTES;
-    int n = s->ops && s->ops->on_produce
-                ? s->ops->on_produce(s->arg, s, out, MIN(length, (size_t)H2_DATA_MAX), &eof)
-                : (eof = true, 0);
+    int n = s->ops && s->ops->on_produce ? s->ops->on_produce(s->arg, s, out, length, &eof)
+                                         : (eof = true, 0);
     if (n < 0)
         return NGHTTP2_ERR_TEMPORAL_CALLBACK_FAILURE;
     if (n == 0 && !eof) {
@@ -415,6 +415,16 @@ int h2_on_send_data(nghttp2_session *ng, nghttp2_frame *frame, const uint8_t *fr
     return h->out_cap - h->out_len < H2_OUTPUT_MIN ? NGHTTP2_ERR_PAUSE : 0;
 }
 
+/* How many bytes the next frame may have: as many TLS records as there is room for in `out`. */
+static int32_t whole_records(const struct h2 *h)
+{
+    size_t room = h->out_cap - h->out_len;
+    if (h2_traffic(h) == H2_TRAFFIC_MIXED)
+        return TLS_RECORD;
+    return (int32_t)(MIN(room, (size_t)H2_DATA_LARGE + H2_FRAME_HEADER_BYTES) / TLS_RECORD) *
+           TLS_RECORD;
+}
+
 ssize_t h2_on_read_length(nghttp2_session *ng, uint8_t frame_type, int32_t stream_id,
                           int32_t session_window, int32_t stream_window, uint32_t max_frame,
                           void *user_data)
@@ -422,9 +432,8 @@ ssize_t h2_on_read_length(nghttp2_session *ng, uint8_t frame_type, int32_t strea
     (void)ng;
     (void)frame_type;
     (void)stream_id;
-    (void)user_data;
+    int32_t frame = MIN((int32_t)max_frame, whole_records(user_data) - H2_FRAME_HEADER_BYTES);
     int32_t window = MIN(session_window, stream_window);
-    int32_t frame = MIN((int32_t)max_frame, H2_DATA_MAX);
     return MIN(window, frame);
 }
 
