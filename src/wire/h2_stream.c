@@ -21,11 +21,11 @@
 #include <string.h>
 #include <utlist.h>
 
-#define TLS_RECORD    16384
-#define SINGLE_FACTOR 4
-#define MIXED_WINDOW  (128u << 10)
-#define SHORT_PATH_US 1000
-#define NV_ON_STACK   32
+#define TLS_RECORD       16384
+#define SINGLE_FACTOR    4
+#define MIXED_WINDOW     (64u << 10)
+#define MIXED_BYTES_A_US 1024u /* of round trip: 8 Gbit/s */
+#define NV_ON_STACK      32
 
 struct h2_stream *h2_stream_new(struct h2 *h, int32_t id)
 {
@@ -171,7 +171,7 @@ static uint32_t target_of(const struct h2_stream *s)
     case H2_TRAFFIC_SINGLE:
         return MIN(s->window * SINGLE_FACTOR, h->stream_window_max);
     case H2_TRAFFIC_MIXED:
-        return h->rtt_us < SHORT_PATH_US ? MIN(s->window, MIXED_WINDOW) : s->window;
+        return MIN(s->window, MIXED_WINDOW + h->rtt_us * MIXED_BYTES_A_US);
     default:
         return s->window;
     }

@@ -264,7 +264,7 @@ static void the_window_shrinks_back_when_another_stream_is_busy(void **state)
     p.server.received = received;
     h2_consume(first, stalled);
     exchange(&p);
-    assert_int_equal(p.server.received - received, 128 << 10); /* its messages are small */
+    assert_int_equal(p.server.received - received, 64 << 10); /* its messages are small */
     pair_free(&p);
 }
 
