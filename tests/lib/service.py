@@ -65,6 +65,10 @@ class TcpServer:
             self.ends.append(how)
 
     def close(self):
+        try:
+            self.listener.shutdown(socket.SHUT_RDWR)  # wakes the thread in accept()
+        except OSError:
+            pass
         self.listener.close()
         with self.lock:
             for sock in self.connections:

@@ -7,9 +7,10 @@ import os
 import socket
 import ssl
 import threading
+import time
 
 from lib.network import inside
-from lib.process import Process, run, wait_until
+from lib.process import SLOW, Process, run, wait_until
 from lib.service import free_port
 
 REPOSITORY = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
@@ -106,10 +107,12 @@ class Watch:
     def __init__(self, answer):
         self.answer = answer
 
-    def next(self):
+    def next(self, seconds=10):
         """(id, event, data) of the next event; comments are skipped. None at the end."""
+        deadline = time.monotonic() + seconds * SLOW
         event = {"event": "message", "data": "", "id": None}
         while line := self.answer.readline():
+            assert time.monotonic() < deadline, "heartbeats, but no event"
             line = line.decode().rstrip("\r\n")
             if not line:
                 if event["data"]:
@@ -247,7 +250,7 @@ class Agent:
 
     def enroll(self, token, check=True):
         argv = [program("warren-agent"), "enroll", "--hub", self.hub.url, "--token-file", "-",
-                "--data", self.data]
+                "--data", self.data, "--name", self.name]
         if self.user:
             argv = ["setpriv", f"--reuid={self.user}", "--clear-groups", *argv]
         return run(argv, input=token + "\n", namespace=self.namespace, check=check)
@@ -258,11 +261,11 @@ class Agent:
 
     @property
     def certificate_path(self):
-        return os.path.join(self.data, "agent.pem")
+        return os.path.join(self.data, "cert.pem")
 
     @property
     def key_path(self):
-        return os.path.join(self.data, "agent.key")
+        return os.path.join(self.data, "key.pem")
 
     def certificate(self):
         """The text of `openssl x509 -text`."""

@@ -3,6 +3,7 @@ when a test fails, and a sanitizer's report in any log fails the test."""
 
 import os
 import shutil
+import signal
 import sys
 import tempfile
 
@@ -11,6 +12,7 @@ import pytest
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
 from lib import network  # noqa: E402
+from lib.process import SLOW  # noqa: E402
 from lib.service import Nginx, Sshd, TcpServer, echo  # noqa: E402
 from lib.warren import BUILD, Hub, program  # noqa: E402
 
@@ -18,6 +20,21 @@ from lib.warren import BUILD, Hub, program  # noqa: E402
 def pytest_configure(config):
     if not os.path.exists(program("warren")):
         pytest.exit(f"no {program('warren')}: run make first, or set WARREN_BUILD (now {BUILD})", 2)
+
+
+TEST_SECONDS = 120
+
+
+@pytest.hookimpl(hookwrapper=True)
+def pytest_runtest_call(item):
+    """No test waits for ever."""
+    def too_long(signum, frame):
+        raise AssertionError(f"the test took longer than {TEST_SECONDS * SLOW} s")
+    before = signal.signal(signal.SIGALRM, too_long)
+    signal.alarm(TEST_SECONDS * SLOW)
+    yield
+    signal.alarm(0)
+    signal.signal(signal.SIGALRM, before)
 
 
 @pytest.hookimpl(hookwrapper=True)
