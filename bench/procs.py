@@ -19,6 +19,19 @@ def cpu_seconds(pids):
     return total / TICK
 
 
+def machine_busy_seconds():
+    """Time all CPUs together were not idle since the machine started."""
+    with open("/proc/stat") as f:
+        user, nice, system, _idle, _iowait, irq, softirq = map(int, f.readline().split()[1:8])
+    return (user + nice + system + irq + softirq) / TICK
+
+
+def own_seconds():
+    """CPU time of this process and of all its children that have ended."""
+    t = os.times()
+    return t.user + t.system + t.children_user + t.children_system
+
+
 def memory_kib(pids):
     """(RSS, PSS) of the processes, in KiB."""
     rss = pss = 0

@@ -17,7 +17,8 @@ from collections import defaultdict
 
 import peers as peer_list
 import report
-from procs import Group, cpu_seconds, memory_kib, wait_for
+from procs import (Group, cpu_seconds, machine_busy_seconds, memory_kib, own_seconds,
+                   wait_for)
 
 TOP = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 GIB = 1 << 30
@@ -111,16 +112,18 @@ class Bench:
 
     def stalled(self, peer, direction):
         extra = ["--from-target"] if direction == "from" else []
-        alone = self.run("bulk", peer, streams=7, extra=extra)["gbit"]
+        bulk = lambda: self.run("bulk", peer, streams=7, extra=extra)["gbit"]
+        alone = bulk()
         for count in 1, 16:
             time.sleep(SETTLE_S)
             before = {end: memory_kib(pids)[1] for end, pids in peer.ends.items()}
             stalled = self.client("stall", peer, streams=count, extra=extra)
             json.loads(stalled.stdout.readline())
-            beside = self.run("bulk", peer, streams=7, extra=extra)["gbit"]
+            beside = bulk()
             grown = [memory_kib(pids)[1] - before[end] for end, pids in peer.ends.items()]
             stalled.communicate("")
-            self.record(f"stall_{direction}_{count}", peer, beside / alone)
+            alone_before, alone = alone, bulk()
+            self.record(f"stall_{direction}_{count}", peer, 2 * beside / (alone_before + alone))
             self.record(f"stall_memory_{count}", peer, max(grown + [0]))
 
     # -- memory; on fresh processes, once
@@ -243,7 +246,7 @@ def parse_options():
 def main():
     o = parse_options()
     kinds = [peer_list.ALL[name] for name in o.peers.split(",")]
-    began = time.time()
+    began, busy, own = time.time(), machine_busy_seconds(), own_seconds()
     with tempfile.TemporaryDirectory(prefix="warren-bench-") as directory:
         bench = Bench(o, directory)
         try:
@@ -253,8 +256,12 @@ def main():
         finally:
             bench.group.stop()
     samples = {row: dict(by_peer) for row, by_peer in bench.samples.items()}
+    took = time.time() - began
+    others = (machine_busy_seconds() - busy - (own_seconds() - own)) / took / os.cpu_count()
     notes = [f"{platform.platform()}, {os.cpu_count()} cores; {o.rounds} rounds of {o.seconds:g} s "
-             f"a measurement; {time.time() - began:.0f} s in all"]
+             f"a measurement; {took:.0f} s in all",
+             f"other programs used {max(others, 0):.0%} of the machine meanwhile" +
+             ("; read nothing but ratios, and those with care" if others > 0.1 else "")]
     if o.output == "json":
         print(json.dumps({"samples": samples, "targets": report.judge(samples), "notes": notes},
                          indent=1))
