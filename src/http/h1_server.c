@@ -379,6 +379,8 @@ static void on_deadline(struct timer *t)
     if ((h->state == H1_HEAD && h->parser.in_message) || h->state == H1_BODY) {
         diag_set(&d, ERR_TIMEOUT, "the request did not arrive in time");
         refuse(h, 408, &d);
+    } else if (h->state == H1_IDLE && unsent(h) > 0) {
+        enter(h, H1_IDLE); /* not idle: still taking the last answer, see on_stall */
     } else {
         close_now(h);
     }

@@ -9,9 +9,9 @@
 #include <uthash.h>
 
 #define HTTP_PARAMS_MAX    8
-#define HTTP_OUT_MAX       16   /* headers that a handler may add */
-#define HTTP_IN_FLIGHT_MAX 8192 /* requests of all connections that are not answered yet */
-#define HTTP_STALL_MS      30000
+#define HTTP_OUT_MAX       16    /* headers that a handler may add */
+#define HTTP_IN_FLIGHT_MAX 8192  /* requests of all connections that are not answered yet */
+#define HTTP_STALL_MS      60000 /* the kernel's buffers hide a slow reader's progress for a while */
 #define HTTP_HEARTBEAT_MS  15000
 
 /* An answer ready to be written; names are in lower case. */

@@ -206,8 +206,7 @@ int rest_only(json_t *obj, const char *path, const char *const *names, struct di
     const char *name;
     char field[64];
     TRY(rest_object(obj, path, false, &at, d));
-    json_object_foreach(at, name, value)
-    {
+    json_object_foreach (at, name, value) {
         if (is_listed(names, name))
             continue;
         snprintf(field, sizeof(field), "%s%s%s", path, *path ? "." : "", name);

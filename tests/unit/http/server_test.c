@@ -414,6 +414,29 @@ static void slow_clients_are_cut_off_by_deadlines(void **state)
     assert_true(b.got_end);
 }
 
+static void answers_wait_for_a_slow_reader_but_not_for_one_that_stopped(void **state)
+{
+    struct http_stats st;
+    for (int i = 0; i < 64; i++) /* 12 MiB, more than the kernel takes */
+        assert_true(send(b.fd, "GET /big HTTP/1.1\r\nHost: x\r\n\r\n", 30, 0) > 0);
+    for (int i = 0; i < 4; i++) {
+        static char part[256 * 1024];
+        for (size_t taken = 0; taken < (2 << 20);) {
+            loop_turn(b.loop, false);
+            ssize_t n = recv(b.fd, part, sizeof(part), MSG_DONTWAIT);
+            assert_true(n > 0 || (n < 0 && errno == EAGAIN));
+            taken += n > 0 ? (size_t)n : 0;
+        }
+        loop_advance(b.loop, 40000);
+    }
+    http_server_stats(b.server, &st);
+    assert_int_equal(st.conns, 1);
+    loop_advance(b.loop, 61000);
+    pump();
+    http_server_stats(b.server, &st);
+    assert_int_equal(st.conns, 0);
+}
+
 static void a_held_request_waits_without_a_deadline(void **state)
 {
     say("GET /hold HTTP/1.1\r\nHost: x\r\n\r\n");
@@ -645,6 +668,7 @@ int main(void)
         TEST(malformed_requests_are_refused_and_closed),
         TEST(oversized_heads_are_refused),
         TEST(slow_clients_are_cut_off_by_deadlines),
+        TEST(answers_wait_for_a_slow_reader_but_not_for_one_that_stopped),
         TEST(a_held_request_waits_without_a_deadline),
         TEST(a_request_survives_its_client),
         TEST(a_request_survives_its_server),
