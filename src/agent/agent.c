@@ -220,8 +220,7 @@ static void tear_down(struct agent *a)
     session_free(a->session);
     tunnel_agent_free(a->tunnels);
     notify_done(&a->notify);
-    for (int i = 0; i < 8; i++) /* aborted connections and relays report their end in a turn each */
-        loop_turn(a->loop, false);
+    loop_settle(a->loop);
     loop_free(a->loop);
     agent_identity_done(&a->identity);
     conf_free(a->conf);

@@ -30,6 +30,7 @@ struct fleet_network {
     char name[FLEET_NAME_SIZE];
     int64_t version, created;
     struct fleet_agent *agents; /* utlist through `next_in_network` */
+    size_t online;              /* how many of them are logged in */
     UT_hash_handle hh;
 };
 
@@ -105,8 +106,10 @@ struct fleet_agent *fleet_caller(struct fleet *f, struct rpc_call *call, uint64_
 typedef struct Warren__V1__HubEvent Warren__V1__HubEvent;
 void fleet_send(struct fleet_agent *a, const Warren__V1__HubEvent *event);
 
-/* Ends the agent's session and links now: revoked, or the hub wants it gone. */
+/* Ends the agent's session, links and whatever control connections it has, now. */
 void fleet_cut(struct fleet *f, struct fleet_agent *a, const char *why);
+/* The same for one that was revoked a moment ago, perhaps before the view has seen it. */
+void fleet_cut_revoked(struct fleet *f, const char *agent);
 
 /* Tells every agent that the hub goes away. */
 void fleet_drain(struct fleet *f, uint32_t grace_ms);

@@ -369,6 +369,9 @@ static void create_network(struct http_request *req, void *ctx)
 static int delete_agents(struct tx *tx, const struct network_write *w)
 {
     int rc;
+    TRY(tx_exec(
+        tx, "DELETE FROM agent_session WHERE agent IN (SELECT id FROM agent WHERE network = $1)",
+        STORE_TEXT(w->id)));
     struct rows rows =
         tx_query(tx, "DELETE FROM agent WHERE network = $1 RETURNING id", STORE_TEXT(w->id));
     while ((rc = row_next(&rows)) > 0)

@@ -13,7 +13,6 @@
 #include "base/mem.h"
 #include "base/time.h"
 #include "net/conn.h"
-#include "pki/cert.h"
 #include "rpc/server.h"
 #include "warren/v1/agent.pb-c.h"
 
@@ -21,35 +20,11 @@
 #include <string.h>
 #include <utlist.h>
 
-#define LINKS_MAX 8 /* reverse connections of one session */
-
-/* ---- sessions: who is on the other end of a control connection ---- */
-
-static void *on_session_open(struct rpc_session *s, void *arg)
-{
-    struct fleet *f = arg;
-    struct spiffe *id = NEW(struct spiffe);
-    if (cert_identity(conn_peer_cert(rpc_session_conn(s)), f->cfg.trust_domain, id) < 0) {
-        mem_free(id);
-        return NULL;
-    }
-    return id;
-}
-
-static void on_session_close(struct rpc_session *s, void *user, int err, void *arg)
-{
-    mem_free(user);
-}
-
-static const struct spiffe *peer_of(struct rpc_call *call)
-{
-    struct rpc_session *s = rpc_call_session(call);
-    return s ? rpc_session_user(s) : NULL;
-}
+#define LINKS_MAX 8 /* reverse connections of the live session */
 
 struct fleet_agent *fleet_caller(struct fleet *f, struct rpc_call *call, uint64_t session_epoch)
 {
-    const struct spiffe *id = peer_of(call);
+    const struct spiffe *id = fleet_peer_of(call);
     struct fleet_agent *a = id ? fleet_agent_find(f, id->agent) : NULL;
     if (!a || strcmp(a->tenant, id->tenant) != 0) {
         rpc_finish(call, RPC_UNAUTHENTICATED, "this certificate names no agent of this hub");
@@ -103,6 +78,7 @@ static void session_down(struct fleet *f, struct fleet_agent *a, enum rpc_status
     if (!call)
         return;
     f->online--;
+    a->network->online--;
     a->disconnected = time_wall_ms();
     LOG_INFO("agent disconnected", LOG_STR("agent", a->id), LOG_INT("epoch", a->epoch),
              LOG_STR("why", why));
@@ -127,10 +103,18 @@ static void session_down(struct fleet *f, struct fleet_agent *a, enum rpc_status
 
 void fleet_cut(struct fleet *f, struct fleet_agent *a, const char *why)
 {
-    struct rpc_session *s = a->call ? rpc_call_session(a->call) : NULL;
     session_down(f, a, RPC_PERMISSION_DENIED, why);
-    if (s)
-        rpc_session_close(s);
+    fleet_peer_close_sessions(f, a->id);
+}
+
+void fleet_cut_revoked(struct fleet *f, const char *agent)
+{
+    struct fleet_agent *a = fleet_agent_find(f, agent);
+    if (!a)
+        return;
+    if (!a->revoked)
+        a->revoked = time_wall_ms();
+    fleet_cut(f, a, "revoked");
 }
 
 /* ---- coming up ---- */
@@ -204,6 +188,7 @@ static void login_written(void *arg, int err)
     }
     a->call = in->call;
     f->online++;
+    a->network->online++;
     rpc_on_cancel(in->call, on_cancel, a);
     LOG_INFO("agent connected", LOG_STR("agent", a->id), LOG_STR("name", a->name),
              LOG_STR("network", a->network->name), LOG_STR("address", a->address),
@@ -247,7 +232,7 @@ static void allow_text(const Warren__V1__ConnectRequest *req, char *out, size_t 
 static void handle_connect(struct rpc_call *call, const ProtobufCMessage *msg, void *ctx)
 {
     const Warren__V1__ConnectRequest *req = (const Warren__V1__ConnectRequest *)msg;
-    const struct spiffe *id = peer_of(call);
+    const struct spiffe *id = fleet_peer_of(call);
     if (!id) {
         rpc_finish(call, RPC_UNAUTHENTICATED, "the certificate carries no agent's identity");
         return;
@@ -287,8 +272,9 @@ void fleet_drain(struct fleet *f, uint32_t grace_ms)
 
 void fleet_link_born(struct fleet_link *l)
 {
-    DL_APPEND2(l->fleet->links, l, all_prev, all_next);
-    if (l->fleet->is_stopping)
+    struct fleet *f = l->fleet;
+    DL_APPEND2(f->links, l, all_prev, all_next);
+    if (!fleet_peer_link_add(f, l->agent) || f->is_stopping)
         fleet_link_cut(l);
 }
 
@@ -299,7 +285,8 @@ void fleet_link_arrived(struct fleet_link *l)
     size_t n = 0;
     if (a)
         DL_COUNT(a->links, other, n);
-    if (!a || !a->call || (uint32_t)a->epoch != l->epoch || n >= LINKS_MAX) {
+    if (!a || strcmp(a->tenant, l->tenant) != 0 || !a->call || (uint32_t)a->epoch != l->epoch ||
+        n >= LINKS_MAX) {
         LOG_INFO("reverse connection refused", LOG_STR("agent", l->agent),
                  LOG_INT("epoch", l->epoch), LOG_INT("newest", a ? a->epoch : 0));
         fleet_link_cut(l);
@@ -319,6 +306,7 @@ void fleet_link_left(struct fleet_link *l)
     if (a)
         link_down(f, a, l);
     DL_DELETE2(f->links, l, all_prev, all_next);
+    fleet_peer_link_remove(f, l->agent);
     if (f->on_stopped && !f->links)
         f->on_stopped(f->on_stopped_arg);
 }
@@ -334,8 +322,10 @@ int fleet_new(const struct fleet_config *cfg, struct fleet **ret, struct diag *d
 {
     struct fleet *f = NEW(struct fleet);
     f->cfg = *cfg;
-    const struct rpc_server_config rpc = {
-        .loop = cfg->loop, .on_open = on_session_open, .on_close = on_session_close, .arg = f};
+    const struct rpc_server_config rpc = {.loop = cfg->loop,
+                                          .on_open = fleet_peer_session_open,
+                                          .on_close = fleet_peer_session_close,
+                                          .arg = f};
     int rc = rpc_server_new(&rpc, &f->rpc);
     if (rc < 0)
         diag_set(d, rc, "cannot serve control sessions: %s", error_text(rc));
@@ -357,6 +347,7 @@ void fleet_stop(struct fleet *f, void (*done)(void *arg), void *arg)
     f->is_stopping = true;
     for (struct fleet_agent *a = f->agents; a; a = a->hh.next)
         session_down(f, a, RPC_UNAVAILABLE, "the hub stops");
+    fleet_peers_close(f);
     DL_FOREACH2 (f->links, l, all_next)
         fleet_link_cut(l);
     f->on_stopped = done;
@@ -370,6 +361,7 @@ void fleet_free(struct fleet *f)
     if (!f)
         return;
     rpc_server_free(f->rpc);
+    fleet_peers_free(f);
     fleet_view_free(f);
     mem_free(f);
 }

@@ -5,6 +5,9 @@
 #include "fleet/link.h"
 #include "pki/spiffe.h"
 
+struct fleet_peer;
+struct rpc_session;
+
 struct fleet {
     struct fleet_config cfg;
     struct rpc_server *rpc;
@@ -13,6 +16,7 @@ struct fleet {
     struct fleet_observer *observers;
     struct store_subscriber feed;
     size_t online;
+    struct fleet_peer *peers; /* by agent */
     struct fleet_link *links; /* all that workers have, up or not yet; `all_prev`, `all_next` */
     bool is_stopping;
     void (*on_stopped)(void *arg);
@@ -37,6 +41,16 @@ struct fleet_agent *fleet_view_put_agent(struct fleet *f, const struct fleet_row
 int fleet_view_load(struct fleet *f, struct diag *d);
 void fleet_view_follow(struct fleet *f);
 void fleet_view_free(struct fleet *f);
+
+/* fleet_peer.c: what each agent has open. The first two are callbacks of the rpc server. */
+void *fleet_peer_session_open(struct rpc_session *s, void *fleet);
+void fleet_peer_session_close(struct rpc_session *s, void *user, int err, void *fleet);
+const struct spiffe *fleet_peer_of(struct rpc_call *call); /* NULL: disconnected, or no identity */
+void fleet_peer_close_sessions(struct fleet *f, const char *agent);
+bool fleet_peer_link_add(struct fleet *f, const char *agent); /* false: one too many, but counted */
+void fleet_peer_link_remove(struct fleet *f, const char *agent);
+void fleet_peers_close(struct fleet *f);
+void fleet_peers_free(struct fleet *f); /* after the rpc server */
 
 /* fleet_session.c: called by link.c on the main loop. */
 void fleet_link_born(struct fleet_link *l);

@@ -9,6 +9,8 @@
 #include <stdio.h>
 #include <utlist.h>
 
+#define SETTINGS_MS 10000 /* for an agent to tell its session */
+
 void fleet_link_use(struct fleet_link *l, struct link_user *u)
 {
     DL_APPEND(l->users, u);
@@ -43,10 +45,16 @@ static void arrived_on_main(void *arg)
     fleet_link_arrived(arg);
 }
 
+static void on_deadline(struct timer *t)
+{
+    h2conn_abort(container_of(t, struct fleet_link, deadline)->hc, ERR_TIMEOUT);
+}
+
 static void on_settings(void *arg)
 {
     struct fleet_link *l = arg;
     uint32_t epoch;
+    timer_stop(&l->deadline);
     if (!h2_peer_setting(h2conn_session(l->hc), FLEET_SETTING_EPOCH, &epoch)) {
         LOG_WARN("reverse connection without a session epoch", LOG_STR("agent", l->agent));
         h2conn_abort(l->hc, ERR_PROTO);
@@ -61,6 +69,7 @@ static void on_close(void *arg, int err)
     struct fleet_link *l = arg;
     LOG_DEBUG("reverse connection closed", LOG_STR("agent", l->agent), LOG_ERR(err));
     l->hc = NULL;
+    timer_stop(&l->deadline);
     while (l->users) {
         struct link_user *u = l->users;
         fleet_link_unuse(l, u);
@@ -85,6 +94,8 @@ void fleet_link_accept(struct fleet *f, struct conn *c)
     snprintf(l->agent, sizeof(l->agent), "%s", id.agent);
     const struct h2conn_config cfg = {0};
     l->hc = h2conn_new(c, &cfg, &link_ops, l);
+    timer_init(&l->deadline, l->worker, on_deadline);
+    timer_start(&l->deadline, SETTINGS_MS);
     loop_post(f->cfg.loop, born_on_main, l);
 }
 

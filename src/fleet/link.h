@@ -5,9 +5,8 @@
  * two sides talk by posting:
  *
  *   worker: TLS done                                    -> main: listed
- *   worker: SETTINGS with the session's epoch -> main: is that the live session?
- * on_link_up worker: connection gone                             -> main: on_link_down -> worker:
- * freed
+ *   worker: SETTINGS with the session's epoch -> main: of the live session? then on_link_up
+ *   worker: connection gone                   -> main: on_link_down -> worker: freed
  *
  * Whatever main posted to the worker before it let go of the link therefore still finds it in
  * place.
@@ -44,6 +43,7 @@ struct fleet_link {
     struct h2conn *hc; /* NULL once gone */
     struct link_user *users;
     uint64_t epoch;
+    struct timer deadline; /* for the SETTINGS */
 
     /* The main loop's. */
     bool is_up;

@@ -11,6 +11,7 @@
 
 /* Streams of one reverse connection; the hub's own limits are lower. */
 #define STREAMS_MAX 65536
+#define LASTING_MS  5000
 
 /* Outlives its pool while its connection closes: the pool is then NULL. */
 struct reverse {
@@ -19,6 +20,7 @@ struct reverse {
     struct h2conn *hc;
     struct backoff backoff;
     struct timer retry;
+    uint64_t opened_ms;
 };
 
 struct reverse_pool {
@@ -47,6 +49,8 @@ static void on_close(void *arg, int err)
         return;
     }
     LOG_INFO("reverse connection lost", LOG_ERR(err));
+    if (loop_now_ms(r->pool->cfg.loop) - r->opened_ms >= LASTING_MS)
+        backoff_reset(&r->backoff); /* one that the hub cuts at once is not dialled without end */
     timer_start(&r->retry, backoff_next(&r->backoff));
 }
 
@@ -69,7 +73,7 @@ static void on_dialled(void *arg, const struct dial_result *res)
                                              .extra_setting = FLEET_SETTING_EPOCH,
                                              .extra_value = r->pool->cfg.epoch}};
     r->hc = h2conn_new(res->conn, &cfg, &reverse_ops, r);
-    backoff_reset(&r->backoff);
+    r->opened_ms = loop_now_ms(r->pool->cfg.loop);
     LOG_DEBUG("reverse connection open");
 }
 

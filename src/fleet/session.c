@@ -18,6 +18,7 @@
 #define MAX_DELAY_MS        30000
 #define UNANSWERED_DELAY_MS 500 /* between dials that nobody answered; the dial itself repeats */
 #define SUPERSEDED_DELAY_MS 30000
+#define WELCOME_MS          15000 /* for the hub to answer Connect */
 
 struct hub {
     struct host_port at;
@@ -30,13 +31,15 @@ struct session {
     struct hub *hubs;
     size_t current;
     struct backoff backoff;
-    struct timer retry;
+    struct timer retry, welcome;
     struct dial *dial;
     struct rpc_client *rpc;
     bool is_up;
     uint64_t epoch;
     struct reverse_pool *pool;
     bool wants_reverse;
+    char **allow;
+    size_t n_allow;
     char status[256];
 };
 
@@ -47,6 +50,7 @@ static void dial_hub(struct session *s);
 static void leave(struct session *s)
 {
     bool was_up = s->is_up;
+    timer_stop(&s->welcome);
     s->is_up = false;
     s->epoch = 0;
     if (s->pool)
@@ -92,6 +96,7 @@ static void fail(struct session *s, const struct diag *why, uint32_t delay_ms)
 static void on_welcome(struct session *s, const Warren__V1__Welcome *w)
 {
     struct hub *hub = &s->hubs[s->current];
+    timer_stop(&s->welcome);
     s->is_up = true;
     s->epoch = w->epoch;
     backoff_reset(&s->backoff);
@@ -147,6 +152,14 @@ static void on_rpc_close(void *arg, int err)
     fail(s, &d, backoff_next(&s->backoff));
 }
 
+static void on_no_welcome(struct timer *t)
+{
+    struct session *s = container_of(t, struct session, welcome);
+    struct diag d = {0};
+    diag_set(&d, ERR_TIMEOUT, "the hub does not answer the login");
+    fail(s, &d, backoff_next(&s->backoff));
+}
+
 static int open_stream(struct session *s, struct conn *c)
 {
     char authority[HOST_SIZE + 8];
@@ -158,8 +171,9 @@ static int open_stream(struct session *s, struct conn *c)
     Warren__V1__ConnectRequest req = WARREN__V1__CONNECT_REQUEST__INIT;
     req.version = version;
     req.hostname = (char *)s->cfg.hostname;
-    req.n_allow = s->cfg.n_allow;
-    req.allow = (char **)s->cfg.allow;
+    req.n_allow = s->n_allow;
+    req.allow = s->allow;
+    timer_start(&s->welcome, WELCOME_MS);
     rpc_call_stream(s->rpc, "/warren.v1.AgentService/Connect", &req.base,
                     &warren__v1__hub_event__descriptor, 0, on_message, on_stream_end, s);
     return 0;
@@ -258,6 +272,8 @@ int session_new(const struct session_config *cfg, struct session **ret, struct d
     s->hubs = mem_new(cfg->n_hubs * sizeof(*s->hubs));
     s->backoff = (struct backoff){FIRST_DELAY_MS, MAX_DELAY_MS, 0};
     timer_init(&s->retry, cfg->loop, on_retry);
+    timer_init(&s->welcome, cfg->loop, on_no_welcome);
+    session_set_allow(s, cfg->allow, cfg->n_allow);
     int rc = 0;
     for (size_t i = 0; i < cfg->n_hubs && rc == 0; i++)
         rc = parse_hub(cfg->hubs[i], &s->hubs[i].at, d);
@@ -277,17 +293,17 @@ void session_free(struct session *s)
 {
     if (!s)
         return;
+    leave(s);
     timer_stop(&s->retry);
     if (s->dial)
         dial_cancel(s->dial);
-    if (s->pool)
-        reverse_pool_free(s->pool);
     if (s->rpc)
         rpc_client_free(s->rpc);
     for (size_t i = 0; i < s->cfg.n_hubs; i++) {
         tls_client_unref(s->hubs[i].control);
         tls_client_unref(s->hubs[i].reverse);
     }
+    session_set_allow(s, NULL, 0);
     mem_free(s->hubs);
     mem_free(s);
 }
@@ -301,8 +317,13 @@ void session_want_reverse(struct session *s, bool wanted)
 
 void session_set_allow(struct session *s, const char *const *allow, size_t n)
 {
-    s->cfg.allow = allow;
-    s->cfg.n_allow = n;
+    for (size_t i = 0; i < s->n_allow; i++)
+        mem_free(s->allow[i]);
+    mem_free(s->allow);
+    s->allow = n ? mem_new(n * sizeof(*s->allow)) : NULL;
+    s->n_allow = n;
+    for (size_t i = 0; i < n; i++)
+        s->allow[i] = mem_strdup(allow[i]);
 }
 
 struct rpc_client *session_rpc(const struct session *s)

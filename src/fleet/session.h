@@ -27,7 +27,7 @@ struct session_config {
     struct agent_identity *identity; /* borrowed; session_reload when it has changed */
     const char *const *hubs;         /* URLs, tried in turn; borrowed */
     size_t n_hubs;
-    const char *const *allow; /* told to the hub; borrowed */
+    const char *const *allow; /* told to the hub; copied */
     size_t n_allow;
     const char *hostname;
 
@@ -43,12 +43,13 @@ struct session_config {
 
 /* ERR_TLS: the identity's files make no TLS client; ERR_INVALID: a hub's URL. */
 int session_new(const struct session_config *cfg, struct session **ret, struct diag *d);
+/* on_down is called if it was up. Aborted connections end in the turns that follow. */
 void session_free(struct session *s);
 
 /* After a renewal: new connections present the new certificate. */
 int session_reload(struct session *s, struct diag *d);
 
-/* What the next login tells the hub; borrowed. */
+/* What the next login tells the hub; copied. */
 void session_set_allow(struct session *s, const char *const *allow, size_t n);
 
 /* Whether reverse connections are wanted; they are kept open from now on, or closed. */

@@ -187,6 +187,8 @@ static void position_read(void *arg, int err)
     struct watch *w = arg;
     struct http_request *req = TAKE(w->req);
     w->is_reading = false;
+    if (http_request_is_gone(req))
+        err = ERR_CLOSED;
     if (err < 0) {
         struct diag d = {0};
         if (err == ERR_EXPIRED) {

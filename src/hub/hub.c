@@ -2,8 +2,8 @@
  * Start: settings, store, identity, TLS, fleet, tunnels, HTTP, workers; each needs those before it.
  *
  * End (SIGTERM): no new connections and no new clients; agents are told; open streams get
- * `drain_grace`; then, each waiting for the one before: streams, unfinished handshakes, sessions and
- * links, HTTP answers, threads, store. A second signal skips the grace.
+ * `drain_grace`; then, each waiting for the one before: streams, unfinished handshakes, sessions
+ * and links, HTTP answers, threads, store. A second signal skips the grace.
  */
 #include "hub/hub.h"
 
@@ -62,9 +62,8 @@ static void on_reverse(void *arg, struct conn *c)
 static void on_agent_revoked(void *arg, const char *agent)
 {
     struct hub *h = arg;
-    struct fleet_agent *a = h->fleet ? fleet_agent_find(h->fleet, agent) : NULL;
-    if (a)
-        fleet_cut(h->fleet, a, "the agent was revoked");
+    if (h->fleet)
+        fleet_cut_revoked(h->fleet, agent);
 }
 
 static void on_server_cert(void *arg)
@@ -375,25 +374,28 @@ static void on_reload(void *arg, int signum)
     notify_ready(&h->notify);
 }
 
-/* Everything that was opened, in the reverse order. */
+/* Everything that was opened, in the reverse order; but what waits for the database is told first,
+ * while all that it may touch is still there. */
 static void tear_down(struct hub *h)
 {
     if (h->http)
         http_server_free(h->http);
     if (h->renew)
         http_server_free(h->renew);
-    fleet_api_free(h->fleet_api);
     for (size_t i = 0; i < h->started_workers; i++)
         worker_end(h->workers[i]);
+    loop_settle(h->loop);
+    if (h->store)
+        store_close(h->store);
+    fleet_api_free(h->fleet_api);
     tunnels_free(h->tunnels);
     fleet_free(h->fleet);
     if (h->tls)
         tls_server_unref(h->tls);
     if (h->identity)
         identity_close(h->identity);
-    if (h->store)
-        store_close(h->store);
     notify_done(&h->notify);
+    loop_settle(h->loop);
     loop_free(h->loop);
     conf_free(h->conf);
 }
@@ -424,7 +426,8 @@ int hub_main(const struct conf_sources *sources)
         loop_run(h.loop);
         LOG_INFO("hub stopped");
     } else {
-        LOG_ERROR("the hub cannot start", LOG_STR("why", diag_text(&d)), LOG_STR("setting", d.field));
+        LOG_ERROR("the hub cannot start", LOG_STR("why", diag_text(&d)),
+                  LOG_STR("setting", d.field));
     }
     tear_down(&h);
     return rc == 0 ? 0 : 1;

@@ -12,7 +12,8 @@ struct worker {
     struct worker_config cfg;
     int fd;
     struct loop *loop;
-    struct server *server;
+    struct server *server;            /* the worker's */
+    const struct server_stats *stats; /* the main loop's; NULL: closing */
     pthread_t thread;
 };
 
@@ -78,6 +79,7 @@ int worker_start(const struct worker_config *cfg, int fd, struct worker **ret)
         mem_free(w);
         return rc;
     }
+    w->stats = server_stats(w->server);
     *ret = w;
     return 0;
 }
@@ -119,6 +121,7 @@ void worker_close_server(struct worker *w, void (*done)(void *arg), void *arg)
 {
     struct closing *c = NEW(struct closing);
     *c = (struct closing){w, done, arg};
+    w->stats = NULL;
     loop_post(w->loop, close_server, c);
 }
 
@@ -126,6 +129,7 @@ void worker_end(struct worker *w)
 {
     loop_stop(w->loop);
     pthread_join(w->thread, NULL);
+    loop_settle(w->loop);
     loop_free(w->loop);
     mem_free(w);
 }
@@ -137,5 +141,5 @@ struct loop *worker_loop(const struct worker *w)
 
 const struct server_stats *worker_stats(const struct worker *w)
 {
-    return w->server ? server_stats(w->server) : NULL;
+    return w->stats;
 }

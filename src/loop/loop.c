@@ -189,6 +189,21 @@ void loop_turn(struct loop *l, bool wait)
     l->turn = TURN_MANY;
 }
 
+static bool is_settled(struct loop *l)
+{
+    pthread_mutex_lock(&l->lock);
+    bool is_empty = !l->posted;
+    pthread_mutex_unlock(&l->lock);
+    return is_empty && !l->deferred;
+}
+
+void loop_settle(struct loop *l)
+{
+    do
+        loop_turn(l, false);
+    while (!is_settled(l));
+}
+
 void loop_stop(struct loop *l)
 {
     pthread_mutex_lock(&l->lock);

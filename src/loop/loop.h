@@ -28,6 +28,10 @@ void loop_run(struct loop *l);
 void loop_turn(struct loop *l, bool wait);
 void loop_stop(struct loop *l); /* any thread */
 
+/* Turns until no posted or deferred call is left, without waiting for events: what was closed or
+ * aborted reports its end. For the end of a program and for tests. */
+void loop_settle(struct loop *l);
+
 uint64_t loop_now_ms(const struct loop *l);
 void loop_advance(struct loop *l, uint64_t ms); /* virtual loops: fires what falls due, in order */
 

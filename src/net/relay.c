@@ -44,7 +44,8 @@
 struct relay {
     struct io io;
     struct h2_stream *stream; /* NULL once closed */
-    struct h2conn *hc;
+    struct h2conn *hc;        /* gone perhaps once the stream is closed */
+    struct loop *loop;
     struct relay_set *set;
     struct relay *prev, *next; /* in the set */
     const struct relay_ops *ops;
@@ -142,7 +143,7 @@ static void finish(struct relay *r)
                                .err = r->err,
                                .bytes_read = r->bytes_read,
                                .bytes_written = r->bytes_written,
-                               .duration_ms = loop_now_ms(h2conn_loop(r->hc)) - r->started_ms};
+                               .duration_ms = loop_now_ms(r->loop) - r->started_ms};
     if (r->ops && r->ops->on_end)
         r->ops->on_end(r->arg, r, &res);
     buf_done(&r->stash);
@@ -169,7 +170,7 @@ static void cut_both(struct relay *r, enum relay_end end, int err)
     if (r->stream)
         h2_reset(r->stream, r->is_hub ? H2_CANCEL : H2_CONNECT_ERROR);
     else
-        loop_defer(h2conn_loop(r->hc), &r->over);
+        loop_defer(r->loop, &r->over);
 }
 
 /* Stream to socket */
@@ -201,7 +202,7 @@ static void shut_if_done(struct relay *r)
     shutdown(r->io.fd, SHUT_WR);
     if (!r->stream) { /* it was closed before its last bytes were written */
         r->end = RELAY_END_FINISHED;
-        loop_defer(h2conn_loop(r->hc), &r->over);
+        loop_defer(r->loop, &r->over);
     }
 }
 
@@ -434,6 +435,7 @@ static struct relay *make(struct h2conn *hc, struct relay_set *set, const struct
 {
     struct relay *r = NEW(struct relay);
     r->hc = hc;
+    r->loop = h2conn_loop(hc);
     r->set = set;
     r->ops = ops;
     r->arg = arg;
@@ -441,7 +443,7 @@ static struct relay *make(struct h2conn *hc, struct relay_set *set, const struct
     r->first_chunk = r->last_chunk = NO_CHUNK;
     r->at_end.fn = on_batch_end;
     r->over.fn = on_over;
-    r->started_ms = loop_now_ms(h2conn_loop(hc));
+    r->started_ms = loop_now_ms(r->loop);
     DL_APPEND(set->head, r);
     set->open++;
     set->total++;
@@ -512,7 +514,7 @@ static void on_dialled(void *arg, const struct dial_result *res)
     mem_free(d);
     int err = res->err;
     if (err == 0) {
-        err = io_start(&r->io, h2conn_loop(r->hc), res->fd, on_event);
+        err = io_start(&r->io, r->loop, res->fd, on_event);
         if (err < 0)
             close(res->fd);
     }
@@ -547,11 +549,11 @@ struct relay *relay_accept(struct h2_stream *s, const struct relay_accept_params
     d->check = p->check;
     d->check_arg = p->check_arg;
     h2_stream_set(s, &stream_ops, r);
-    d->dial = dial_start(h2conn_loop(r->hc), &(struct dial_params){.target = p->target,
-                                                                   .deadline_ms = p->deadline_ms,
-                                                                   .check = check_target,
-                                                                   .on_done = on_dialled,
-                                                                   .arg = d});
+    d->dial = dial_start(r->loop, &(struct dial_params){.target = p->target,
+                                                        .deadline_ms = p->deadline_ms,
+                                                        .check = check_target,
+                                                        .on_done = on_dialled,
+                                                        .arg = d});
     return r;
 }
 

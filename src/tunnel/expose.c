@@ -23,13 +23,14 @@
 
 struct exposure {
     /* Constant. */
-    struct loop *main;
-    struct fleet_link *link;
+    struct loop *main, *worker;
     const struct exposure_ops *ops;
     void *arg, *owner;
-    char tunnel[ID_SIZE];
+    char tunnel[ID_SIZE], agent[ID_SIZE];
     uint64_t lease_epoch;
     char lease_text[24];
+
+    struct fleet_link *link; /* as a name; followed on the worker only, until stop_on_worker */
 
     /* The worker's. */
     int listen_fd;
@@ -123,15 +124,13 @@ static void on_last_gone(struct defer *d)
 {
     struct exposure *e = container_of(d, struct exposure, last_gone);
     flush_records(e);
-    if (e->listen_fd >= 0)
-        close(e->listen_fd);
     loop_post(e->main, stopped_on_main, e);
 }
 
 static void check_stopped(struct exposure *e)
 {
     if (e->is_stopped && e->n_clients == 0)
-        loop_defer(e->link->worker, &e->last_gone);
+        loop_defer(e->worker, &e->last_gone);
 }
 
 /* ---- clients ---- */
@@ -160,7 +159,7 @@ static void fill_record(const struct exposure *e, const struct client *c, const 
                         struct exposure_record *r)
 {
     snprintf(r->tunnel, sizeof(r->tunnel), "%s", e->tunnel);
-    snprintf(r->agent, sizeof(r->agent), "%s", e->link->agent);
+    snprintf(r->agent, sizeof(r->agent), "%s", e->agent);
     r->client = *peer;
     r->opened = c->opened;
 }
@@ -239,6 +238,9 @@ static void stop_listening(struct exposure *e)
 {
     if (e->listener)
         listener_stop(TAKE(e->listener));
+    if (e->listen_fd >= 0)
+        close(e->listen_fd);
+    e->listen_fd = -1;
 }
 
 static void on_link_gone(struct link_user *u)
@@ -249,14 +251,14 @@ static void on_link_gone(struct link_user *u)
 static void start_on_worker(void *arg)
 {
     struct exposure *e = arg;
-    timer_init(&e->flush_timer, e->link->worker, on_flush_timer);
+    timer_init(&e->flush_timer, e->worker, on_flush_timer);
     if (!e->link->hc)
         return; /* gone meanwhile; main will stop this exposure */
     e->link_user.on_gone = on_link_gone;
     fleet_link_use(e->link, &e->link_user);
     if (e->listen_fd < 0)
         return;
-    int err = listener_start(e->link->worker, e->listen_fd, on_accept, e, &e->listener);
+    int err = listener_start(e->worker, e->listen_fd, on_accept, e, &e->listener);
     if (err < 0)
         LOG_ERROR("cannot accept clients", LOG_STR("tunnel", e->tunnel), LOG_ERR(err));
 }
@@ -288,7 +290,8 @@ static void retarget_on_worker(void *arg)
     r->exposure->target_err = 0;
 }
 
-/* ---- main ---- */
+/* ---- main: after exposure_stop nothing is posted to the worker any more, for the answer that
+ * frees the exposure may be on its way ---- */
 
 int exposure_start(const struct exposure_config *cfg, struct exposure **ret)
 {
@@ -301,6 +304,7 @@ int exposure_start(const struct exposure_config *cfg, struct exposure **ret)
     struct exposure *e = NEW(struct exposure);
     e->main = cfg->main;
     e->link = cfg->link;
+    e->worker = cfg->link->worker;
     e->ops = cfg->ops;
     e->arg = cfg->arg;
     e->owner = cfg->owner;
@@ -308,9 +312,10 @@ int exposure_start(const struct exposure_config *cfg, struct exposure **ret)
     e->listen_fd = fd;
     e->lease_epoch = cfg->lease_epoch;
     snprintf(e->tunnel, sizeof(e->tunnel), "%s", cfg->tunnel);
+    snprintf(e->agent, sizeof(e->agent), "%s", cfg->link->agent);
     snprintf(e->authority, sizeof(e->authority), "%s", cfg->authority);
     snprintf(e->lease_text, sizeof(e->lease_text), "%" PRIu64, cfg->lease_epoch);
-    loop_post(e->link->worker, start_on_worker, e);
+    loop_post(e->worker, start_on_worker, e);
     *ret = e;
     return 0;
 }
@@ -321,20 +326,23 @@ void exposure_stop(struct exposure *e, int err)
         return;
     e->is_stopping = true;
     e->stop_err = err;
-    loop_post(e->link->worker, stop_on_worker, e);
+    loop_post(e->worker, stop_on_worker, e);
 }
 
 void exposure_retarget(struct exposure *e, const char *authority)
 {
+    if (e->is_stopping)
+        return;
     struct retarget *r = NEW(struct retarget);
     r->exposure = e;
     snprintf(r->authority, sizeof(r->authority), "%s", authority);
-    loop_post(e->link->worker, retarget_on_worker, r);
+    loop_post(e->worker, retarget_on_worker, r);
 }
 
 void exposure_stop_accepting(struct exposure *e)
 {
-    loop_post(e->link->worker, stop_accepting_on_worker, e);
+    if (!e->is_stopping)
+        loop_post(e->worker, stop_accepting_on_worker, e);
 }
 
 void exposure_traffic(const struct exposure *e, struct tunnel_traffic *sum)
@@ -383,7 +391,10 @@ void exposure_list_open(struct exposure *e,
 {
     struct listing *l = NEW(struct listing);
     *l = (struct listing){.exposure = e, .done = done, .arg = arg};
-    loop_post(e->link->worker, list_on_worker, l);
+    if (e->is_stopping)
+        loop_post(e->main, listed_on_main, l);
+    else
+        loop_post(e->worker, list_on_worker, l);
 }
 
 void *exposure_owner(const struct exposure *e)

@@ -10,21 +10,26 @@
 #include "warren/v1/agent.pb-c.h"
 #include "wire/proxy_status.h"
 
+#include <assert.h>
 #include <stdio.h>
 #include <string.h>
 #include <uthash.h>
+#include <utlist.h>
 
 #define TUNNELS_MAX      65536 /* of one network; more are ignored with a log line */
 #define RPC_TIMEOUT_MS   10000
 #define RETRY_TAKE_MS    1000
 #define TAKE_JITTER_MS   20 /* so that the agents of a network do not all ask at once */
 #define DIAL_DEADLINE_MS 10000
+#define TAKES_MAX        24 /* requests for leases at a time; the hub takes 32 calls of a session */
 
 struct served {
-    struct tunnel_agent *owner;
+    struct tunnel_agent *owner; /* not followed once it is gone */
+    struct loop *loop;
     char id[ID_SIZE];
     bool is_free;                   /* nobody holds it, as far as we were told */
     bool is_in_renewal;             /* held when the renewal under way was asked for */
+    bool is_waiting;                /* in the owner's list `waiting` */
     struct rpc_client_call *taking; /* our request for the lease, while under way */
     bool is_gone;                   /* no longer in the table; freed with its last relay */
     uint64_t epoch;                 /* of our lease; 0: not ours */
@@ -33,6 +38,7 @@ struct served {
     struct relay_set relays;
     struct timer take_timer;
     struct defer last_gone;
+    struct served *prev, *next;
     UT_hash_handle hh;
 };
 
@@ -42,8 +48,10 @@ struct tunnel_agent {
     size_t n_allow;
     struct session *session;
     struct served *tunnels;
-    size_t n_held;
-    uint64_t renewed_ms; /* loop time of the last renewal that was answered */
+    struct served *waiting; /* for their turn to ask */
+    size_t n_held, n_taking;
+    uint64_t asked_ms;   /* loop time at which the renewal under way was asked for */
+    uint64_t renewed_ms; /* the same of the last one that was answered: our leases live from then */
     uint32_t lease_ms, renew_ms;
     struct timer renew_timer;
     struct rpc_client_call *renewing;
@@ -68,7 +76,7 @@ static void on_last_gone(struct defer *d)
 static void free_when_idle(struct served *t)
 {
     if (t->is_gone && t->n_relays == 0)
-        loop_defer(t->owner->cfg.loop, &t->last_gone);
+        loop_defer(t->loop, &t->last_gone);
 }
 
 static void on_relay_end(void *arg, struct relay *r, const struct relay_result *res)
@@ -98,10 +106,14 @@ static int check_allowed(void *arg, const struct addr *a)
 }
 
 /* Whether the hub may open a stream under this epoch. The stream may overtake the answer to our
- * request for the lease, since they come on different connections. */
-static bool is_ours(struct served *t, uint64_t epoch)
+ * request for the lease, since they come on different connections. Of what came in while we slept
+ * past the end of our leases nothing counts. */
+static bool is_ours(const struct served *t, uint64_t epoch)
 {
-    return epoch && (t->epoch == epoch || (t->taking && epoch > t->newest));
+    const struct tunnel_agent *ta = t->owner;
+    if (loop_now_ms(ta->cfg.loop) - ta->renewed_ms > ta->lease_ms)
+        return false;
+    return epoch && (t->epoch == epoch || (t->taking && epoch >= t->newest));
 }
 
 void tunnel_agent_on_request(struct tunnel_agent *ta, struct h2_stream *s,
@@ -178,13 +190,40 @@ static void drop_lease(struct served *t, const char *why)
     count_held(t->owner, -1);
 }
 
+static void wait_turn(struct served *t)
+{
+    if (!t->is_waiting)
+        DL_APPEND(t->owner->waiting, t);
+    t->is_waiting = true;
+}
+
+static void stop_waiting(struct served *t)
+{
+    if (t->is_waiting)
+        DL_DELETE(t->owner->waiting, t);
+    t->is_waiting = false;
+}
+
+static void taking_ended(struct served *t)
+{
+    struct tunnel_agent *ta = t->owner;
+    t->taking = NULL;
+    ta->n_taking--;
+    while (ta->waiting && ta->n_taking < TAKES_MAX) {
+        struct served *next = ta->waiting;
+        stop_waiting(next);
+        take(next);
+    }
+}
+
 static void on_taken(void *arg, const struct rpc_result *r, const ProtobufCMessage *reply)
 {
     struct served *t = arg;
-    t->taking = NULL;
+    taking_ended(t);
     if (r->status != RPC_OK) {
         LOG_DEBUG("lease not taken", LOG_STR("tunnel", t->id), LOG_STR("why", diag_text(&r->diag)));
-        if (r->status != RPC_FAILED_PRECONDITION && t->is_free)
+        relay_set_abort(&t->relays, ERR_UNAVAILABLE); /* of a stream that seemed to overtake it */
+        if (t->is_free)
             timer_start(&t->take_timer, RETRY_TAKE_MS);
         return;
     }
@@ -203,9 +242,14 @@ static void take(struct served *t)
     struct rpc_client *rpc = session_rpc(ta->session);
     if (!rpc || t->taking || t->epoch || !t->is_free)
         return;
+    if (ta->n_taking >= TAKES_MAX) {
+        wait_turn(t);
+        return;
+    }
     Warren__V1__AcquireLeaseRequest req = WARREN__V1__ACQUIRE_LEASE_REQUEST__INIT;
     req.session_epoch = session_epoch(ta->session);
     req.tunnel = t->id;
+    ta->n_taking++;
     t->taking = rpc_call_unary(rpc, "/warren.v1.AgentService/AcquireLease", &req.base,
                                &warren__v1__lease__descriptor, RPC_TIMEOUT_MS, on_taken, t);
 }
@@ -223,7 +267,7 @@ static void on_renewed(void *arg, const struct rpc_result *r, const ProtobufCMes
     if (r->status != RPC_OK)
         return;
     const Warren__V1__RenewLeasesResponse *list = (const Warren__V1__RenewLeasesResponse *)reply;
-    ta->renewed_ms = loop_now_ms(ta->cfg.loop);
+    ta->renewed_ms = ta->asked_ms;
     for (size_t i = 0; i < list->n_leases; i++) {
         struct served *t = find(ta, list->leases[i]->tunnel);
         if (t && t->epoch == list->leases[i]->epoch)
@@ -241,6 +285,7 @@ static void renew(struct tunnel_agent *ta, struct rpc_client *rpc)
     req.session_epoch = session_epoch(ta->session);
     for (struct served *t = ta->tunnels; t; t = t->hh.next)
         t->is_in_renewal = t->epoch != 0;
+    ta->asked_ms = loop_now_ms(ta->cfg.loop);
     ta->renewing = rpc_call_unary(rpc, "/warren.v1.AgentService/RenewLeases", &req.base,
                                   &warren__v1__renew_leases_response__descriptor, RPC_TIMEOUT_MS,
                                   on_renewed, ta);
@@ -270,6 +315,7 @@ static struct served *add(struct tunnel_agent *ta, const char *id)
 {
     struct served *t = NEW(struct served);
     t->owner = ta;
+    t->loop = ta->cfg.loop;
     t->last_gone.fn = on_last_gone;
     snprintf(t->id, sizeof(t->id), "%s", id);
     timer_init(&t->take_timer, ta->cfg.loop, on_take_timer);
@@ -281,10 +327,14 @@ static void remove_tunnel(struct served *t)
 {
     drop_lease(t, "the tunnel is gone");
     timer_stop(&t->take_timer);
+    stop_waiting(t);
     HASH_DEL(t->owner->tunnels, t);
     t->is_gone = true;
-    if (t->taking)
-        rpc_call_cancel(TAKE(t->taking));
+    relay_set_abort(&t->relays, ERR_UNAVAILABLE);
+    if (t->taking) {
+        rpc_call_cancel(t->taking);
+        taking_ended(t);
+    }
     free_when_idle(t);
 }
 
@@ -342,6 +392,8 @@ void tunnel_agent_on_down(struct tunnel_agent *ta)
 {
     struct served *t, *next;
     timer_stop(&ta->renew_timer);
+    if (ta->renewing)
+        rpc_call_cancel(TAKE(ta->renewing));
     HASH_ITER (hh, ta->tunnels, t, next)
         remove_tunnel(t);
 }
@@ -367,7 +419,7 @@ void tunnel_agent_free(struct tunnel_agent *ta)
 {
     if (!ta)
         return;
-    tunnel_agent_on_down(ta);
+    assert(!ta->tunnels);
     mem_free(ta->allow);
     mem_free(ta);
 }

@@ -16,7 +16,8 @@ struct tunnel_agent_config {
 };
 
 struct tunnel_agent *tunnel_agent_new(const struct tunnel_agent_config *cfg);
-void tunnel_agent_free(struct tunnel_agent *ta); /* after the session */
+/* After the session, whose end has taken all tunnels away. Relays end in the turns that follow. */
+void tunnel_agent_free(struct tunnel_agent *ta);
 
 /* A new ceiling: open streams to addresses outside it are cut. */
 void tunnel_agent_set_allow(struct tunnel_agent *ta, const struct addr_rule *allow, size_t n);
