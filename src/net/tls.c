@@ -56,13 +56,19 @@ static void bio_free_cleanup(BIO **bio)
 }
 #define CLEANUP_BIO __attribute__((cleanup(bio_free_cleanup)))
 
-static int use_chain(SSL_CTX *ctx, const char *pem, struct diag *d)
+/* A server sends its root too, for clients that pin it; a client's would only cost the hub memory.
+ */
+static int use_chain(SSL_CTX *ctx, const char *pem, bool with_root, struct diag *d)
 {
     CLEANUP_BIO BIO *bio = BIO_new_mem_buf(pem, -1);
     bool is_leaf = true;
     X509 *cert;
     while ((cert = PEM_read_bio_X509(bio, NULL, NULL, NULL))) {
-        int ok = is_leaf ? SSL_CTX_use_certificate(ctx, cert) : SSL_CTX_add1_chain_cert(ctx, cert);
+        int ok = 1;
+        if (is_leaf)
+            ok = SSL_CTX_use_certificate(ctx, cert);
+        else if (with_root || !X509_self_signed(cert, 0))
+            ok = SSL_CTX_add1_chain_cert(ctx, cert);
         X509_free(cert);
         if (ok != 1)
             return fail(d, "certificate");
@@ -108,7 +114,8 @@ static int new_ctx(const SSL_METHOD *method, SSL_CTX **ret, struct diag *d)
         return fail(d, "TLS");
     SSL_CTX_set_min_proto_version(ctx, TLS1_3_VERSION);
     SSL_CTX_set_options(ctx, SSL_OP_CIPHER_SERVER_PREFERENCE | SSL_OP_NO_TICKET);
-    SSL_CTX_set_mode(ctx, SSL_MODE_RELEASE_BUFFERS | SSL_MODE_ACCEPT_MOVING_WRITE_BUFFER);
+    SSL_CTX_set_mode(ctx, SSL_MODE_RELEASE_BUFFERS | SSL_MODE_ACCEPT_MOVING_WRITE_BUFFER |
+                              SSL_MODE_NO_AUTO_CHAIN);
     SSL_CTX_set_num_tickets(ctx, 0);
     SSL_CTX_set_session_cache_mode(ctx, SSL_SESS_CACHE_OFF);
     SSL_CTX_set_max_cert_list(ctx, PEER_CHAIN_BYTES);
@@ -210,7 +217,7 @@ static int server_ctx(const struct tls_server *t, const char *chain_pem,
 {
     SSL_CTX *ctx;
     TRY(new_ctx(TLS_server_method(), &ctx, d));
-    int rc = use_chain(ctx, chain_pem, d);
+    int rc = use_chain(ctx, chain_pem, true, d);
     if (rc == 0)
         rc = use_key(ctx, key_pem, d);
     if (rc == 0 && t->client_ca_pem)
@@ -357,7 +364,7 @@ int tls_client_new(const struct tls_client_config *cfg, struct tls_client **ret,
     if (rc == 0)
         rc = client_trust(t, cfg, d);
     if (rc == 0 && cfg->chain_pem)
-        rc = use_chain(t->ctx, cfg->chain_pem, d);
+        rc = use_chain(t->ctx, cfg->chain_pem, false, d);
     if (rc == 0 && cfg->chain_pem)
         rc = use_key(t->ctx, cfg->key_pem, d);
     if (rc == 0)

@@ -371,7 +371,9 @@ size_t h2_output(struct h2 *h, uint8_t *out, size_t cap)
     }
     while (h->out_cap - h->out_len >= H2_OUTPUT_MIN) {
         const uint8_t *frame;
+        h->memory.in_send = true;
         ssize_t n = nghttp2_session_mem_send(h->ng, &frame);
+        h->memory.in_send = false;
         if (n < 0)
             h->is_broken = true;
         if (n <= 0)

@@ -80,7 +80,9 @@ struct h2 {
     bool in_batch;
 
     struct h2_memory {
-        bool has_shared;
+        bool is_known; /* the version of nghttp2 */
+        bool has_frame;
+        bool in_send;
     } memory;
 };
 
