@@ -147,8 +147,8 @@ void h2_tick(struct h2 *h);
 
 /* The connection's least round trip so far, for the growth of windows. */
 void h2_set_rtt(struct h2 *h, uint32_t rtt_us);
-/* What moved in the last second: at most one stream; several; some of them in small pieces, as
- * where someone waits for each answer. */
+/* What moved in the last second: at most one stream; several; some of them, a moment ago, in
+ * small pieces, as where someone waits for each answer. */
 enum h2_traffic { H2_TRAFFIC_SINGLE, H2_TRAFFIC_BULK, H2_TRAFFIC_MIXED };
 enum h2_traffic h2_traffic(const struct h2 *h);
 

@@ -157,7 +157,7 @@ enum h2_traffic h2_traffic(const struct h2 *h)
     uint64_t now = h->now_us;
     if (!h->other_busy_us || now - h->other_busy_us > H2_OF_LATE_US)
         return H2_TRAFFIC_SINGLE;
-    if (!h->small_us || now - h->small_us > H2_OF_LATE_US)
+    if (!h->small_us || now - h->small_us > H2_SMALL_OF_LATE_US)
         return H2_TRAFFIC_BULK;
     return H2_TRAFFIC_MIXED;
 }
