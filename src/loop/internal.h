@@ -23,7 +23,8 @@ struct loop {
     uv_timer_t uv_timer;
     uv_idle_t busy; /* active only to keep libuv from sleeping: we did */
 
-    bool uv_dirty; /* libuv may have something to register with the kernel */
+    bool uv_dirty;   /* libuv may have something to register with the kernel */
+    bool has_worked; /* something was called in this turn: a turn of loop_turn need not wait */
     enum { TURN_MANY, TURN_ONE, TURN_NOWAIT } turn; /* what loop_run or loop_turn asked for */
     int epoll_fd;                                   /* every io, and libuv's own set */
     bool uv_ready;                                  /* libuv's set has an event */

@@ -39,6 +39,7 @@ static void run_deferred(struct loop *l)
     struct defer end = {0}; /* marks where this batch ends */
     if (!l->deferred)
         return;
+    l->has_worked = true;
     loop_defer(l, &end);
     while (l->deferred != &end) {
         struct defer *d = l->deferred;
@@ -66,7 +67,8 @@ static void on_before_wait(uv_prepare_t *handle)
     run_deferred(l);
     do {
         note_busy_time(l);
-        bool may_sleep = !uv_is_next && !l->deferred && l->turn != TURN_NOWAIT;
+        bool may_sleep = !uv_is_next && !l->deferred && l->turn != TURN_NOWAIT &&
+                         !(l->turn == TURN_ONE && l->has_worked);
         loop_io_wait(l, may_sleep ? uv_backend_timeout(&l->uv) : 0);
         run_deferred(l);
         uv_is_next =
@@ -185,6 +187,7 @@ void loop_run(struct loop *l)
 void loop_turn(struct loop *l, bool wait)
 {
     l->turn = wait ? TURN_ONE : TURN_NOWAIT;
+    l->has_worked = false;
     uv_run(&l->uv, wait ? UV_RUN_ONCE : UV_RUN_NOWAIT);
     l->turn = TURN_MANY;
 }

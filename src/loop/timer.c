@@ -70,6 +70,7 @@ static void fire_due(struct loop *l)
 static void on_uv_timer(uv_timer_t *uv)
 {
     struct loop *l = uv->data;
+    l->has_worked = true;
     fire_due(l);
     arm(l);
 }

@@ -234,6 +234,7 @@ static void on_accept(void *arg, int fd, const struct addr *peer)
 
 /* ---- the worker's side of starting and stopping ---- */
 
+/* The socket too: while it is open the kernel takes clients that nobody would accept. */
 static void stop_listening(struct exposure *e)
 {
     if (e->listener)

@@ -11,7 +11,7 @@ import yaml
 
 from lib.process import run, wait_until
 from lib.service import serves
-from lib.warren import program
+from lib.warren import BUILD, program
 
 
 def test_the_exact_calls_that_scripts_are_written_against(bench, hub, echo_server):
@@ -111,9 +111,8 @@ def test_help_completion_and_man_pages_come_from_the_command_table(hub):
     assert "--target" in run([program("warren"), "tunnel", "create", "--help"]).stdout
     script = run([program("warren"), "completion", "bash"]).stdout
     run(["bash", "-n"], input=script)
-    words = run(["bash", "-c", script + "\nCOMP_WORDS=(warren tunnel ''); COMP_CWORD=2; COMP_LINE='warren tunnel ';"
-                 " COMP_POINT=14; $(complete -p warren | sed 's/.*-F \\([^ ]*\\).*/\\1/') warren '' tunnel;"
-                 " echo \"${COMPREPLY[@]}\""]).stdout.split()
+    words = run(["bash", "-c", script + "\nCOMP_WORDS=(warren tunnel ''); COMP_CWORD=2; _warren;"
+                 " echo \"${COMPREPLY[@]}\""], env={"PATH": f"{BUILD}:{os.environ['PATH']}"}).stdout.split()
     assert {"create", "list", "get", "delete"} <= set(words)
 
 

@@ -301,7 +301,10 @@ def test_an_agent_falls_back_to_ipv4_when_ipv6_is_dead(bench, lan):
     try:
         with open(etc + "/hosts", "w") as f:
             f.write(f"127.0.0.1 localhost\n{lan.HUB6} hub.test\n{lan.HUB} hub.test\n")
-        lan.router.nft("table ip6 dead { chain f { type filter hook prerouting priority -300; policy drop; } }")
+        lan.router.nft("""
+            table ip6 dead {
+                chain in { type filter hook prerouting priority -300; policy drop; }
+            }""")
         hub = bench.hub(host=lan.HUB, namespace=lan.hub.name, options=["--public-name", "hub.test"])
         hub.url = f"https://hub.test:{hub.port}"
         started = time.monotonic()

@@ -181,12 +181,13 @@ def test_a_stopped_holder_loses_its_lease_and_serves_no_byte_when_it_wakes(hub, 
 
     wait_until(lambda: holder.identity()["status"]["phase"] == "online", "the woken agent to log in again", 20)
     assert hub.admin.get("/api/v1/tunnels/web")["status"]["lease"]["agent"]["id"] == spare.id
-    before = len(echo_server.connections)
+    before, known = echo_server.accepted, len(hub.admin.items("/api/v1/tunnels/web/connections"))
     for _ in range(20):
         assert serves(endpoint(hub.admin.get("/api/v1/tunnels/web")))
-    rows = hub.admin.items("/api/v1/tunnels/web/connections?page_size=20")
-    assert {c["agent"] for c in rows} == {spare.id}
-    assert len(echo_server.connections) == before + 20, "nobody else dialled the target"
+    rows = wait_until(lambda: (r := hub.admin.items("/api/v1/tunnels/web/connections"))
+                      and len(r) == known + 20 and r, "the rows of the connections")
+    assert {c["agent"] for c in rows[:20]} == {spare.id}
+    assert echo_server.accepted == before + 20, "nobody else dialled the target"
 
 
 def test_a_second_login_of_the_same_agent_supersedes_the_first(bench, hub, echo_server):

@@ -133,6 +133,33 @@ static void an_event_already_collected_does_not_reach_a_closed_descriptor(void *
     loop_free(l);
 }
 
+struct late {
+    struct timer timer;
+    struct named named;
+};
+
+static void on_late(struct timer *t)
+{
+    struct late *late = container_of(t, struct late, timer);
+    loop_defer(late->named.loop, &late->named.defer);
+}
+
+static void a_turn_does_not_sleep_over_what_a_timer_deferred(void **state)
+{
+    struct loop *l;
+    assert_int_equal(loop_new(&l), 0);
+    trace[0] = '\0';
+    struct late late = {.named = {.name = "d", .loop = l, .defer.fn = on_defer}};
+    timer_init(&late.timer, l, on_late);
+    timer_start(&late.timer, 1);
+    alarm(10); /* it slept for ever */
+    while (!trace[0])
+        loop_turn(l, true);
+    alarm(0);
+    assert_string_equal(trace, "d");
+    loop_free(l);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -140,6 +167,7 @@ int main(void)
         cmocka_unit_test(a_deferred_call_runs_once_and_can_defer_itself_to_the_next_run),
         cmocka_unit_test(posted_calls_run_later_and_in_order),
         cmocka_unit_test(an_event_already_collected_does_not_reach_a_closed_descriptor),
+        cmocka_unit_test(a_turn_does_not_sleep_over_what_a_timer_deferred),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
