@@ -22,6 +22,7 @@ from procs import (Group, cpu_seconds, machine_busy_seconds, memory_kib, own_sec
 
 TOP = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 GIB = 1 << 30
+WARMUP_S = 0.3  # of the load generator, before it counts
 SETTLE_S = 0.5  # for frees and window updates to arrive before memory is read
 
 
@@ -83,8 +84,16 @@ class Bench:
         if peer.ends and result["bytes"]:
             self.record(f"cpu{streams}_{direction}", peer, cpu / (result["bytes"] / GIB))
 
+    def whole(self, result):
+        """How many there were with those of the warm-up, which used CPU as well."""
+        return result["rate"] * (self.o.seconds + WARMUP_S)
+
     def round_trips(self, peer, streams):
+        before = cpu_seconds(peer.pids())
         result = self.run("rr", peer, streams=streams)
+        cpu = cpu_seconds(peer.pids()) - before
+        if peer.ends and result["rate"]:
+            self.record(f"rr{streams}_cpu", peer, cpu / self.whole(result) * 1e6)
         if streams > 1:
             self.record(f"rr{streams}_rate", peer, result["rate"])
         self.record(f"rr{streams}_p50", peer, result["p50_us"])
@@ -106,9 +115,8 @@ class Bench:
         self.record(f"conn{parallel}_rate", peer, result["rate"])
         if parallel > 1:
             self.record(f"conn{parallel}_p99", peer, result["p99_us"])
-            if peer.ends and result["count"]:
-                whole = result["rate"] * (self.o.seconds + 0.3)  # the warm-up used CPU as well
-                self.record("conn_cpu", peer, cpu / whole * 1e6)
+            if peer.ends and result["rate"]:
+                self.record("conn_cpu", peer, cpu / self.whole(result) * 1e6)
 
     def stalled(self, peer, direction):
         extra = ["--from-target"] if direction == "from" else []
