@@ -2,6 +2,7 @@
 
 #include "base/error.h"
 
+#include <stdatomic.h>
 #include <stdio.h>
 #include <string.h>
 #include <time.h>
@@ -21,6 +22,16 @@ uint64_t time_mono_ms(void)
 int64_t time_wall_ms(void)
 {
     return read_ms(CLOCK_REALTIME);
+}
+
+int64_t time_created_ms(void)
+{
+    static _Atomic int64_t last;
+    int64_t now = time_wall_ms(), before = atomic_load(&last), next;
+    do {
+        next = now > before ? now : before + 1;
+    } while (!atomic_compare_exchange_weak(&last, &before, next));
+    return next;
 }
 
 void time_format(int64_t wall_ms, char out[TIME_TEXT_SIZE])

@@ -11,6 +11,10 @@
 uint64_t time_mono_ms(void);
 int64_t time_wall_ms(void);
 
+/* The wall clock for `created`: strictly rising within a process, so that lists in order of
+ * creation have one order even when two objects were made in one millisecond. Any thread. */
+int64_t time_created_ms(void);
+
 #define TIME_TEXT_SIZE 32
 
 /* RFC 3339, UTC, milliseconds: "2026-11-21T02:33:38.000Z". */

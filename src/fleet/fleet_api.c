@@ -17,46 +17,11 @@ struct fleet_api {
     int64_t started;
 };
 
-/* ---- lists: the ids of what fits, sorted, from `after` on ---- */
-
-static int by_id(const void *a, const void *b)
-{
-    return strcmp(*(const char *const *)a, *(const char *const *)b);
-}
-
-/* Answers with one page of the `n` ids; `render` gives the object. Frees `ids`. */
-static void respond_ids(struct http_request *req, const char **ids, size_t n,
-                        json_t *(*render)(void *ctx, const char *id), void *ctx)
-{
-    struct diag d = {0};
-    struct rest_page page;
-    size_t i = 0;
-    json_t *items = json_array();
-    const char *next = NULL;
-    if (rest_page(req, &page, &d) < 0) {
-        http_respond_diag(req, &d);
-        json_decref(items);
-        mem_free(ids);
-        return;
-    }
-    qsort(ids, n, sizeof(*ids), by_id);
-    while (i < n && strcmp(ids[i], page.after) <= 0)
-        i++;
-    for (; i < n && json_array_size(items) < page.size; i++)
-        json_array_append_new(items, render(ctx, ids[i]));
-    if (i < n)
-        next = ids[i - 1];
-    rest_respond_page(req, items, next);
-    mem_free(ids);
-}
-
 /* ---- agents ---- */
 
-static json_t *render_agent(void *ctx, const char *id)
+static json_t *render_agent(void *ctx, void *agent)
 {
-    struct fleet_api *api = ctx;
-    struct fleet_agent *a = fleet_agent_find(api->cfg.fleet, id);
-    return a ? fleet_agent_json(api->cfg.fleet, a) : NULL;
+    return fleet_agent_json(((struct fleet_api *)ctx)->cfg.fleet, agent);
 }
 
 static void each_agent(void *ctx, void (*fn)(void *arg, const char *id), void *arg)
@@ -82,7 +47,7 @@ static json_t *render_scoped_agent(void *ctx, const char *id)
     if (!a || strcmp(a->tenant, s->tenant) != 0 ||
         (s->network[0] && strcmp(a->network->id, s->network) != 0))
         return NULL;
-    return render_agent(s->api, id);
+    return render_agent(s->api, a);
 }
 
 static void each_scoped_agent(void *ctx, void (*fn)(void *arg, const char *id), void *arg)
@@ -159,12 +124,12 @@ static void list_agents(struct http_request *req, void *ctx)
     if (query_network(api, req, &network) < 0 ||
         maybe_watch(api, req, "agent", NULL, network ? network->id : NULL))
         return;
-    const char **ids = mem_new(HASH_COUNT(head) * sizeof(*ids));
+    struct rest_entry *list = mem_new(HASH_COUNT(head) * sizeof(*list));
     for (struct fleet_agent *a = head; a; a = a->hh.next) {
         if (strcmp(a->tenant, caller->tenant) == 0 && (!network || a->network == network))
-            ids[n++] = a->id;
+            list[n++] = (struct rest_entry){a->created, a->id, a};
     }
-    respond_ids(req, ids, n, render_agent, api);
+    rest_respond_list(req, list, n, render_agent, api);
 }
 
 /* The agent that the path names; NULL: answered with 404. */
@@ -252,11 +217,9 @@ static void approve_agent(struct http_request *req, void *ctx)
 
 /* ---- networks ---- */
 
-static json_t *render_network(void *ctx, const char *id)
+static json_t *render_network(void *ctx, void *network)
 {
-    struct fleet_api *api = ctx;
-    struct fleet_network *n = fleet_network_find(api->cfg.fleet, id);
-    return n ? fleet_network_json(api->cfg.fleet, n) : NULL;
+    return fleet_network_json(((struct fleet_api *)ctx)->cfg.fleet, network);
 }
 
 static void list_networks(struct http_request *req, void *ctx)
@@ -266,12 +229,12 @@ static void list_networks(struct http_request *req, void *ctx)
     size_t n = 0;
     if (maybe_watch(api, req, "network", NULL, NULL))
         return;
-    const char **ids = mem_new(HASH_COUNT(head) * sizeof(*ids));
+    struct rest_entry *list = mem_new(HASH_COUNT(head) * sizeof(*list));
     for (struct fleet_network *net = head; net; net = net->hh.next) {
         if (strcmp(net->tenant, identity_caller(req)->tenant) == 0)
-            ids[n++] = net->id;
+            list[n++] = (struct rest_entry){net->created, net->id, net};
     }
-    respond_ids(req, ids, n, render_network, api);
+    rest_respond_list(req, list, n, render_network, api);
 }
 
 static struct fleet_network *path_network(struct fleet_api *api, struct http_request *req)
@@ -307,7 +270,7 @@ static struct network_write *network_write_new(struct fleet_api *api, struct htt
     w->api = api;
     w->req = req;
     w->by = *identity_caller(req);
-    w->now = time_wall_ms();
+    w->now = time_created_ms();
     return w;
 }
 

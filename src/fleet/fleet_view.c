@@ -224,13 +224,14 @@ static int load_all(struct tx *tx, void *arg)
     struct network_row n;
     struct fleet_row a;
     int rc;
-    struct rows rows = tx_query(tx, "SELECT id, tenant, name, version, created FROM network");
+    struct rows rows =
+        tx_query(tx, "SELECT id, tenant, name, version, created FROM network ORDER BY created");
     while ((rc = row_next(&rows)) > 0) {
         take_network_row(&rows, &n);
         put_network(f, &n);
     }
     TRY(rc);
-    rows = tx_query(tx, AGENT_COLUMNS);
+    rows = tx_query(tx, AGENT_COLUMNS "ORDER BY a.created");
     while ((rc = row_next(&rows)) > 0) {
         take_agent_row(&rows, &a);
         fleet_view_put_agent(f, &a);

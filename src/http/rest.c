@@ -5,6 +5,7 @@
 #include "http/rest.h"
 
 #include "base/error.h"
+#include "base/mem.h"
 #include "base/macro.h"
 #include "base/text.h"
 #include "http/internal.h"
@@ -253,6 +254,45 @@ void rest_respond_page(struct http_request *req, json_t *items, const char *next
         json_object_set_new(page, "next_page_token", json_null());
     }
     http_respond_json(req, 200, page, 0);
+}
+
+static int compare_entries(const void *a, const void *b)
+{
+    const struct rest_entry *x = a, *y = b;
+    return x->created != y->created ? (x->created > y->created ? 1 : -1) : strcmp(x->id, y->id);
+}
+
+/* Positions are "CREATED.ID" of the last entry shown. */
+static bool is_after(const char *position, const struct rest_entry *e)
+{
+    char *dot;
+    if (!*position)
+        return true;
+    int64_t at = strtoll(position, &dot, 10);
+    return e->created > at || (e->created == at && *dot == '.' && strcmp(e->id, dot + 1) > 0);
+}
+
+void rest_respond_list(struct http_request *req, struct rest_entry *entries, size_t n,
+                       json_t *(*render)(void *ctx, void *object), void *ctx)
+{
+    CLEANUP(mem_free) struct rest_entry *list = entries;
+    struct diag d = {0};
+    struct rest_page page;
+    char last[REST_POSITION_SIZE];
+    if (rest_page(req, &page, &d) < 0) {
+        http_respond_diag(req, &d);
+        return;
+    }
+    qsort(list, n, sizeof(*list), compare_entries);
+    size_t i = 0;
+    json_t *items = json_array();
+    while (i < n && !is_after(page.after, &list[i]))
+        i++;
+    for (; i < n && json_array_size(items) < page.size; i++) {
+        json_array_append_new(items, render(ctx, list[i].object));
+        snprintf(last, sizeof(last), "%" PRId64 ".%s", list[i].created, list[i].id);
+    }
+    rest_respond_page(req, items, i < n ? last : NULL);
 }
 
 int rest_sse_send(struct http_sse *sse, uint64_t id, const char *event, json_t *data)

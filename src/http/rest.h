@@ -56,6 +56,15 @@ int rest_if_match(struct http_request *req, bool required, uint64_t *ret, struct
 /* Answers. `body` is stolen. `version` (0: none) becomes the ETag "\"7\"". A GET or HEAD whose
  * If-None-Match fits is answered 304. */
 void http_respond_json(struct http_request *req, int status, json_t *body, uint64_t version);
+/* A list of objects in memory: one page of it, in the order of their creation. Takes `entries`;
+ * `render` gives a new reference. A bad page query is answered too. */
+struct rest_entry {
+    int64_t created;
+    const char *id;
+    void *object;
+};
+void rest_respond_list(struct http_request *req, struct rest_entry *entries, size_t n,
+                       json_t *(*render)(void *ctx, void *object), void *ctx);
 /* {"items": […], "next_page_token": …}; `next_after` NULL: this was the last page. */
 void rest_respond_page(struct http_request *req, json_t *items, const char *next_after);
 

@@ -34,45 +34,6 @@ static int asked_tenant(struct identity *i, struct http_request *req, const char
     return 0;
 }
 
-/* Positions in lists that are in order of creation: "CREATED.ID". */
-static bool is_after(const char *position, int64_t created, const char *id)
-{
-    char *dot;
-    if (!*position)
-        return true;
-    int64_t at = strtoll(position, &dot, 10);
-    return created > at || (created == at && *dot == '.' && strcmp(id, dot + 1) > 0);
-}
-
-/* A page being filled; knows where the next one begins. */
-struct page_fill {
-    struct rest_page page;
-    json_t *items;
-    char last[REST_POSITION_SIZE];
-    bool has_more;
-};
-
-static bool page_wants(struct page_fill *f, int64_t created, const char *id)
-{
-    if (!is_after(f->page.after, created, id))
-        return false;
-    if (json_array_size(f->items) < f->page.size)
-        return true;
-    f->has_more = true;
-    return false;
-}
-
-static void page_add(struct page_fill *f, int64_t created, const char *id, json_t *item)
-{
-    snprintf(f->last, sizeof(f->last), "%lld.%s", (long long)created, id);
-    json_array_append_new(f->items, item);
-}
-
-static void page_respond(struct http_request *req, struct page_fill *f)
-{
-    rest_respond_page(req, f->items, f->has_more ? f->last : NULL);
-}
-
 /* ---- watching ---- */
 
 /* What the caller of ?watch=1 may see. */
@@ -143,18 +104,21 @@ static void watch(struct identity *i, struct http_request *req, const char *tena
 
 /* ---- tokens ---- */
 
+static json_t *token_entry_json(void *ctx, void *token)
+{
+    return token_json(&((struct token_view *)token)->r);
+}
+
 static void list_tokens(struct http_request *req, void *ctx)
 {
     struct identity *i = ctx;
-    struct page_fill f = {0};
     struct diag d = {0};
     const char *tenant, *kind = http_query(req, "kind");
     if (kind && strcmp(kind, "bootstrap") != 0 && strcmp(kind, "api") != 0)
         diag_set_field(&d, ERR_INVALID, "kind", "\"%.40s\" is not one of bootstrap, api", kind);
     bool is_watch = false;
     int64_t after = -1;
-    if (d.code || asked_tenant(i, req, &tenant, &d) || rest_page(req, &f.page, &d) ||
-        rest_watch(req, &is_watch, &after, &d)) {
+    if (d.code || asked_tenant(i, req, &tenant, &d) || rest_watch(req, &is_watch, &after, &d)) {
         http_respond_diag(req, &d);
         return;
     }
@@ -162,13 +126,13 @@ static void list_tokens(struct http_request *req, void *ctx)
         watch(i, req, tenant, kind ? kind : "", NULL, after);
         return;
     }
-    f.items = json_array();
-    for (struct token_view *t = i->tokens; t && !f.has_more; t = t->hh.next) {
-        const struct token_record *r = &t->r;
-        if (token_fits(r, tenant, kind) && page_wants(&f, r->created, r->id))
-            page_add(&f, r->created, r->id, token_json(r));
+    struct rest_entry *list = mem_new(HASH_COUNT(i->tokens) * sizeof(*list));
+    size_t n = 0;
+    for (struct token_view *t = i->tokens; t; t = t->hh.next) {
+        if (token_fits(&t->r, tenant, kind))
+            list[n++] = (struct rest_entry){t->r.created, t->r.id, t};
     }
-    page_respond(req, &f);
+    rest_respond_list(req, list, n, token_entry_json, NULL);
 }
 
 static int find_token(struct identity *i, struct http_request *req, const struct token_record **ret,
@@ -343,15 +307,19 @@ static void revoke_token(struct http_request *req, void *ctx)
 
 /* ---- tenants ---- */
 
+static json_t *tenant_entry_json(void *ctx, void *tenant)
+{
+    return tenant_json(&((struct tenant_view *)tenant)->r);
+}
+
 static void list_tenants(struct http_request *req, void *ctx)
 {
     struct identity *i = ctx;
     const struct identity_caller *by = identity_caller(req);
-    struct page_fill f = {0};
     struct diag d = {0};
     bool is_watch = false;
     int64_t after = -1;
-    if (rest_page(req, &f.page, &d) || rest_watch(req, &is_watch, &after, &d)) {
+    if (rest_watch(req, &is_watch, &after, &d)) {
         http_respond_diag(req, &d);
         return;
     }
@@ -359,13 +327,13 @@ static void list_tenants(struct http_request *req, void *ctx)
         watch(i, req, by->role == IDENTITY_ADMIN ? "" : by->tenant, NULL, NULL, after);
         return;
     }
-    f.items = json_array();
-    for (struct tenant_view *t = i->tenants; t && !f.has_more; t = t->hh.next) {
-        bool is_visible = by->role == IDENTITY_ADMIN || strcmp(t->r.id, by->tenant) == 0;
-        if (is_visible && page_wants(&f, t->r.created, t->r.id))
-            page_add(&f, t->r.created, t->r.id, tenant_json(&t->r));
+    struct rest_entry *list = mem_new(HASH_COUNT(i->tenants) * sizeof(*list));
+    size_t n = 0;
+    for (struct tenant_view *t = i->tenants; t; t = t->hh.next) {
+        if (by->role == IDENTITY_ADMIN || strcmp(t->r.id, by->tenant) == 0)
+            list[n++] = (struct rest_entry){t->r.created, t->r.id, t};
     }
-    page_respond(req, &f);
+    rest_respond_list(req, list, n, tenant_entry_json, NULL);
 }
 
 static int find_tenant(struct identity *i, struct http_request *req,

@@ -83,35 +83,26 @@ static int maybe_watch(struct http_request *req, const struct scope *scope, cons
     return 1;
 }
 
-static int by_id(const void *a, const void *b)
+static json_t *render_tunnel(void *ctx, void *object)
 {
-    const struct tunnel_object *const *x = a, *const *y = b;
-    return strcmp((*x)->t.id, (*y)->t.id);
+    return tunnel_object_json(object);
 }
 
-static void respond_list(struct http_request *req, const struct scope *scope,
-                         const struct rest_page *page)
+static void respond_list(struct http_request *req, const struct scope *scope)
 {
     struct tunnels *ts = scope->tunnels;
-    CLEANUP(mem_free)
-    struct tunnel_object **list = mem_new(HASH_COUNT(ts->objects) * sizeof(*list));
-    size_t n = 0, i = 0;
+    struct rest_entry *list = mem_new(HASH_COUNT(ts->objects) * sizeof(*list));
+    size_t n = 0;
     for (struct tunnel_object *o = ts->objects; o; o = o->hh.next) {
-        if (in_scope(scope, o) && strcmp(o->t.id, page->after) > 0)
-            list[n++] = o;
+        if (in_scope(scope, o))
+            list[n++] = (struct rest_entry){o->t.created, o->t.id, o};
     }
-    qsort(list, n, sizeof(*list), by_id);
-    json_t *items = json_array();
-    for (; i < n && i < page->size; i++)
-        json_array_append_new(items, tunnel_object_json(list[i]));
-    rest_respond_page(req, items, i < n ? list[i - 1]->t.id : NULL);
+    rest_respond_list(req, list, n, render_tunnel, ts);
 }
 
 static void list_tunnels(struct http_request *req, void *ctx)
 {
     struct scope scope = {.tunnels = ctx};
-    struct rest_page page;
-    struct diag d = {0};
     const char *ref = http_query(req, "network");
     snprintf(scope.tenant, sizeof(scope.tenant), "%s", identity_caller(req)->tenant);
     if (ref) {
@@ -122,12 +113,8 @@ static void list_tunnels(struct http_request *req, void *ctx)
         }
         snprintf(scope.network, sizeof(scope.network), "%s", n->id);
     }
-    if (maybe_watch(req, &scope, NULL))
-        return;
-    if (rest_page(req, &page, &d) < 0)
-        http_respond_diag(req, &d);
-    else
-        respond_list(req, &scope, &page);
+    if (!maybe_watch(req, &scope, NULL))
+        respond_list(req, &scope);
 }
 
 static void get_tunnel(struct http_request *req, void *ctx)
@@ -219,14 +206,10 @@ static int fill_new(struct tunnel_write *w, const json_t *body, struct diag *d)
     TRY(tunnel_parse(body, t->name, &t->spec, network, d));
     TRY(resolve_network(w->tunnels, w->by.tenant, network, &t->spec, d));
     id_new(t->id, "tun");
-    if (!t->name[0]) {
-        snprintf(t->name, sizeof(t->name), "%s", t->id);
-        t->name[3] = '-'; /* an id is no name: '_' */
-    }
     snprintf(t->tenant, sizeof(t->tenant), "%s", w->by.tenant);
     t->version = 1;
     t->phase = TUNNEL_PENDING;
-    t->created = time_wall_ms();
+    t->created = time_created_ms();
     w->ends = t->spec.ttl_ms ? t->created + t->spec.ttl_ms : 0;
     return 0;
 }

@@ -504,7 +504,7 @@ json_t *tunnel_object_json(struct tunnel_object *o)
     if (!tunnel_phase_is_over(o->t.phase)) {
         snprintf(shown.server.id, sizeof(shown.server.id), "%s", hub->id);
         shown.server.epoch = (uint64_t)hub->epoch;
-        shown.server.expires = now + LEASE_LIFE_MS;
+        shown.server.expires = now - now % LEASE_RENEW_MS + LEASE_LIFE_MS;
     }
     if (o->lease.state == LEASE_HELD) {
         snprintf(shown.agent.id, sizeof(shown.agent.id), "%s", o->lease.agent);

@@ -154,13 +154,13 @@ static int parse_ttl(const json_t *ttl, struct tunnel_spec *spec, struct diag *d
 int tunnel_parse(const json_t *object, char name[TUNNEL_NAME_SIZE], struct tunnel_spec *ret,
                  char network_ref[TUNNEL_NAME_SIZE], struct diag *d)
 {
-    static const char *const members[] = {"id", "name", "version", "spec", "status", NULL};
+    static const char *const members[] = {"name", "spec", NULL};
     static const char *const spec_members[] = {"target", "access", "ttl", NULL};
     const char *name_text;
     struct tunnel_spec spec = {0};
     TRY(check_members(object, "", members, d));
-    TRY(get_string(object, "name", "name", "", &name_text, d));
-    if (*name_text && !text_is_name(name_text))
+    TRY(get_string(object, "name", "name", NULL, &name_text, d));
+    if (!text_is_name(name_text))
         return diag_set_field(d, ERR_INVALID, "name",
                               "'%.80s' is not a name: 1 to 63 of a-z, 0-9 and '-'", name_text);
     const json_t *s = json_object_get(object, "spec");

@@ -79,7 +79,7 @@ bool tunnel_phase_is_over(enum tunnel_phase phase);
 
 /* Reads {"name", "spec"} of a create or replace request. Every member is checked, unknown ones are
  * errors; `d->field` is the JSON path at fault. The network is a name or an id: the caller resolves
- * it. `name` is left empty when absent. */
+ * it.  */
 int tunnel_parse(const json_t *object, char name[TUNNEL_NAME_SIZE], struct tunnel_spec *ret,
                  char network_ref[TUNNEL_NAME_SIZE], struct diag *d);
 

@@ -45,18 +45,19 @@ static void each_mistake_names_its_field(void **state)
     static const struct {
         const char *text, *field;
     } rows[] = {
-        {"{}", "spec"},
-        {"{\"spec\":{}}", "spec.target"},
-        {"{\"spec\":{\"target\":{\"network\":\"n\"}}}", "spec.target.address"},
-        {"{\"spec\":{\"target\":{\"network\":\"n\",\"address\":\"h\"}}}", "spec.target.address"},
-        {"{\"spec\":{\"target\":{\"address\":\"h:1\"}}}", "spec.target.network"},
+        {"{}", "name"},
+        {"{\"name\":\"x\"}", "spec"},
+        {"{\"name\":\"x\",\"spec\":{}}", "spec.target"},
+        {"{\"name\":\"x\",\"spec\":{\"target\":{\"network\":\"n\"}}}", "spec.target.address"},
+        {"{\"name\":\"x\",\"spec\":{\"target\":{\"network\":\"n\",\"address\":\"h\"}}}", "spec.target.address"},
+        {"{\"name\":\"x\",\"spec\":{\"target\":{\"address\":\"h:1\"}}}", "spec.target.network"},
         {"{\"name\":\"A b\",\"spec\":{" TARGET "}}", "name"},
-        {"{\"spec\":{" TARGET ",\"ttl\":\"1\"}}", "spec.ttl"},
-        {"{\"spec\":{" TARGET ",\"ttl\":\"1ms\"}}", "spec.ttl"},
-        {"{\"spec\":{" TARGET ",\"x\":1}}", "spec.x"},
-        {"{\"spec\":{" TARGET ",\"access\":{\"endpoint\":{\"listen\":\"name:1\"}}}}",
+        {"{\"name\":\"x\",\"spec\":{" TARGET ",\"ttl\":\"1\"}}", "spec.ttl"},
+        {"{\"name\":\"x\",\"spec\":{" TARGET ",\"ttl\":\"1ms\"}}", "spec.ttl"},
+        {"{\"name\":\"x\",\"spec\":{" TARGET ",\"x\":1}}", "spec.x"},
+        {"{\"name\":\"x\",\"spec\":{" TARGET ",\"access\":{\"endpoint\":{\"listen\":\"name:1\"}}}}",
          "spec.access.endpoint.listen"},
-        {"{\"spec\":{\"target\":{\"network\":\"n\",\"address\":\"h:1\",\"protocol\":\"sctp\"}}}",
+        {"{\"name\":\"x\",\"spec\":{\"target\":{\"network\":\"n\",\"address\":\"h:1\",\"protocol\":\"sctp\"}}}",
          "spec.target.protocol"},
     };
     for (size_t i = 0; i < sizeof(rows) / sizeof(rows[0]); i++) {
@@ -74,12 +75,12 @@ static void a_spec_survives_json_and_a_merge_patch(void **state)
     struct tunnel_spec spec, again;
     char name[TUNNEL_NAME_SIZE], network[TUNNEL_NAME_SIZE];
     struct diag d = {0};
-    assert_int_equal(parse("{\"spec\":{" TARGET ",\"ttl\":\"90s\",\"access\":{\"endpoint\":"
+    assert_int_equal(parse("{\"name\":\"x\",\"spec\":{" TARGET ",\"ttl\":\"90s\",\"access\":{\"endpoint\":"
                            "{\"listen\":\"[::]:0\"}}}}",
                            &spec, name, network, &d),
                      0);
     strcpy(spec.network, "net_x");
-    json_t *object = json_pack("{s:o}", "spec", tunnel_spec_json(&spec));
+    json_t *object = json_pack("{s:s, s:o}", "name", "x", "spec", tunnel_spec_json(&spec));
     json_t *patch =
         json_loads("{\"spec\":{\"ttl\":null,\"target\":{\"address\":\"x:2\"}}}", 0, NULL);
     json_t *merged = tunnel_merge_patch(object, patch);
