@@ -10,6 +10,7 @@
 
 #define PING_MS                   5000
 #define DEAD_MS                   10000
+#define BUSY_BYTES                (1u << 20) /* in a tick: worth another measurement of the path */
 #define DEFAULT(value, otherwise) ((value) ? (value) : (otherwise))
 
 struct h2conn {
@@ -21,6 +22,7 @@ struct h2conn {
     struct h2conn_batch *batch;
     struct timer keepalive, grace;
     uint32_t ping_ms, dead_ms;
+    uint64_t bytes_before; /* received, at the last tick */
     bool ping_sent, is_ending;
     int err; /* why we end it; 0: not, or orderly */
 };
@@ -51,6 +53,7 @@ static void on_request(void *arg, struct h2_stream *s, const struct h2_headers *
 static void on_settings(void *arg)
 {
     struct h2conn *hc = arg;
+    h2_ping(hc->h2); /* measures the path */
     if (hc->ops->on_settings)
         hc->ops->on_settings(hc->arg);
 }
@@ -147,6 +150,14 @@ static void read_rtt(struct h2conn *hc)
         h2_set_rtt(hc->h2, MIN(info.tcpi_min_rtt, 1000000u));
 }
 
+static void measure_if_busy(struct h2conn *hc)
+{
+    uint64_t bytes = conn_bytes_in(hc->conn);
+    if (bytes - hc->bytes_before > BUSY_BYTES)
+        h2_ping(hc->h2);
+    hc->bytes_before = bytes;
+}
+
 static void on_keepalive(struct timer *t)
 {
     struct h2conn *hc = container_of(t, struct h2conn, keepalive);
@@ -155,6 +166,7 @@ static void on_keepalive(struct timer *t)
     read_rtt(hc);
     if (silent < hc->ping_ms) {
         hc->ping_sent = false;
+        measure_if_busy(hc);
         timer_start(t, hc->ping_ms - silent);
         return;
     }

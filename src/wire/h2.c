@@ -15,6 +15,7 @@
 
 #define DEFAULT(value, otherwise) ((value) ? (value) : (otherwise))
 #define FRAME_BYTES               (64 << 10) /* received ones; they are not buffered, so length costs nothing */
+#define PING_RTT_MAX_US           2000000
 #define PEER_STREAMS_AT_FIRST     1000 /* until its SETTINGS arrive */
 
 static nghttp2_session_callbacks *callbacks;
@@ -135,6 +136,17 @@ static void on_settings(struct h2 *h, const nghttp2_settings *settings)
         h->ops->on_settings(h->arg);
 }
 
+static void on_pong(struct h2 *h, const uint8_t sent[8])
+{
+    uint64_t sent_us;
+    memcpy(&sent_us, sent, sizeof(sent_us));
+    if (!sent_us || sent_us > h->now_us) /* the clock stands, or the peer made it up */
+        return;
+    uint64_t rtt = MAX(h->now_us - sent_us, (uint64_t)1);
+    if (!h->ping_rtt_us || rtt < h->ping_rtt_us)
+        h->ping_rtt_us = (uint32_t)MIN(rtt, (uint64_t)PING_RTT_MAX_US);
+}
+
 static int on_frame_recv(nghttp2_session *ng, const nghttp2_frame *frame, void *user_data)
 {
     struct h2 *h = user_data;
@@ -161,6 +173,11 @@ static int on_frame_recv(nghttp2_session *ng, const nghttp2_frame *frame, void *
             h->ops->on_goaway(h->arg, frame->goaway.error_code);
         break;
     case NGHTTP2_PING:
+        if (hd->flags & NGHTTP2_FLAG_ACK) {
+            on_pong(h, frame->ping.opaque_data);
+            break;
+        }
+        return spend(h);
     case NGHTTP2_RST_STREAM:
     case NGHTTP2_PRIORITY:
         return spend(h);
@@ -394,7 +411,8 @@ bool h2_is_done(const struct h2 *h)
 
 void h2_ping(struct h2 *h)
 {
-    nghttp2_submit_ping(h->ng, NGHTTP2_FLAG_NONE, NULL);
+    uint64_t now = h->ops->now_us ? h->ops->now_us(h->arg) : 0;
+    nghttp2_submit_ping(h->ng, NGHTTP2_FLAG_NONE, (const uint8_t *)&now);
     h2_wake(h);
 }
 

@@ -145,7 +145,8 @@ void h2_goaway(struct h2 *h, uint32_t error); /* graceful: open streams go on, n
 /* Once a second or so while there is input: refills the allowance of control frames. */
 void h2_tick(struct h2 *h);
 
-/* The connection's least round trip so far, for the growth of windows. */
+/* The least round trip of the transport so far, for the growth of windows. h2_ping's answers count
+ * instead where they show a long path, which a proxy in between hides from the transport. */
 void h2_set_rtt(struct h2 *h, uint32_t rtt_us);
 /* What moved in the last second: at most one stream; several; some of them, a moment ago, in
  * small pieces, as where someone waits for each answer. */

@@ -58,7 +58,7 @@ struct h2 {
     struct h2_stream *streams;
     size_t n_streams;
     uint32_t max_header_bytes, stream_window, stream_window_max, window_budget, budget_used;
-    uint32_t rtt_us;
+    uint32_t rtt_us, ping_rtt_us; /* the least so far; 0: unknown */
 
     uint8_t *out; /* only inside h2_output */
     size_t out_len, out_cap;
@@ -90,6 +90,7 @@ struct h2 {
 /* nghttp2's allocator with the thread's shared frame buffer; see h2_memory.c. */
 void h2_memory_init(struct h2_memory *m, nghttp2_mem *ret);
 
+uint32_t h2_round_trip_us(const struct h2 *h);
 struct h2_stream *h2_stream_new(struct h2 *h, int32_t id);
 void h2_stream_free(struct h2_stream *s); /* unlinks; no callback */
 void h2_stream_received(struct h2_stream *s, size_t len);

@@ -289,6 +289,30 @@ static void a_window_grows_only_while_the_round_trip_limits_it(void **state)
     pair_free(&p);
 }
 
+static void a_ping_finds_the_long_path_that_the_transport_does_not_see(void **state)
+{
+    struct pair p;
+    pair_new(&p, NULL);
+    connect_tunnel(&p);
+    h2_set_rtt(p.server.h, 20); /* to a proxy near by */
+    h2_ping(p.server.h);
+    move(&p.server, &p.client);
+    p.server.now_us += 40000;
+    move(&p.client, &p.server);
+    p.client.to_send = 1000000000;
+    h2_resume(p.client.stream);
+    for (int i = 0; i < 400; i++) {
+        move(&p.client, &p.server);
+        p.server.now_us += 1000;
+        move(&p.server, &p.client);
+    }
+    p.server.hold = true;
+    size_t before = p.server.received;
+    exchange(&p);
+    assert_in_range(p.server.received - before, 3 << 20, 4 << 20);
+    pair_free(&p);
+}
+
 static void a_reset_reaches_the_other_side_with_its_code(void **state)
 {
     struct pair p;
@@ -455,6 +479,7 @@ int main(void)
         cmocka_unit_test(a_reader_that_stops_gets_at_most_its_window),
         cmocka_unit_test(the_window_shrinks_back_when_another_stream_is_busy),
         cmocka_unit_test(a_window_grows_only_while_the_round_trip_limits_it),
+        cmocka_unit_test(a_ping_finds_the_long_path_that_the_transport_does_not_see),
         cmocka_unit_test(a_reset_reaches_the_other_side_with_its_code),
         cmocka_unit_test(a_request_reset_before_it_was_sent_is_closed),
         cmocka_unit_test(streams_beyond_the_peers_limit_are_refused_at_once),
