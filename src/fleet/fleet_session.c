@@ -20,7 +20,8 @@
 #include <string.h>
 #include <utlist.h>
 
-#define LINKS_MAX 8 /* reverse connections of the live session */
+#define LINKS_MAX 8          /* reverse connections of the live session */
+#define BACKLOG   (8u << 20) /* bytes an agent is behind: a snapshot of the largest network fits */
 
 struct fleet_agent *fleet_caller(struct fleet *f, struct rpc_call *call, uint64_t session_epoch)
 {
@@ -323,6 +324,7 @@ int fleet_new(const struct fleet_config *cfg, struct fleet **ret, struct diag *d
     struct fleet *f = NEW(struct fleet);
     f->cfg = *cfg;
     const struct rpc_server_config rpc = {.loop = cfg->loop,
+                                          .stream_backlog = BACKLOG,
                                           .on_open = fleet_peer_session_open,
                                           .on_close = fleet_peer_session_close,
                                           .arg = f};

@@ -8,6 +8,9 @@
  * fail-over; after that they are reset at once. */
 #define TUNNEL_HOLD_MS 5000
 
+/* Objects in one network: what a login's snapshot and a renewal of all leases can carry. */
+#define TUNNELS_PER_NETWORK 10000
+
 struct tunnel_object {
     struct tunnels *owner;
     struct tunnel t;
@@ -17,18 +20,22 @@ struct tunnel_object {
     struct listener *refuser;
     struct exposure *exposures; /* running and stopping ones */
     bool rebind;                /* listen anew when the last exposure has stopped */
+    bool is_dirty;              /* in the owner's list `dirty` */
     bool is_deleted;            /* freed when the last exposure has stopped */
     int target_err;
     struct tunnel_traffic past;  /* of exposures that are gone, and of earlier hubs */
     struct tunnel_traffic saved; /* what the database has */
     struct timer lease_timer, end_timer, hold_timer;
+    struct timer listen_timer;         /* tries again to listen */
     struct tunnel_object *prev, *next; /* in its network */
+    struct tunnel_object *dirty_prev, *dirty_next;
     UT_hash_handle hh;
 };
 
 struct tunnel_network {
     char id[ID_SIZE];
     struct tunnel_object *objects;
+    size_t count;
     UT_hash_handle hh;
 };
 
@@ -40,6 +47,9 @@ struct tunnels {
     struct tunnel_network *networks; /* by id */
     struct fleet_observer observer;
     struct timer save_timer;
+    struct tunnel_object *dirty; /* whose status is to be stored */
+    struct timer status_timer;
+    uint64_t status_saved_ms; /* loop time */
     struct exposure_ops exposure_ops;
     size_t n_exposures;
     bool is_draining;
@@ -93,7 +103,11 @@ int tunnel_store_take_lease(struct tx *tx, const char *tunnel, const char *tenan
                             const char *agent, uint64_t *ret_epoch);
 int tunnel_store_each(struct tx *tx, void (*fn)(void *arg, const struct tunnel_stored *s),
                       void *arg);
-/* Main loop: queue a write that nobody waits for. */
+/* Main loop: queue a write that nobody waits for. Statuses are gathered, and stored at most every
+ * TUNNEL_STATUS_MS: what flaps costs one transaction for all. */
+#define TUNNEL_STATUS_MS 50
 void tunnel_save_status(struct tunnel_object *o);
+void tunnel_forget_status(struct tunnel_object *o); /* it goes away */
+void tunnel_status_timer(struct timer *t);
 void tunnel_save_traffic(struct tunnels *ts);
 void tunnel_save_records(struct tunnels *ts, const struct exposure_record *records, size_t n);

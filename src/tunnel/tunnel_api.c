@@ -205,6 +205,10 @@ static int fill_new(struct tunnel_write *w, const json_t *body, struct diag *d)
     struct tunnel *t = &w->t;
     TRY(tunnel_parse(body, t->name, &t->spec, network, d));
     TRY(resolve_network(w->tunnels, w->by.tenant, network, &t->spec, d));
+    struct tunnel_network *n = tunnel_network_of(w->tunnels, t->spec.network);
+    if (n && n->count >= TUNNELS_PER_NETWORK)
+        return diag_set_field(d, ERR_LIMIT, "spec.target.network", "has %d tunnels, no more fit",
+                              TUNNELS_PER_NETWORK);
     id_new(t->id, "tun");
     snprintf(t->tenant, sizeof(t->tenant), "%s", w->by.tenant);
     t->version = 1;

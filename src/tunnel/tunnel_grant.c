@@ -94,10 +94,10 @@ static void on_up(struct fleet_observer *ob, struct fleet_agent *a)
     struct tunnel_object *o;
     if (n) {
         DL_FOREACH (n->objects, o) {
-            if (!can_be_served(o))
-                continue;
-            send_tunnel(a, o);
-            tunnel_refresh_phase(o);
+            if (can_be_served(o))
+                send_tunnel(a, o);
+            if (a->network->online == 1) /* what pending tunnels wait for is another now */
+                tunnel_refresh_phase(o);
         }
     }
     Warren__V1__SnapshotEnd end = WARREN__V1__SNAPSHOT_END__INIT;
@@ -154,7 +154,7 @@ static void on_down(struct fleet_observer *ob, struct fleet_agent *a)
     DL_FOREACH (n->objects, o) {
         if (strcmp(o->lease.agent, a->id) == 0)
             tunnel_lose(o, a->revoked ? ERR_REVOKED : ERR_UNAVAILABLE, "the agent has gone");
-        else
+        else if (a->network->online == 0)
             tunnel_refresh_phase(o);
     }
 }
@@ -232,7 +232,7 @@ static void handle_acquire(struct rpc_call *call, const ProtobufCMessage *msg, v
         rpc_finish(call, RPC_UNAVAILABLE, "the hub is draining");
         return;
     }
-    if (lease_is_held_by(&o->lease, a->id)) {
+    if (lease_renew(&o->lease, a->id, loop_now_ms(ts->loop)) == 0) {
         reply_lease(call, o);
         return;
     }
@@ -258,16 +258,16 @@ static void handle_renew(struct rpc_call *call, const ProtobufCMessage *msg, voi
         return;
     struct tunnel_network *n = tunnel_network_of(ts, a->network->id);
     struct tunnel_object *o;
-    size_t count = 0, i = 0;
-    if (n)
-        DL_COUNT(n->objects, o, count);
+    size_t count = n ? n->count : 0, i = 0;
     Warren__V1__RenewLeasesResponse answer = WARREN__V1__RENEW_LEASES_RESPONSE__INIT;
     CLEANUP(mem_free) Warren__V1__Lease *leases = mem_new(count * sizeof(*leases));
     CLEANUP(mem_free) Warren__V1__Lease **list = mem_new(count * sizeof(*list));
     if (n) {
         DL_FOREACH (n->objects, o) {
-            if (lease_renew(&o->lease, a->id, loop_now_ms(ts->loop)) < 0)
+            if (!lease_is_held_by(&o->lease, a->id))
                 continue;
+            if (a->links) /* who holds but cannot serve for a lease's life gives way to others */
+                lease_renew(&o->lease, a->id, loop_now_ms(ts->loop));
             warren__v1__lease__init(&leases[i]);
             leases[i].tunnel = o->t.id;
             leases[i].epoch = o->lease.epoch;

@@ -22,6 +22,7 @@
 #include <utlist.h>
 
 #define SAVE_INTERVAL_MS 10000
+#define LISTEN_RETRY_MS  2000
 
 /* ---- finding ---- */
 
@@ -75,17 +76,11 @@ void tunnel_set_phase(struct tunnel_object *o, enum tunnel_phase phase, const ch
 }
 
 /* Why a pending tunnel waits. */
-static const char *pending_reason(struct tunnel_object *o)
+static const char *pending_reason(const struct tunnel_object *o)
 {
-    struct fleet_network *n = fleet_network_find(o->owner->fleet, o->t.spec.network);
-    struct fleet_agent *a;
-    if (n) {
-        DL_FOREACH2 (n->agents, a, next_in_network) {
-            if (a->call)
-                return "waiting for an agent of the network to take it";
-        }
-    }
-    return "no agent of its network is connected";
+    const struct fleet_network *n = fleet_network_find(o->owner->fleet, o->t.spec.network);
+    return n && n->online ? "waiting for an agent of the network to take it"
+                          : "no agent of its network is connected";
 }
 
 static bool is_served(const struct tunnel_object *o)
@@ -145,11 +140,16 @@ static void hold_clients(struct tunnel_object *o)
         timer_start(&o->hold_timer, TUNNEL_HOLD_MS);
 }
 
+/* shutdown: the workers' duplicates of the socket do not listen any more either, and the address is
+ * free for the next. */
 static void stop_listening(struct tunnel_object *o)
 {
     stop_refusing(o);
-    if (o->listen_fd >= 0)
+    timer_stop(&o->listen_timer);
+    if (o->listen_fd >= 0) {
+        shutdown(o->listen_fd, SHUT_RD);
         close(o->listen_fd);
+    }
     o->listen_fd = -1;
 }
 
@@ -191,6 +191,7 @@ static void start_listening(struct tunnel_object *o)
         tunnel_set_phase(o, TUNNEL_FAILED, "cannot listen on %s:%u: %.180s", o->t.spec.listen.host,
                          o->t.spec.listen.port, d.text[0] ? d.text : error_text(rc));
         o->t.endpoint[0] = '\0';
+        timer_start(&o->listen_timer, LISTEN_RETRY_MS);
         return;
     }
     LOG_INFO("tunnel listens", LOG_STR("tunnel", o->t.id), LOG_STR("name", o->t.name),
@@ -258,6 +259,7 @@ void tunnel_stop_exposures(struct tunnel_object *o, int err)
 void tunnel_free_object(struct tunnel_object *o)
 {
     stop_listening(o);
+    tunnel_forget_status(o);
     timer_stop(&o->lease_timer);
     timer_stop(&o->end_timer);
     mem_free(o);
@@ -285,6 +287,12 @@ static void all_stopped(struct tunnel_object *o)
         tunnel_serve_links(o);
 }
 
+static void all_ended(struct tunnels *ts)
+{
+    tunnel_save_traffic(ts);
+    ts->on_stopped(ts->on_stopped_arg);
+}
+
 static void on_exposure_stopped(void *arg, struct exposure *e)
 {
     struct tunnels *ts = arg;
@@ -298,7 +306,7 @@ static void on_exposure_stopped(void *arg, struct exposure *e)
     if (!o->exposures)
         all_stopped(o);
     if (ts->n_exposures == 0 && ts->on_stopped)
-        ts->on_stopped(ts->on_stopped_arg);
+        all_ended(ts);
 }
 
 static void on_records(void *arg, const struct exposure_record *records, size_t n)
@@ -320,6 +328,19 @@ static void on_target(void *arg, const char *tunnel, uint64_t lease_epoch, int e
     tunnel_refresh_phase(o);
 }
 
+/* An address that was taken or not there may have become free. */
+static void on_listen_timer(struct timer *t)
+{
+    struct tunnel_object *o = container_of(t, struct tunnel_object, listen_timer);
+    if (o->t.phase != TUNNEL_FAILED || o->rebind || o->owner->is_draining)
+        return;
+    start_listening(o);
+    if (o->listen_fd < 0)
+        return;
+    tunnel_set_phase(o, TUNNEL_PENDING, "%s", pending_reason(o));
+    tunnel_serve_links(o);
+}
+
 /* ---- what the fleet tells ---- */
 
 static void on_link_up(struct fleet_observer *ob, struct fleet_link *link)
@@ -339,7 +360,12 @@ static void on_link_up(struct fleet_observer *ob, struct fleet_link *link)
 static void on_link_down(struct fleet_observer *ob, struct fleet_link *link)
 {
     struct tunnels *ts = container_of(ob, struct tunnels, observer);
-    for (struct tunnel_object *o = ts->objects; o; o = o->hh.next) {
+    struct fleet_agent *a = fleet_agent_find(ts->fleet, link->agent);
+    struct tunnel_network *n = a ? tunnel_network_of(ts, a->network->id) : NULL;
+    struct tunnel_object *o;
+    if (!n)
+        return;
+    DL_FOREACH (n->objects, o) {
         for (struct exposure *e = o->exposures; e; e = exposure_next(e)) {
             if (exposure_link(e) == link)
                 exposure_stop(e, ERR_UNAVAILABLE);
@@ -355,11 +381,7 @@ static size_t count_in_network(struct fleet_observer *ob, const char *network)
 {
     struct tunnels *ts = container_of(ob, struct tunnels, observer);
     struct tunnel_network *n = tunnel_network_of(ts, network);
-    struct tunnel_object *o;
-    size_t count = 0;
-    if (n)
-        DL_COUNT(n->objects, o, count);
-    return count;
+    return n ? n->count : 0;
 }
 
 /* ---- the life of an object ---- */
@@ -395,6 +417,7 @@ static void enlist(struct tunnel_object *o)
         HASH_ADD_STR(o->owner->networks, id, n);
     }
     DL_APPEND(n->objects, o);
+    n->count++;
 }
 
 struct tunnel_object *tunnel_add(struct tunnels *ts, const struct tunnel *t, int64_t ends,
@@ -410,6 +433,7 @@ struct tunnel_object *tunnel_add(struct tunnels *ts, const struct tunnel *t, int
     timer_init(&o->lease_timer, ts->loop, tunnel_lease_timer);
     timer_init(&o->end_timer, ts->loop, expire);
     timer_init(&o->hold_timer, ts->loop, on_hold_over);
+    timer_init(&o->listen_timer, ts->loop, on_listen_timer);
     HASH_ADD(hh, ts->objects, t.id, strlen(o->t.id), o);
     enlist(o);
     return o;
@@ -470,10 +494,12 @@ void tunnel_remove(struct tunnel_object *o)
     tunnel_tell_removed(o);
     HASH_DEL(ts->objects, o);
     DL_DELETE(n->objects, o);
+    n->count--;
     if (!n->objects) {
         HASH_DEL(ts->networks, n);
         mem_free(n);
     }
+    tunnel_forget_status(o);
     o->is_deleted = true;
     timer_stop(&o->end_timer);
     stop_listening(o);
@@ -545,6 +571,7 @@ int tunnels_new(struct fleet *f, struct tunnels **ret, struct diag *d)
     ts->exposure_ops = (struct exposure_ops){
         .on_records = on_records, .on_target = on_target, .on_stopped = on_exposure_stopped};
     timer_init(&ts->save_timer, ts->loop, on_save_timer);
+    timer_init(&ts->status_timer, ts->loop, tunnel_status_timer);
     int rc = store_run_wait(ts->store, STORE_READ, load_all, ts);
     if (rc < 0) {
         tunnels_free(ts);
@@ -575,13 +602,12 @@ void tunnels_drain(struct tunnels *ts)
 void tunnels_stop(struct tunnels *ts, void (*done)(void *arg), void *arg)
 {
     tunnels_drain(ts);
-    tunnel_save_traffic(ts);
     ts->on_stopped = done;
     ts->on_stopped_arg = arg;
     for (struct tunnel_object *o = ts->objects; o; o = o->hh.next)
         tunnel_stop_exposures(o, ERR_UNAVAILABLE);
     if (ts->n_exposures == 0)
-        done(arg);
+        all_ended(ts);
 }
 
 void tunnels_free(struct tunnels *ts)
@@ -591,6 +617,7 @@ void tunnels_free(struct tunnels *ts)
     if (!ts)
         return;
     timer_stop(&ts->save_timer);
+    timer_stop(&ts->status_timer);
     HASH_ITER (hh, ts->objects, o, next) {
         HASH_DEL(ts->objects, o);
         tunnel_free_object(o);

@@ -24,7 +24,7 @@ enum tunnel_protocol { TUNNEL_TCP, TUNNEL_PROTOCOL_COUNT };
  *      ^  \ <------------   |  ttl ran out
  *      |   \  agent gone    +----------------> expired
  *      |    \ address cannot be listened on
- *      |     +----> failed (spec changed: back to pending)
+ *      |     +----> failed (back to pending: it can be listened on, or the spec changed)
  */
 enum tunnel_phase {
     TUNNEL_PENDING,

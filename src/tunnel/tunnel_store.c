@@ -7,6 +7,7 @@
 
 #include <stdio.h>
 #include <string.h>
+#include <utlist.h>
 
 #define RECORDS_KEEP 10000 /* ended connections kept per tunnel */
 
@@ -149,9 +150,18 @@ static void written(void *arg, int err)
     mem_free(arg);
 }
 
-static int write_status(struct tx *tx, void *arg)
+#define STATUS_BATCH 512 /* in one transaction */
+#define RETRY_MS     1000
+
+/* Statuses as they were when the transaction was queued. */
+struct status_batch {
+    struct tunnels *tunnels;
+    size_t n;
+    struct tunnel items[];
+};
+
+static int write_one_status(struct tx *tx, const struct tunnel *t)
 {
-    const struct tunnel *t = arg;
     TRY(tx_exec(tx,
                 "UPDATE tunnel SET phase = $1, reason = $2, endpoint = $3, started = $4, "
                 "closed = $5 WHERE id = $6",
@@ -163,9 +173,65 @@ static int write_status(struct tx *tx, void *arg)
     return store_publish(tx, t->tenant, "tunnel", t->id, STORE_PUT);
 }
 
+static int write_statuses(struct tx *tx, void *arg)
+{
+    const struct status_batch *b = arg;
+    for (size_t i = 0; i < b->n; i++)
+        TRY(write_one_status(tx, &b->items[i]));
+    return 0;
+}
+
+static void statuses_written(void *arg, int err)
+{
+    CLEANUP(mem_free) struct status_batch *b = arg;
+    if (err >= 0)
+        return;
+    LOG_ERROR("the state of tunnels could not be stored", LOG_INT("tunnels", b->n), LOG_ERR(err));
+    for (size_t i = 0; i < b->n; i++) {
+        struct tunnel_object *o = tunnel_find(b->tunnels, b->items[i].id);
+        if (o)
+            tunnel_save_status(o);
+    }
+    timer_start(&b->tunnels->status_timer, RETRY_MS);
+}
+
+static void save_batch(struct tunnels *ts)
+{
+    struct status_batch *b = mem_new(sizeof(*b) + STATUS_BATCH * sizeof(b->items[0]));
+    b->tunnels = ts;
+    while (ts->dirty && b->n < STATUS_BATCH) {
+        struct tunnel_object *o = ts->dirty;
+        tunnel_forget_status(o);
+        b->items[b->n++] = o->t;
+    }
+    store_run(ts->store, STORE_WRITE, write_statuses, statuses_written, b);
+}
+
+void tunnel_status_timer(struct timer *t)
+{
+    struct tunnels *ts = container_of(t, struct tunnels, status_timer);
+    ts->status_saved_ms = loop_now_ms(ts->loop);
+    while (ts->dirty)
+        save_batch(ts);
+}
+
 void tunnel_save_status(struct tunnel_object *o)
 {
-    store_run(o->owner->store, STORE_WRITE, write_status, written, mem_dup(&o->t, sizeof(o->t)));
+    struct tunnels *ts = o->owner;
+    if (o->is_dirty || o->is_deleted)
+        return;
+    o->is_dirty = true;
+    DL_APPEND2(ts->dirty, o, dirty_prev, dirty_next);
+    uint64_t since = loop_now_ms(ts->loop) - ts->status_saved_ms;
+    if (!timer_is_running(&ts->status_timer))
+        timer_start(&ts->status_timer, since < TUNNEL_STATUS_MS ? TUNNEL_STATUS_MS - since : 0);
+}
+
+void tunnel_forget_status(struct tunnel_object *o)
+{
+    if (o->is_dirty)
+        DL_DELETE2(o->owner->dirty, o, dirty_prev, dirty_next);
+    o->is_dirty = false;
 }
 
 struct traffic_row {
@@ -222,7 +288,12 @@ struct record_batch {
 
 static int write_records(struct tx *tx, void *arg)
 {
-    const struct record_batch *b = arg;
+    const struct record_batch *b = arg; /* all of one tunnel */
+    int64_t there;
+    TRY(tx_query_int(tx, &there, "SELECT COUNT(*) FROM tunnel WHERE id = $1",
+                     STORE_TEXT(b->records[0].tunnel)));
+    if (!there)
+        return 0; /* deleted, and its access log with it */
     for (size_t i = 0; i < b->n; i++) {
         const struct exposure_record *r = &b->records[i];
         char id[ID_SIZE], client[ADDR_TEXT_SIZE];
