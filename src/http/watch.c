@@ -117,15 +117,26 @@ static int no_read(struct tx *tx, void *arg)
     return 0;
 }
 
+static void begin(struct watch *w);
+
 static void views_followed(void *arg, int err)
 {
     struct watch *w = arg;
     w->is_reading = false;
-    if (w->is_over) {
+    if (w->is_over)
         finish(w);
+    else if (w->req)
+        begin(w);
+    else
+        send_pending(w);
+}
+
+static void follow_views(struct watch *w)
+{
+    if (w->is_reading)
         return;
-    }
-    send_pending(w);
+    w->is_reading = true;
+    store_run(w->source.store, STORE_READ, no_read, views_followed, w);
 }
 
 static void on_change(struct store_subscriber *sub, const struct store_change *c)
@@ -134,10 +145,7 @@ static void on_change(struct store_subscriber *sub, const struct store_change *c
     if (!concerns(w, c))
         return;
     add_change(w, c);
-    if (!w->is_reading) {
-        w->is_reading = true;
-        store_run(w->source.store, STORE_READ, no_read, views_followed, w);
-    }
+    follow_views(w);
 }
 
 /* ---- the beginning ---- */
@@ -182,33 +190,48 @@ static void send_sync(struct watch *w)
         http_sse_send(w->sse, id, "sync", "{}");
 }
 
+static void refuse(struct watch *w, int err)
+{
+    struct http_request *req = TAKE(w->req);
+    struct diag d = {0};
+    if (err == ERR_EXPIRED) {
+        diag_set(&d, ERR_EXPIRED, "changes after that position are no longer kept; start over");
+        http_respond_problem(req, 410, &d);
+    } else {
+        http_respond_error(req, err, "cannot read the feed: %s", error_text(err));
+    }
+    finish(w);
+}
+
+/* The views are now at the position that was read, or beyond. */
+static void begin(struct watch *w)
+{
+    if (http_request_is_gone(w->req)) {
+        refuse(w, ERR_CLOSED);
+        return;
+    }
+    w->sse = http_sse_start(TAKE(w->req), on_sse_close, w);
+    if (w->after >= 0) {
+        send_pending(w);
+        return;
+    }
+    w->source.each(w->source.ctx, send_initial, w);
+    send_sync(w);
+    if (w->pending)
+        follow_views(w);
+}
+
 static void position_read(void *arg, int err)
 {
     struct watch *w = arg;
-    struct http_request *req = TAKE(w->req);
     w->is_reading = false;
-    if (http_request_is_gone(req))
-        err = ERR_CLOSED;
     if (err < 0) {
-        struct diag d = {0};
-        if (err == ERR_EXPIRED) {
-            diag_set(&d, ERR_EXPIRED, "changes after that position are no longer kept; start over");
-            http_respond_problem(req, 410, &d);
-        } else {
-            http_respond_error(req, err, "cannot read the feed: %s", error_text(err));
-        }
-        finish(w);
+        refuse(w, err);
         return;
     }
-    w->sse = http_sse_start(req, on_sse_close, w);
     w->feed.fn = on_change;
     store_subscribe(w->source.store, &w->feed);
-    if (w->after < 0) {
-        w->source.each(w->source.ctx, send_initial, w);
-        send_sync(w);
-        return;
-    }
-    send_pending(w);
+    follow_views(w);
 }
 
 void watch_start(struct http_request *req, const struct watch_source *source, int64_t after)
