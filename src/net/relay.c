@@ -261,7 +261,8 @@ static void write_chunks(struct relay *r)
         size_t bytes = take_chunks(r, iov, &n);
         if (!r->stash.len && r->io.writable) {
             struct msghdr msg = {.msg_iov = iov, .msg_iovlen = (size_t)n};
-            written = sendmsg(r->io.fd, &msg, MSG_NOSIGNAL);
+            written = n == 1 ? send(r->io.fd, iov[0].iov_base, iov[0].iov_len, MSG_NOSIGNAL)
+                             : sendmsg(r->io.fd, &msg, MSG_NOSIGNAL);
             if (written < 0)
                 write_failed(r);
             if (r->is_cut)
@@ -327,9 +328,12 @@ static int on_produce(void *arg, struct h2_stream *s, uint8_t *out, size_t cap, 
     (void)s;
     if (r->io.fd < 0 || !r->io.readable)
         return 0;
-    ssize_t n = recv(r->io.fd, out, cap, 0);
-    if (n < 0 && (errno == EAGAIN || errno == EINTR) && !r->socket_err) {
-        r->io.readable = errno == EINTR;
+    ssize_t n;
+    do {
+        n = recv(r->io.fd, out, cap, 0);
+    } while (n < 0 && errno == EINTR);
+    if (n < 0 && errno == EAGAIN && !r->socket_err) {
+        r->io.readable = false;
         return 0;
     }
     if (n < 0 || (n == 0 && r->socket_err)) {
