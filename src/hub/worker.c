@@ -84,11 +84,15 @@ int worker_start(const struct worker_config *cfg, int fd, struct worker **ret)
     return 0;
 }
 
+/* The socket too: a client that nobody will accept is refused, not left waiting. */
 static void stop_accepting(void *arg)
 {
     struct worker *w = arg;
     if (w->server)
         server_stop_accepting(w->server);
+    if (w->fd >= 0)
+        close(w->fd);
+    w->fd = -1;
 }
 
 void worker_stop_accepting(struct worker *w)
@@ -112,8 +116,8 @@ static void close_server(void *arg)
 {
     struct closing *c = arg;
     struct worker *w = c->worker;
+    stop_accepting(w);
     server_free(TAKE(w->server));
-    close(w->fd);
     loop_post(w->cfg.main, closed, c);
 }
 

@@ -145,19 +145,25 @@ def test_http2_rapid_reset_ends_that_connection_only(served):
     """CVE-2023-44487: streams opened and reset at once, for as long as the hub lets us."""
     import h2.errors
     sock, connection = h2_connection(served)
-    sent = 0
     try:
-        for _ in range(amount(2000, 400)):
+        for _ in range(amount(1000, 200)):
             for _ in range(50):
                 stream = connection.get_next_available_stream_id()
                 connection.send_headers(stream, REQUEST, end_stream=True)
                 connection.reset_stream(stream, h2.errors.ErrorCodes.CANCEL)
-                sent += 1
             sock.sendall(connection.data_to_send())
-            assert sent < 50000 or not SANITIZE
-    except (OSError, ssl.SSLError):
+    except OSError:
         pass
-    assert sent < 100000, "the hub ended the connection"
+    assert_ended(sock)
+
+
+def assert_ended(sock):
+    """The hub has ended the connection, or does so now, and well before 50,000 answers."""
+    try:
+        data, how = read_all(sock)
+    except OSError:
+        data, how = b"", "reset"
+    assert how in ("eof", "reset") and len(data) < 2_000_000
     sock.close()
 
 
@@ -166,10 +172,12 @@ def test_http2_settings_and_ping_floods_end_that_connection_only(served):
     settings = b"\0\0\0\x04\0\0\0\0\0"
     for frame in (ping, settings):
         sock, _ = h2_connection(served)
-        with pytest.raises((OSError, ssl.SSLError)):
+        try:
             for _ in range(4000):
-                sock.sendall(frame * 1000)  # answers are never read
-        sock.close()
+                sock.sendall(frame * 1000)  # nobody reads the answers meanwhile
+        except OSError:
+            pass
+        assert_ended(sock)
 
 
 def test_http2_garbage_frames_end_that_connection_only(served):

@@ -1,5 +1,6 @@
 """kill -9, stopped processes, cut networks: what comes back, how soon, and what must not serve."""
 
+import datetime
 import signal
 import threading
 import time
@@ -181,12 +182,15 @@ def test_a_stopped_holder_loses_its_lease_and_serves_no_byte_when_it_wakes(hub, 
 
     wait_until(lambda: holder.identity()["status"]["phase"] == "online", "the woken agent to log in again", 20)
     assert hub.admin.get("/api/v1/tunnels/web")["status"]["lease"]["agent"]["id"] == spare.id
-    before, known = echo_server.accepted, len(hub.admin.items("/api/v1/tunnels/web/connections"))
+    before = echo_server.accepted
+    woken = datetime.datetime.utcnow().isoformat(timespec="milliseconds")
     for _ in range(20):
         assert serves(endpoint(hub.admin.get("/api/v1/tunnels/web")))
-    rows = wait_until(lambda: (r := hub.admin.items("/api/v1/tunnels/web/connections"))
-                      and len(r) == known + 20 and r, "the rows of the connections")
-    assert {c["agent"] for c in rows[:20]} == {spare.id}
+
+    def since():
+        rows = [c for c in hub.admin.items("/api/v1/tunnels/web/connections") if c["opened"] >= woken]
+        return rows if len(rows) == 20 else None
+    assert {c["agent"] for c in wait_until(since, "the rows of the connections")} == {spare.id}
     assert echo_server.accepted == before + 20, "nobody else dialled the target"
 
 
