@@ -135,6 +135,7 @@ struct tunnel_write {
     struct http_request *req;
     struct identity_caller by;
     struct tunnel t;
+    char network[TUNNEL_NAME_SIZE]; /* as a create names it */
     int64_t ends;
     uint64_t if_version;
     bool is_over;
@@ -162,14 +163,24 @@ static void respond_write_error(struct tunnel_write *w, int err, const char *wha
         http_respond_error(w->req, err, "the tunnel was not %s: %s", what, error_text(err));
 }
 
+/* The network is looked up here rather than in the view, which follows a moment later. */
+static int read_network(struct tx *tx, struct tunnel_write *w)
+{
+    struct rows rows =
+        tx_query(tx, "SELECT id FROM network WHERE tenant = $1 AND (id = $2 OR name = $2)",
+                 STORE_TEXT(w->t.tenant), STORE_TEXT(w->network));
+    int rc = TRY(row_next(&rows));
+    if (rc == 0)
+        return ERR_NOT_FOUND;
+    snprintf(w->t.spec.network, sizeof(w->t.spec.network), "%s", row_text(&rows, 0));
+    rows_done(&rows);
+    return 0;
+}
+
 static int write_create(struct tx *tx, void *arg)
 {
-    const struct tunnel_write *w = arg;
-    int64_t there;
-    TRY(tx_query_int(tx, &there, "SELECT COUNT(*) FROM network WHERE id = $1 AND tenant = $2",
-                     STORE_TEXT(w->t.spec.network), STORE_TEXT(w->t.tenant)));
-    if (!there)
-        return ERR_NOT_FOUND;
+    struct tunnel_write *w = arg;
+    TRY(read_network(tx, w));
     TRY(tunnel_store_insert(tx, &w->t, w->ends));
     return identity_audit_act(tx, &w->by, "tunnel.create", w->t.id, w->t.name);
 }
@@ -178,6 +189,13 @@ static void created(void *arg, int err)
 {
     static const struct tunnel_traffic none;
     CLEANUP(mem_free) struct tunnel_write *w = arg;
+    if (err == ERR_NOT_FOUND) {
+        struct diag d = {0};
+        diag_set_field(&d, ERR_INVALID, "spec.target.network", "there is no network '%s'",
+                       w->network);
+        http_respond_diag(w->req, &d);
+        return;
+    }
     if (err < 0) {
         respond_write_error(w, err, "created");
         return;
@@ -201,10 +219,8 @@ static int resolve_network(struct tunnels *ts, const char *tenant, const char *r
 
 static int fill_new(struct tunnel_write *w, const json_t *body, struct diag *d)
 {
-    char network[TUNNEL_NAME_SIZE];
     struct tunnel *t = &w->t;
-    TRY(tunnel_parse(body, t->name, &t->spec, network, d));
-    TRY(resolve_network(w->tunnels, w->by.tenant, network, &t->spec, d));
+    TRY(tunnel_parse(body, t->name, &t->spec, w->network, d));
     struct tunnel_network *n = tunnel_network_of(w->tunnels, t->spec.network);
     if (n && n->count >= TUNNELS_PER_NETWORK)
         return diag_set_field(d, ERR_LIMIT, "spec.target.network", "has %d tunnels, no more fit",
