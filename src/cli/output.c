@@ -78,7 +78,9 @@ static void put_age(struct buf *out, int64_t from_now_ms)
     while (i + 1 < ARRAY_SIZE(units) && ms < 2 * units[i].ms)
         i++;
     int64_t n = ms / units[i].ms;
-    if (from_now_ms < 0)
+    if (n == 0)
+        buf_puts(out, "now");
+    else if (from_now_ms < 0)
         buf_printf(out, "%" PRId64 "%c ago", n, units[i].letter);
     else
         buf_printf(out, "in %" PRId64 "%c", n, units[i].letter);
