@@ -9,6 +9,7 @@ import argparse
 import json
 import os
 import platform
+import signal
 import subprocess
 import sys
 import tempfile
@@ -253,6 +254,7 @@ def parse_options():
 
 def main():
     o = parse_options()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that `finally` ends what runs
     kinds = [peer_list.ALL[name] for name in o.peers.split(",")]
     began, busy, own = time.time(), machine_busy_seconds(), own_seconds()
     with tempfile.TemporaryDirectory(prefix="warren-bench-") as directory:
