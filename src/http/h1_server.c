@@ -348,6 +348,8 @@ static size_t on_fill(void *arg, uint8_t *out, size_t cap)
     timer_stop(&h->stall);
     buf_done(&h->out);
     h->out_at = 0;
+    if (h->state == H1_STREAM && h->req && n)
+        http_sse_sent(h->req);
     if (h->state == H1_CLOSING)
         close_now(h);
     else if (h->state == H1_IDLE)

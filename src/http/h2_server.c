@@ -172,6 +172,8 @@ static int on_produce(void *arg, struct h2_stream *s, uint8_t *out, size_t cap, 
         *eof = side->is_ended && !side->lingers;
         if (!side->is_ended)
             timer_stop(&side->deadline);
+        if (side->req && n && side->req->step == HTTP_STEP_STREAM)
+            http_sse_sent(side->req);
     }
     return (int)n;
 }

@@ -83,7 +83,9 @@ struct http_sse {
     void (*on_close)(void *arg); /* NULL once called */
     void *arg;
     struct timer heartbeat;
-    struct defer tell;
+    void (*on_room)(void *arg); /* NULL: not wanted */
+    size_t waiting;             /* bytes, after the last send */
+    struct defer tell, room;
     bool is_counted;
 };
 
@@ -167,3 +169,4 @@ const char *http_date(struct loop *l, char out[40]);
 /* sse.c */
 void http_sse_lost(struct http_request *req);
 void http_sse_drain(struct http_request *req);
+void http_sse_sent(struct http_request *req); /* a side has handed over all it had */

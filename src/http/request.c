@@ -67,6 +67,7 @@ void http_request_free(struct http_request *req)
     }
     timer_stop(&req->sse.heartbeat);
     loop_defer_cancel(&req->sse.tell);
+    loop_defer_cancel(&req->sse.room);
     json_decref(req->json);
     buf_done(&req->body);
     arena_done(&req->arena);

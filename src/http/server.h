@@ -156,3 +156,7 @@ struct http_sse *http_sse_start(struct http_request *req, void (*on_close)(void 
  * ERR_LIMIT when this one would pass the backlog: the stream is cut and on_close follows. */
 int http_sse_send(struct http_sse *sse, const char *id, const char *event, const char *data);
 void http_sse_end(struct http_sse *sse);
+/* For a sender that has more than the backlog takes: the bytes that waited after the last send, and
+ * a callback, from the loop, each time that none waits any more. */
+size_t http_sse_waiting(const struct http_sse *sse);
+void http_sse_on_room(struct http_sse *sse, void (*fn)(void *arg));

@@ -23,6 +23,13 @@ static void tell(struct defer *d)
         fn(sse->arg);
 }
 
+static void tell_room(struct defer *d)
+{
+    struct http_sse *sse = container_of(d, struct http_sse, room);
+    if (sse->on_room && sse->on_close)
+        sse->on_room(sse->arg);
+}
+
 static void heartbeat(struct timer *t)
 {
     struct http_sse *sse = container_of(t, struct http_sse, heartbeat);
@@ -36,7 +43,8 @@ static void heartbeat(struct timer *t)
 struct http_sse *http_sse_start(struct http_request *req, void (*on_close)(void *arg), void *arg)
 {
     struct http_sse *sse = &req->sse;
-    *sse = (struct http_sse){.on_close = on_close, .arg = arg, .tell = {.fn = tell}};
+    *sse = (struct http_sse){
+        .on_close = on_close, .arg = arg, .tell = {.fn = tell}, .room = {.fn = tell_room}};
     timer_init(&sse->heartbeat, req->loop, heartbeat);
     req->step = HTTP_STEP_STREAM;
     if (!req->side || !req->server) {
@@ -88,6 +96,7 @@ int http_sse_send(struct http_sse *sse, const char *id, const char *event, const
     write_event(&b, id, event, data);
     size_t backlog = req->ops->send(req, b.data, b.len);
     buf_done(&b);
+    sse->waiting = backlog;
     if (backlog <= req->server->limits.sse_backlog)
         return 0;
     req->ops->cut(req);
@@ -104,6 +113,23 @@ void http_sse_end(struct http_sse *sse)
     if (req->server && sse->is_counted)
         req->server->stats.streams--;
     http_request_free(req);
+}
+
+size_t http_sse_waiting(const struct http_sse *sse)
+{
+    return sse->waiting;
+}
+
+void http_sse_on_room(struct http_sse *sse, void (*fn)(void *arg))
+{
+    sse->on_room = fn;
+}
+
+void http_sse_sent(struct http_request *req)
+{
+    req->sse.waiting = 0;
+    if (req->sse.on_room)
+        loop_defer(req->loop, &req->sse.room);
 }
 
 void http_sse_lost(struct http_request *req)

@@ -1,7 +1,12 @@
 /*
  * A change that the feed tells of is in the database, but perhaps not yet in the views that render
  * objects: those follow with reads and commits of their own, queued earlier. So a watcher queues an
- * empty read behind them and sends when that comes back.
+ * empty read behind them, and what it had heard of until then may be sent when that comes back:
+ *
+ *   feed -> heard -- read queued --> awaited -- read done --> ready -- room --> sent
+ *
+ * The objects present at the beginning are `ready` at once. They carry the position 0 until all are
+ * out (the "sync"), so that a reader who is cut off in between misses nothing when it resumes.
  */
 #include "http/watch.h"
 
@@ -12,14 +17,16 @@
 
 #include <stdio.h>
 #include <string.h>
-#include <utlist.h>
+#include <uthash.h>
 
-#define RESUME_MAX 10000 /* changes replayed; a reader further behind starts over */
+#define RESUME_MAX   10000       /* changes replayed; a reader further behind starts over */
+#define UNSENT_BYTES (128 << 10) /* more waits until the reader has taken these */
 
+/* An object that is to be sent as it then is. */
 struct change {
-    int64_t seq;
     char id[ID_SIZE];
-    struct change *next;
+    int64_t seq; /* 0: present at the beginning */
+    UT_hash_handle hh;
 };
 
 struct watch {
@@ -28,11 +35,11 @@ struct watch {
     struct http_request *req; /* until the stream has begun */
     struct http_sse *sse;     /* NULL: not begun, or closed */
     struct store_subscriber feed;
-    struct change *pending; /* waiting for the views */
-    bool is_reading;        /* a read is queued */
+    struct change *heard, *awaited, *ready; /* by id, in the order in which they came */
+    bool is_reading;                        /* a read is queued */
+    bool owes_sync;
     bool is_over;
     int64_t after, newest;
-    int read_result;
 };
 
 static bool concerns(const struct watch *w, const struct store_change *c)
@@ -42,28 +49,29 @@ static bool concerns(const struct watch *w, const struct store_change *c)
            (!w->only[0] || strcmp(c->id, w->only) == 0);
 }
 
-static void add_change(struct watch *w, const struct store_change *c)
+/* One that is there already is sent in the newer state, but in its place and with its position. */
+static void add_change(struct change **set, const char *id, int64_t seq)
 {
-    struct change *item;
-    LL_FOREACH (w->pending, item) {
-        if (strcmp(item->id, c->id) == 0) {
-            item->seq = c->seq;
-            return;
-        }
-    }
-    item = NEW(struct change);
-    item->seq = c->seq;
-    snprintf(item->id, sizeof(item->id), "%s", c->id);
-    LL_APPEND(w->pending, item);
+    struct change *c;
+    HASH_FIND_STR(*set, id, c);
+    if (c)
+        return;
+    c = NEW(struct change);
+    c->seq = seq;
+    snprintf(c->id, sizeof(c->id), "%s", id);
+    HASH_ADD_STR(*set, id, c);
 }
 
-static void drop_pending(struct watch *w)
+static void remove_change(struct change **set, struct change *c)
 {
-    while (w->pending) {
-        struct change *c = w->pending;
-        LL_DELETE(w->pending, c);
-        mem_free(c);
-    }
+    HASH_DEL(*set, c);
+    mem_free(c);
+}
+
+static void drop(struct change **set)
+{
+    while (*set)
+        remove_change(set, *set);
 }
 
 static void finish(struct watch *w)
@@ -77,7 +85,9 @@ static void finish(struct watch *w)
         return; /* the read's end frees it */
     if (w->source.done)
         w->source.done(w->source.ctx);
-    drop_pending(w);
+    drop(&w->heard);
+    drop(&w->awaited);
+    drop(&w->ready);
     mem_free(w);
 }
 
@@ -86,57 +96,78 @@ static void on_sse_close(void *arg)
     finish(arg);
 }
 
-/* Whether it is still there. */
-static bool send_object(struct watch *w, int64_t seq, const char *id)
+/* 1: sent, or nothing to tell; 0: sent that it is gone; negative: the stream has ended. */
+static int send_change(struct watch *w, const struct change *c)
 {
-    json_t *object = w->source.render(w->source.ctx, id);
-    if (!w->sse) {
-        json_decref(object);
-        return true;
-    }
+    json_t *object = w->source.render(w->source.ctx, c->id);
     const char *event = object ? "put" : "delete";
-    rest_sse_send(w->sse, (uint64_t)seq, event, object ? object : json_pack("{s:s}", "id", id));
-    return object != NULL;
+    if (!object && !c->seq)
+        return 1; /* never was for this watcher */
+    TRY(rest_sse_send(w->sse, (uint64_t)c->seq, event,
+                      object ? object : json_pack("{s:s}", "id", c->id)));
+    return object ? 1 : 0;
 }
 
-/* The watch of one object ends with the object; `w` may be gone afterwards. */
-static void send_pending(struct watch *w)
+/* `w` may be gone afterwards; if the stream has ended, on_sse_close follows. */
+static void send_ready(struct watch *w)
 {
-    struct change *list = TAKE(w->pending), *c, *next;
-    bool is_there = true;
-    LL_FOREACH_SAFE (list, c, next) {
-        is_there = send_object(w, c->seq, c->id);
-        mem_free(c);
+    while (http_sse_waiting(w->sse) < UNSENT_BYTES) {
+        if (w->owes_sync && (!w->ready || w->ready->seq)) {
+            w->owes_sync = false;
+            if (rest_sse_send(w->sse, (uint64_t)w->newest, "sync", json_object()) < 0)
+                return;
+        }
+        if (!w->ready)
+            return;
+        int rc = send_change(w, w->ready);
+        remove_change(&w->ready, w->ready);
+        if (rc < 0)
+            return;
+        if (rc == 0 && w->only[0]) {
+            finish(w); /* the watch of one object ends with the object */
+            return;
+        }
     }
-    if (w->only[0] && !is_there)
-        finish(w);
 }
+
+static void on_room(void *arg)
+{
+    send_ready(arg);
+}
+
+static bool begin(struct watch *w);
 
 static int no_read(struct tx *tx, void *arg)
 {
     return 0;
 }
 
-static void begin(struct watch *w);
+static void views_followed(void *arg, int err);
+
+static void follow_views(struct watch *w)
+{
+    w->is_reading = true;
+    w->awaited = TAKE(w->heard);
+    store_run(w->source.store, STORE_READ, no_read, views_followed, w);
+}
 
 static void views_followed(void *arg, int err)
 {
     struct watch *w = arg;
     w->is_reading = false;
-    if (w->is_over)
+    if (w->is_over) {
         finish(w);
-    else if (w->req)
-        begin(w);
-    else
-        send_pending(w);
-}
-
-static void follow_views(struct watch *w)
-{
-    if (w->is_reading)
         return;
-    w->is_reading = true;
-    store_run(w->source.store, STORE_READ, no_read, views_followed, w);
+    }
+    if (w->req && !begin(w))
+        return;
+    while (w->awaited) {
+        add_change(&w->ready, w->awaited->id, w->awaited->seq);
+        remove_change(&w->awaited, w->awaited);
+    }
+    if (w->heard)
+        follow_views(w);
+    send_ready(w);
 }
 
 static void on_change(struct store_subscriber *sub, const struct store_change *c)
@@ -144,17 +175,24 @@ static void on_change(struct store_subscriber *sub, const struct store_change *c
     struct watch *w = container_of(sub, struct watch, feed);
     if (!concerns(w, c))
         return;
-    add_change(w, c);
-    follow_views(w);
+    add_change(&w->heard, c->id, c->seq);
+    if (!w->is_reading)
+        follow_views(w);
 }
 
 /* ---- the beginning ---- */
 
+/* The last change of each object counts: its state is sent under that position. */
 static void on_replayed(void *arg, const struct store_change *c)
 {
     struct watch *w = arg;
-    if (concerns(w, c))
-        add_change(w, c);
+    struct change *known;
+    if (!concerns(w, c))
+        return;
+    HASH_FIND_STR(w->ready, c->id, known);
+    if (known)
+        remove_change(&w->ready, known);
+    add_change(&w->ready, c->id, c->seq);
 }
 
 static int read_position(struct tx *tx, void *arg)
@@ -169,25 +207,11 @@ static int read_position(struct tx *tx, void *arg)
     return n == RESUME_MAX ? ERR_EXPIRED : 0;
 }
 
-static void send_initial(void *arg, const char *id)
+static void add_present(void *arg, const char *id)
 {
     struct watch *w = arg;
-    json_t *object;
-    if (w->only[0] && strcmp(w->only, id) != 0)
-        return;
-    object = w->source.render(w->source.ctx, id);
-    if (object && w->sse)
-        rest_sse_send(w->sse, (uint64_t)w->newest, "put", object);
-    else
-        json_decref(object);
-}
-
-static void send_sync(struct watch *w)
-{
-    char id[24];
-    snprintf(id, sizeof(id), "%lld", (long long)w->newest);
-    if (w->sse)
-        http_sse_send(w->sse, id, "sync", "{}");
+    if (!w->only[0] || strcmp(w->only, id) == 0)
+        add_change(&w->ready, id, 0);
 }
 
 static void refuse(struct watch *w, int err)
@@ -203,22 +227,20 @@ static void refuse(struct watch *w, int err)
     finish(w);
 }
 
-/* The views are now at the position that was read, or beyond. */
-static void begin(struct watch *w)
+/* The views are now at the position that was read, or beyond. False: it has ended already. */
+static bool begin(struct watch *w)
 {
     if (http_request_is_gone(w->req)) {
         refuse(w, ERR_CLOSED);
-        return;
+        return false;
     }
     w->sse = http_sse_start(TAKE(w->req), on_sse_close, w);
-    if (w->after >= 0) {
-        send_pending(w);
-        return;
+    http_sse_on_room(w->sse, on_room);
+    if (w->after < 0) {
+        w->source.each(w->source.ctx, add_present, w);
+        w->owes_sync = true;
     }
-    w->source.each(w->source.ctx, send_initial, w);
-    send_sync(w);
-    if (w->pending)
-        follow_views(w);
+    return true;
 }
 
 static void position_read(void *arg, int err)
