@@ -747,6 +747,13 @@ uint64_t conn_bytes_out(const struct conn *c)
     return c->bytes_out;
 }
 
+void conn_set_unsent_max(struct conn *c, uint32_t bytes)
+{
+    uint32_t limit = bytes ? bytes : UINT32_MAX;
+    if (c->io.fd >= 0)
+        setsockopt(c->io.fd, IPPROTO_TCP, TCP_NOTSENT_LOWAT, &limit, sizeof(limit));
+}
+
 void conn_set_batch(struct conn *c, size_t bytes)
 {
     c->batch = (uint32_t)MIN(bytes, (size_t)CONN_BATCH_MAX);

@@ -10,6 +10,7 @@
 
 #define PING_MS                   5000
 #define DEAD_MS                   10000
+#define MIXED_UNSENT              (32u << 10)
 #define BUSY_BYTES                (1u << 20) /* in a tick: worth another measurement of the path */
 #define DEFAULT(value, otherwise) ((value) ? (value) : (otherwise))
 
@@ -23,7 +24,7 @@ struct h2conn {
     struct timer keepalive, grace;
     uint32_t ping_ms, dead_ms;
     uint64_t bytes_before; /* received, at the last tick */
-    bool ping_sent, is_ending;
+    bool ping_sent, is_ending, is_mixed;
     int err; /* why we end it; 0: not, or orderly */
 };
 
@@ -105,12 +106,23 @@ static size_t on_data(void *arg, const uint8_t *data, size_t len)
     return len;
 }
 
-/* Large batches are cheaper a byte; beside small messages short ones keep the turns short. */
+/* Large batches are cheaper a byte; beside small messages short ones keep the turns short, and a
+ * short queue in the kernel lets a message overtake what bulk streams still have to send. */
+static void adapt(struct h2conn *hc)
+{
+    bool is_mixed = h2_traffic(hc->h2) == H2_TRAFFIC_MIXED;
+    if (is_mixed == hc->is_mixed)
+        return;
+    hc->is_mixed = is_mixed;
+    conn_set_batch(hc->conn, is_mixed ? CONN_BATCH : CONN_BATCH_MAX);
+    conn_set_unsent_max(hc->conn, is_mixed ? MIXED_UNSENT : 0);
+}
+
 static size_t on_fill(void *arg, uint8_t *out, size_t cap)
 {
     struct h2conn *hc = arg;
     size_t n = h2_output(hc->h2, out, cap);
-    conn_set_batch(hc->conn, h2_traffic(hc->h2) == H2_TRAFFIC_MIXED ? CONN_BATCH : CONN_BATCH_MAX);
+    adapt(hc);
     if (h2_is_done(hc->h2))
         end(hc, 0);
     return n;
@@ -203,6 +215,7 @@ static struct h2conn *make(struct conn *c, struct loop *l, const struct h2conn_c
         return NULL;
     }
     read_rtt(hc);
+    conn_set_batch(c, CONN_BATCH_MAX);
     timer_start(&hc->keepalive, hc->ping_ms);
     return hc;
 }
