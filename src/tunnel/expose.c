@@ -42,10 +42,13 @@ struct exposure {
     struct defer last_gone;
     int target_err;
     bool is_stopped;
-    int stop_err;
     struct exposure_record *records;
     size_t n_records;
     struct timer flush_timer;
+
+    /* Set by the main loop as soon as it stops the exposure: an agent that is told so too may close
+     * the streams before the worker hears of it. */
+    _Atomic int stop_err;
 
     /* The main loop's. */
     bool is_stopping;
@@ -137,6 +140,7 @@ static void check_stopped(struct exposure *e)
 
 static const char *end_text(const struct exposure *e, const struct relay_result *res)
 {
+    int stop_err = atomic_load_explicit(&e->stop_err, memory_order_acquire);
     switch (res->end) {
     case RELAY_END_FINISHED:
         return "closed";
@@ -145,13 +149,11 @@ static const char *end_text(const struct exposure *e, const struct relay_result 
     case RELAY_END_SOCKET_RESET:
         return "client_reset";
     case RELAY_END_STREAM_RESET:
-        return "target_reset";
-    case RELAY_END_ABORTED:
-        return e->stop_err == ERR_REVOKED   ? "revoked"
-               : e->stop_err == ERR_EXPIRED ? "expired"
-                                            : "lost";
+        if (!stop_err)
+            return "target_reset";
+        /* fall through */
     default:
-        return "lost";
+        return stop_err == ERR_REVOKED ? "revoked" : stop_err == ERR_EXPIRED ? "expired" : "lost";
     }
 }
 
@@ -270,7 +272,7 @@ static void stop_on_worker(void *arg)
     stop_listening(e);
     fleet_link_unuse(e->link, &e->link_user);
     e->is_stopped = true;
-    relay_set_abort(&e->relays, e->stop_err);
+    relay_set_abort(&e->relays, atomic_load(&e->stop_err));
     check_stopped(e);
 }
 
@@ -326,7 +328,7 @@ void exposure_stop(struct exposure *e, int err)
     if (e->is_stopping)
         return;
     e->is_stopping = true;
-    e->stop_err = err;
+    atomic_store_explicit(&e->stop_err, err, memory_order_release);
     loop_post(e->worker, stop_on_worker, e);
 }
 

@@ -118,9 +118,9 @@ void tunnel_lose(struct tunnel_object *o, int err, const char *why)
     o->owner->lease_changes++;
     LOG_INFO("lease lost", LOG_STR("tunnel", o->t.id), LOG_STR("agent", o->lease.agent),
              LOG_INT("epoch", o->lease.epoch), LOG_STR("why", why));
+    tunnel_stop_exposures(o, err);
     if (a)
         tell_lost(o, a);
-    tunnel_stop_exposures(o, err);
     tunnel_refresh_phase(o);
     if (!o->exposures)
         tunnel_lease_cleared(o);
