@@ -1,4 +1,4 @@
-/* Shared by net/tls.c and net/conn.c only. */
+/* Shared by net/tls.c and net/conn*.c only. */
 #pragma once
 
 #include "net/tls.h"

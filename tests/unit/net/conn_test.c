@@ -13,6 +13,7 @@
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <stdio.h>
 #include <string.h>
 #include <sys/socket.h>
 #include <unistd.h>
@@ -79,7 +80,7 @@ static void on_close(void *arg, int err)
     p->is_closed = true;
     p->err = err;
     if (p->conn)
-        strcpy(p->diag, conn_diag(p->conn)->text);
+        snprintf(p->diag, sizeof(p->diag), "%s", conn_diag(p->conn)->text);
     p->conn = NULL;
 }
 
@@ -111,7 +112,7 @@ static void on_conn(void *arg, struct conn *c, size_t lane)
     struct rig *rig = arg;
     struct peer *p = &rig->at_server;
     p->lane = lane;
-    strcpy(p->alpn, conn_alpn(c));
+    snprintf(p->alpn, sizeof(p->alpn), "%s", conn_alpn(c));
     p->has_cert = conn_peer_cert(c) != NULL;
     p->cert_expired = conn_peer_cert_expired(c);
     if (rig->hand_over) {
