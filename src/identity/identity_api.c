@@ -350,7 +350,7 @@ static int find_tenant(struct identity *i, struct http_request *req,
 
 static void get_tenant(struct http_request *req, void *ctx)
 {
-    const struct tenant_record *t;
+    const struct tenant_record *t = NULL;
     struct diag d = {0};
     if (find_tenant(ctx, req, &t, &d))
         http_respond_diag(req, &d);
@@ -445,7 +445,7 @@ static void delete_tenant_done(void *arg, int err)
 static void delete_tenant(struct http_request *req, void *ctx)
 {
     struct identity *i = ctx;
-    const struct tenant_record *t;
+    const struct tenant_record *t = NULL;
     struct diag d = {0};
     uint64_t version;
     int err = find_tenant(i, req, &t, &d);

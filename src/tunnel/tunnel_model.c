@@ -92,7 +92,7 @@ static int parse_target(const json_t *target, struct tunnel_spec *spec,
                         char network_ref[TUNNEL_NAME_SIZE], struct diag *d)
 {
     static const char *const members[] = {"network", "address", "protocol", NULL};
-    const char *network, *address, *protocol;
+    const char *network = NULL, *address = NULL, *protocol = NULL;
     struct diag cause = {0};
     TRY(check_members(target, "spec.target", members, d));
     TRY(get_string(target, "network", "spec.target.network", NULL, &network, d));
@@ -126,7 +126,7 @@ static int parse_access(const json_t *access, struct tunnel_spec *spec, struct d
     const json_t *endpoint = json_object_get(access, "endpoint");
     if (!endpoint || json_is_null(endpoint))
         return 0;
-    const char *listen;
+    const char *listen = NULL;
     TRY(check_members(endpoint, "spec.access.endpoint", endpoint_members, d));
     TRY(get_string(endpoint, "listen", "spec.access.endpoint.listen", "0.0.0.0:0", &listen, d));
     struct addr literal;
@@ -156,7 +156,7 @@ int tunnel_parse(const json_t *object, char name[TUNNEL_NAME_SIZE], struct tunne
 {
     static const char *const members[] = {"name", "spec", NULL};
     static const char *const spec_members[] = {"target", "access", "ttl", NULL};
-    const char *name_text;
+    const char *name_text = NULL;
     struct tunnel_spec spec = {0};
     TRY(check_members(object, "", members, d));
     TRY(get_string(object, "name", "name", NULL, &name_text, d));
