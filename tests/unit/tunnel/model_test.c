@@ -49,7 +49,8 @@ static void each_mistake_names_its_field(void **state)
         {"{\"name\":\"x\"}", "spec"},
         {"{\"name\":\"x\",\"spec\":{}}", "spec.target"},
         {"{\"name\":\"x\",\"spec\":{\"target\":{\"network\":\"n\"}}}", "spec.target.address"},
-        {"{\"name\":\"x\",\"spec\":{\"target\":{\"network\":\"n\",\"address\":\"h\"}}}", "spec.target.address"},
+        {"{\"name\":\"x\",\"spec\":{\"target\":{\"network\":\"n\",\"address\":\"h\"}}}",
+         "spec.target.address"},
         {"{\"name\":\"x\",\"spec\":{\"target\":{\"address\":\"h:1\"}}}", "spec.target.network"},
         {"{\"name\":\"A b\",\"spec\":{" TARGET "}}", "name"},
         {"{\"name\":\"x\",\"spec\":{" TARGET ",\"ttl\":\"1\"}}", "spec.ttl"},
@@ -57,7 +58,8 @@ static void each_mistake_names_its_field(void **state)
         {"{\"name\":\"x\",\"spec\":{" TARGET ",\"x\":1}}", "spec.x"},
         {"{\"name\":\"x\",\"spec\":{" TARGET ",\"access\":{\"endpoint\":{\"listen\":\"name:1\"}}}}",
          "spec.access.endpoint.listen"},
-        {"{\"name\":\"x\",\"spec\":{\"target\":{\"network\":\"n\",\"address\":\"h:1\",\"protocol\":\"sctp\"}}}",
+        {"{\"name\":\"x\",\"spec\":{\"target\":{\"network\":\"n\",\"address\":\"h:1\",\"protocol\":"
+         "\"sctp\"}}}",
          "spec.target.protocol"},
     };
     for (size_t i = 0; i < sizeof(rows) / sizeof(rows[0]); i++) {
@@ -75,7 +77,8 @@ static void a_spec_survives_json_and_a_merge_patch(void **state)
     struct tunnel_spec spec, again;
     char name[TUNNEL_NAME_SIZE], network[TUNNEL_NAME_SIZE];
     struct diag d = {0};
-    assert_int_equal(parse("{\"name\":\"x\",\"spec\":{" TARGET ",\"ttl\":\"90s\",\"access\":{\"endpoint\":"
+    assert_int_equal(parse("{\"name\":\"x\",\"spec\":{" TARGET
+                           ",\"ttl\":\"90s\",\"access\":{\"endpoint\":"
                            "{\"listen\":\"[::]:0\"}}}}",
                            &spec, name, network, &d),
                      0);
