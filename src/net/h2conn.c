@@ -23,8 +23,9 @@ struct h2conn {
     struct h2conn_batch *batch;
     struct timer keepalive, grace;
     uint32_t ping_ms, dead_ms;
-    uint64_t bytes_before; /* received, at the last tick */
-    bool ping_sent, is_ending, is_mixed;
+    uint64_t bytes_before;    /* received, at the last tick */
+    uint64_t pinged_after_ms; /* the last input when a ping asked for more; once for each silence */
+    bool is_ending, is_mixed;
     int err; /* why we end it; 0: not, or orderly */
 };
 
@@ -173,11 +174,11 @@ static void measure_if_busy(struct h2conn *hc)
 static void on_keepalive(struct timer *t)
 {
     struct h2conn *hc = container_of(t, struct h2conn, keepalive);
-    uint64_t silent = loop_now_ms(hc->loop) - conn_last_input_ms(hc->conn);
+    uint64_t last_input_ms = conn_last_input_ms(hc->conn);
+    uint64_t silent = loop_now_ms(hc->loop) - last_input_ms;
     h2_tick(hc->h2);
     read_rtt(hc);
     if (silent < hc->ping_ms) {
-        hc->ping_sent = false;
         measure_if_busy(hc);
         timer_start(t, hc->ping_ms - silent);
         return;
@@ -186,8 +187,8 @@ static void on_keepalive(struct timer *t)
         end(hc, ERR_TIMEOUT);
         return;
     }
-    if (!hc->ping_sent) {
-        hc->ping_sent = true;
+    if (hc->pinged_after_ms != last_input_ms) {
+        hc->pinged_after_ms = last_input_ms;
         h2_ping(hc->h2);
     }
     timer_start(t, MIN((uint64_t)1000, hc->ping_ms + hc->dead_ms - silent));
