@@ -177,7 +177,7 @@ static int read_changed(struct tx *tx, void *arg)
 static void changed_read(void *arg, int err)
 {
     CLEANUP(mem_free) struct reload *r = arg;
-    if (err < 0 && err != ERR_NOT_FOUND)
+    if (err < 0 && err != ERR_NOT_FOUND && !r->f->is_stopping)
         LOG_ERROR("cannot follow the feed", LOG_STR("id", r->id), LOG_ERR(err));
     if (err < 0)
         return;

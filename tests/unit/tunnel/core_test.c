@@ -1,0 +1,388 @@
+/* Tunnels from end to end in one process: leases, fail-over, and everything that ends a stream. */
+#include "bench.h"
+
+#include "base/error.h"
+#include "base/macro.h"
+#include "base/time.h"
+
+#include <stdio.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <unistd.h>
+#include <utlist.h>
+
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <cmocka.h>
+
+static void wait_active(struct bench *b, const struct tunnel_object *o)
+{
+    wait_for(b->loop, o->t.phase == TUNNEL_ACTIVE);
+}
+
+/* A client and the target's end of its stream, proven in both directions. */
+static int open_stream(struct bench *b, struct tunnel_object *o, int *ret_client)
+{
+    size_t before = b->n_served;
+    *ret_client = bench_connect(b, o);
+    wait_for(b->loop, b->n_served == before + 1);
+    bench_pass(b, *ret_client, b->served[before], "to the target");
+    bench_pass(b, b->served[before], *ret_client, "to the client");
+    return b->served[before];
+}
+
+static void a_client_reaches_the_target(void **state)
+{
+    struct bench *b = *state;
+    struct bench_agent a;
+    int client;
+    bench_agent_start(b, &a, AGENT_1);
+    struct tunnel_object *o = bench_tunnel(b, "web", "127.0.0.1:0", 0);
+    wait_active(b, o);
+    assert_string_equal(o->lease.agent, AGENT_1);
+    int target = open_stream(b, o, &client);
+    assert_int_equal(tunnels_streams_open(b->tunnels), 1);
+    shutdown(client, SHUT_WR);
+    wait_for(b->loop, bench_is_ended(target));
+    bench_pass(b, target, client, "after the half-close");
+    shutdown(target, SHUT_WR);
+    wait_for(b->loop, bench_query(b, "SELECT COUNT(*) FROM connection WHERE ended = 'closed' AND "
+                                     "bytes_in = 13 AND bytes_out = 33") == 1);
+    close(client);
+    bench_agent_stop(&a);
+}
+
+static void the_other_agent_serves_when_the_holder_leaves(void **state)
+{
+    struct bench *b = *state;
+    struct bench_agent a, other;
+    int client, second;
+    bench_agent_start(b, &a, AGENT_1);
+    struct tunnel_object *o = bench_tunnel(b, "web", "127.0.0.1:0", 0);
+    wait_active(b, o);
+    uint64_t epoch = o->lease.epoch;
+    bench_agent_start(b, &other, AGENT_2);
+    open_stream(b, o, &client);
+    bench_agent_stop(&a);
+    wait_for(b->loop, bench_is_ended(client));
+    wait_for(b->loop, strcmp(o->lease.agent, AGENT_2) == 0 && o->t.phase == TUNNEL_ACTIVE);
+    assert_true(o->lease.epoch > epoch);
+    open_stream(b, o, &second);
+    close(client);
+    close(second);
+    bench_agent_stop(&other);
+}
+
+static void a_deleted_tunnel_cuts_its_streams_and_frees_its_address(void **state)
+{
+    struct bench *b = *state;
+    struct bench_agent a;
+    int client, again;
+    bench_agent_start(b, &a, AGENT_1);
+    struct tunnel_object *o = bench_tunnel(b, "web", "127.0.0.1:0", 0);
+    wait_active(b, o);
+    char address[ADDR_TEXT_SIZE];
+    snprintf(address, sizeof(address), "%s", o->t.endpoint);
+    open_stream(b, o, &client);
+    bench_delete(b, o);
+    struct tunnel_object *next = bench_tunnel(b, "web", address, 0);
+    assert_string_equal(next->t.endpoint, address);
+    wait_for(b->loop, bench_is_ended(client));
+    wait_active(b, next);
+    open_stream(b, next, &again);
+    /* The first one's access log went with it, though its last stream ended later. */
+    wait_for(b->loop, b->tunnels->n_exposures == 1);
+    loop_settle(b->loop);
+    assert_int_equal(bench_query(b, "SELECT COUNT(*) FROM connection"), 0);
+    close(client);
+    close(again);
+    bench_agent_stop(&a);
+}
+
+static void a_tunnel_moves_to_another_address(void **state)
+{
+    struct bench *b = *state;
+    struct bench_agent a;
+    int client, again;
+    bench_agent_start(b, &a, AGENT_1);
+    struct tunnel_object *o = bench_tunnel(b, "web", "127.0.0.1:0", 0);
+    wait_active(b, o);
+    open_stream(b, o, &client);
+    struct tunnel to = o->t;
+    snprintf(to.spec.listen.host, sizeof(to.spec.listen.host), "127.0.0.2");
+    tunnel_change(o, &to, 0);
+    wait_for(b->loop, strncmp(o->t.endpoint, "127.0.0.2:", 10) == 0);
+    wait_active(b, o);
+    assert_true(bench_is_ended(client));
+    open_stream(b, o, &again);
+    close(client);
+    close(again);
+    bench_agent_stop(&a);
+}
+
+static void a_tunnel_ends_with_its_ttl(void **state)
+{
+    struct bench *b = *state;
+    struct bench_agent a;
+    int client;
+    bench_agent_start(b, &a, AGENT_1);
+    struct tunnel_object *o = bench_tunnel(b, "web", "127.0.0.1:0", 300);
+    wait_active(b, o);
+    open_stream(b, o, &client);
+    wait_for(b->loop, o->t.phase == TUNNEL_EXPIRED);
+    wait_for(b->loop, bench_is_ended(client));
+    assert_true(o->listen_fd < 0);
+    wait_for(b->loop,
+             bench_query(b, "SELECT COUNT(*) FROM connection WHERE ended = 'expired'") == 1);
+    wait_for(b->loop, bench_query(b, "SELECT COUNT(*) FROM tunnel WHERE phase = 'expired'") == 1);
+    close(client);
+    bench_agent_stop(&a);
+}
+
+static void a_revoked_agent_is_cut_and_its_streams_say_so(void **state)
+{
+    struct bench *b = *state;
+    struct bench_agent a;
+    int client;
+    bench_agent_start(b, &a, AGENT_1);
+    struct tunnel_object *o = bench_tunnel(b, "web", "127.0.0.1:0", 0);
+    wait_active(b, o);
+    open_stream(b, o, &client);
+    fleet_cut_revoked(b->fleet, AGENT_1);
+    wait_for(b->loop, bench_is_ended(client) && a.downs == 1);
+    wait_for(b->loop, !b->tunnels->n_exposures);
+    wait_for(b->loop,
+             bench_query(b, "SELECT COUNT(*) FROM connection WHERE ended = 'revoked'") == 1);
+    close(client);
+    bench_agent_stop(&a);
+}
+
+static void a_newer_session_of_the_same_agent_supersedes(void **state)
+{
+    struct bench *b = *state;
+    struct bench_agent a, copy;
+    int client;
+    bench_agent_start(b, &a, AGENT_1);
+    struct tunnel_object *o = bench_tunnel(b, "web", "127.0.0.1:0", 0);
+    wait_active(b, o);
+    bench_agent_start(b, &copy, AGENT_1);
+    wait_for(b->loop, a.downs == 1);
+    assert_int_equal(fleet_online(b->fleet), 1);
+    wait_active(b, o);
+    open_stream(b, o, &client);
+    assert_int_equal(tunnel_agent_streams(copy.tunnels), 1);
+    assert_int_equal(tunnel_agent_streams(a.tunnels), 0);
+    close(client);
+    bench_agent_stop(&a);
+    bench_agent_stop(&copy);
+}
+
+static void hundreds_of_tunnels_are_taken_without_pauses(void **state)
+{
+    struct bench *b = *state;
+    struct bench_agent a;
+    char name[32];
+    for (int i = 0; i < 400; i++) {
+        snprintf(name, sizeof(name), "t%d", i);
+        bench_tunnel(b, name, NULL, 0);
+    }
+    bench_agent_start(b, &a, AGENT_1);
+    uint64_t started = time_mono_ms();
+    struct tunnels_stats stats;
+    wait_for(b->loop, (tunnels_stats(b->tunnels, &stats), stats.phases[TUNNEL_ACTIVE] == 400));
+    assert_true(time_mono_ms() - started < 5000);
+    bench_agent_stop(&a);
+}
+
+static void an_address_that_was_taken_is_tried_again(void **state)
+{
+    struct bench *b = *state;
+    struct addr taken;
+    char address[ADDR_TEXT_SIZE];
+    int fd = test_listen(&taken);
+    addr_format(&taken, address, sizeof(address));
+    struct tunnel_object *o = bench_tunnel(b, "web", address, 0);
+    assert_int_equal(o->t.phase, TUNNEL_FAILED);
+    close(fd);
+    wait_for(b->loop, o->t.phase == TUNNEL_PENDING);
+    assert_string_equal(o->t.endpoint, address);
+}
+
+static void keep(void *arg, const struct tunnel_stored *s)
+{
+    *(struct tunnel_stored *)arg = *s;
+}
+
+static int read_all(struct tx *tx, void *arg)
+{
+    return tunnel_store_each(tx, keep, arg);
+}
+
+static void objects_come_back_as_they_were_stored(void **state)
+{
+    struct bench *b = *state;
+    struct tunnel_stored stored = {0};
+    struct tunnel_object *o = bench_tunnel(b, "web", "127.0.0.1:0", 60000);
+    wait_for(b->loop, !b->tunnels->dirty);
+    assert_int_equal(store_run_wait(b->store, STORE_READ, read_all, &stored), 0);
+    assert_string_equal(stored.t.id, o->t.id);
+    assert_string_equal(stored.t.name, "web");
+    assert_string_equal(stored.t.endpoint, o->t.endpoint);
+    assert_string_equal(stored.t.reason, "no agent of its network is connected");
+    assert_memory_equal(&stored.t.spec.target, &o->t.spec.target, sizeof(o->t.spec.target));
+    assert_int_equal(stored.t.spec.ttl_ms, 60000);
+    assert_int_equal(stored.ends, o->ends);
+    assert_int_equal(stored.t.version, 1);
+}
+
+static void cut_links(struct bench *b, const char *agent)
+{
+    struct fleet_link *l;
+    DL_FOREACH (fleet_agent_find(b->fleet, agent)->links, l)
+        fleet_link_cut(l);
+}
+
+static void a_lost_link_is_dialled_again_and_serves(void **state)
+{
+    struct bench *b = *state;
+    struct bench_agent a;
+    int client, again;
+    bench_agent_start(b, &a, AGENT_1);
+    struct tunnel_object *o = bench_tunnel(b, "web", "127.0.0.1:0", 0);
+    wait_active(b, o);
+    uint64_t epoch = o->lease.epoch;
+    open_stream(b, o, &client);
+    cut_links(b, AGENT_1);
+    wait_for(b->loop, bench_is_ended(client));
+    open_stream(b, o, &again); /* waits in the queue until the link is back */
+    assert_int_equal(o->lease.epoch, epoch);
+    assert_int_equal(a.downs, 0);
+    close(client);
+    close(again);
+    bench_agent_stop(&a);
+}
+
+static void change_target(struct tunnel_object *o, uint16_t port)
+{
+    struct tunnel to = o->t;
+    to.spec.target.port = port;
+    tunnel_change(o, &to, 0);
+}
+
+static void a_refusing_target_is_the_reason_until_it_answers(void **state)
+{
+    struct bench *b = *state;
+    struct bench_agent a;
+    struct addr closed;
+    int client, again;
+    bench_agent_start(b, &a, AGENT_1);
+    struct tunnel_object *o = bench_tunnel(b, "web", "127.0.0.1:0", 0);
+    wait_active(b, o);
+    close(test_listen(&closed));
+    change_target(o, addr_port(&closed));
+    client = bench_connect(b, o);
+    wait_for(b->loop, strstr(o->t.reason, "connection_refused"));
+    wait_for(b->loop, bench_is_ended(client));
+    change_target(o, addr_port(&b->target_address));
+    open_stream(b, o, &again);
+    wait_for(b->loop, o->t.reason[0] == '\0');
+    close(client);
+    close(again);
+    bench_agent_stop(&a);
+}
+
+static void count_listed(void *arg, const struct exposure_record *records, size_t n)
+{
+    --*(int *)arg;
+}
+
+/* Whatever may meet: clients, listings, new targets and addresses, lost links, lost leases. */
+static void everything_at_once_leaves_nothing_behind(void **state)
+{
+    struct bench *b = *state;
+    struct bench_agent a;
+    struct tunnel_object *o[4];
+    int clients[200], n = 0, listings = 0;
+    char name[16];
+    bench_agent_start(b, &a, AGENT_1);
+    for (int i = 0; i < 4; i++) {
+        snprintf(name, sizeof(name), "t%d", i);
+        o[i] = bench_tunnel(b, name, "127.0.0.1:0", 0);
+        wait_active(b, o[i]);
+        change_target(o[i], 9);
+    }
+    for (int i = 0; i < 200; i++) {
+        struct tunnel_object *t = o[i % 4];
+        struct exposure *e;
+        if (t->t.endpoint[0] && t->listen_fd >= 0)
+            clients[n++] = bench_connect(b, t);
+        if (i % 50 == 49)
+            cut_links(b, AGENT_1);
+        if (i % 30 == 29)
+            tunnel_lose(t, ERR_UNAVAILABLE, "test");
+        for (e = t->exposures; e; e = exposure_next(e)) {
+            listings++;
+            exposure_list_open(e, count_listed, &listings);
+        }
+        change_target(t, i % 2 ? 9 : 10);
+        if (i % 20 == 19) {
+            struct tunnel to = t->t;
+            snprintf(to.spec.listen.host, sizeof(to.spec.listen.host), "127.0.0.%d", 1 + i / 20);
+            tunnel_change(t, &to, 0);
+        }
+        if (i % 70 == 69) {
+            snprintf(name, sizeof(name), "n%d", i);
+            bench_delete(b, t);
+            o[i % 4] = bench_tunnel(b, name, "127.0.0.1:0", 0);
+        }
+        loop_turn(b->loop, false);
+    }
+    wait_for(b->loop, listings == 0);
+    for (int i = 0; i < 4; i++)
+        wait_active(b, o[i]);
+    for (int i = 0; i < n; i++)
+        close(clients[i]);
+    wait_for(b->loop, tunnels_streams_open(b->tunnels) == 0);
+    bench_agent_stop(&a);
+}
+
+static void a_hub_that_stops_amid_streams_ends_them_all(void **state)
+{
+    struct bench *b = *state;
+    struct bench_agent a;
+    int clients[5];
+    bench_agent_start(b, &a, AGENT_1);
+    struct tunnel_object *o = bench_tunnel(b, "web", "127.0.0.1:0", 0);
+    wait_active(b, o);
+    for (size_t i = 0; i < ARRAY_SIZE(clients); i++)
+        open_stream(b, o, &clients[i]);
+    tunnels_drain(b->tunnels);
+    bench_agent_stop(&a);
+    for (size_t i = 0; i < ARRAY_SIZE(clients); i++) {
+        wait_for(b->loop, bench_is_ended(clients[i]));
+        close(clients[i]);
+    }
+}
+
+int main(void)
+{
+#define T(name) cmocka_unit_test_setup_teardown(name, bench_set_up, bench_tear_down)
+    const struct CMUnitTest tests[] = {
+        T(a_client_reaches_the_target),
+        T(the_other_agent_serves_when_the_holder_leaves),
+        T(a_deleted_tunnel_cuts_its_streams_and_frees_its_address),
+        T(a_tunnel_moves_to_another_address),
+        T(a_tunnel_ends_with_its_ttl),
+        T(a_revoked_agent_is_cut_and_its_streams_say_so),
+        T(a_newer_session_of_the_same_agent_supersedes),
+        T(hundreds_of_tunnels_are_taken_without_pauses),
+        T(an_address_that_was_taken_is_tried_again),
+        T(objects_come_back_as_they_were_stored),
+        T(a_lost_link_is_dialled_again_and_serves),
+        T(a_refusing_target_is_the_reason_until_it_answers),
+        T(everything_at_once_leaves_nothing_behind),
+        T(a_hub_that_stops_amid_streams_ends_them_all),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
