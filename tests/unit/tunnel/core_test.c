@@ -270,6 +270,22 @@ static void change_target(struct tunnel_object *o, uint16_t port)
     tunnel_change(o, &to, 0);
 }
 
+static void count_listed(void *arg, const struct exposure_record *records, size_t n)
+{
+    --*(int *)arg;
+}
+
+/* What the main loop told the worker before has been done when this returns. */
+static void settle_worker(struct bench *b, struct tunnel_object *o)
+{
+    int listings = 0;
+    for (struct exposure *e = o->exposures; e; e = exposure_next(e)) {
+        listings++;
+        exposure_list_open(e, count_listed, &listings);
+    }
+    wait_for(b->loop, listings == 0);
+}
+
 static void a_refusing_target_is_the_reason_until_it_answers(void **state)
 {
     struct bench *b = *state;
@@ -281,20 +297,17 @@ static void a_refusing_target_is_the_reason_until_it_answers(void **state)
     wait_active(b, o);
     close(test_listen(&closed));
     change_target(o, addr_port(&closed));
+    settle_worker(b, o);
     client = bench_connect(b, o);
     wait_for(b->loop, strstr(o->t.reason, "connection_refused"));
     wait_for(b->loop, bench_is_ended(client));
     change_target(o, addr_port(&b->target_address));
+    settle_worker(b, o);
     open_stream(b, o, &again);
     wait_for(b->loop, o->t.reason[0] == '\0');
     close(client);
     close(again);
     bench_agent_stop(&a);
-}
-
-static void count_listed(void *arg, const struct exposure_record *records, size_t n)
-{
-    --*(int *)arg;
 }
 
 /* Whatever may meet: clients, listings, new targets and addresses, lost links, lost leases. */
