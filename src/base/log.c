@@ -17,10 +17,11 @@
 static const char *const level_names[] = {"debug", "info", "warn", "error"};
 static_assert(ARRAY_SIZE(level_names) == LOG_LEVEL_COUNT, "a name for each level");
 
+/* Changed by a reload while other threads write. */
 static struct {
-    enum log_level least;
-    enum log_format format;
-    int fd;
+    _Atomic enum log_level least;
+    _Atomic enum log_format format;
+    _Atomic int fd;
 } sink = {LOG_LEVEL_INFO, LOG_FORMAT_TEXT, STDERR_FILENO};
 
 void log_setup(enum log_level least, enum log_format format, int fd)
