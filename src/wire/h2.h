@@ -69,10 +69,13 @@ struct h2_config {
     uint32_t stream_window_max; /* growth ends here; 0: 4 MiB, never below stream_window */
     uint32_t connection_window; /* bytes; 0: 8 MiB */
     uint32_t window_budget;     /* all growth of all streams together, bytes; 0: 32 MiB */
-    uint32_t max_header_bytes;  /* one block, names and values; 0: 16 KiB */
-    bool enable_connect;        /* server: announce RFC 8441 extended CONNECT */
-    bool peer_is_trusted;       /* no limits on resets and control frames: our own hub */
-    uint16_t extra_setting;     /* sent in the first SETTINGS; 0: none */
+    /* Received and not consumed, of all streams together, bytes; 0: 64 MiB. Beyond it a stream that
+     * has more than its equal part is reset. */
+    uint32_t buffer_budget;
+    uint32_t max_header_bytes; /* one block, names and values; 0: 16 KiB */
+    bool enable_connect;       /* server: announce RFC 8441 extended CONNECT */
+    bool peer_is_trusted;      /* no limits on resets and control frames: our own hub */
+    uint16_t extra_setting;    /* sent in the first SETTINGS; 0: none */
     uint32_t extra_value;
 };
 

@@ -58,6 +58,8 @@ struct h2 {
     struct h2_stream *streams;
     size_t n_streams;
     uint32_t max_header_bytes, stream_window, stream_window_max, window_budget, budget_used;
+    uint32_t buffer_budget;
+    uint64_t buffered;            /* of all streams */
     uint32_t rtt_us, ping_rtt_us; /* the least so far; 0: unknown */
 
     uint8_t *out; /* only inside h2_output */

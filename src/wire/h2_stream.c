@@ -45,6 +45,7 @@ void h2_stream_free(struct h2_stream *s)
     DL_DELETE(h->streams, s);
     h->n_streams--;
     h->budget_used -= s->grown;
+    h->buffered -= s->buffered;
     if (h->busy == s)
         h->busy = NULL;
     h2_block_free(s->block);
@@ -210,6 +211,7 @@ void h2_stream_received(struct h2_stream *s, size_t len)
     assert(len <= s->granted); /* nghttp2 enforces it */
     s->granted -= (uint32_t)len;
     s->buffered += (uint32_t)len;
+    s->h->buffered += len;
     h2_stream_moved(s, len);
 }
 
@@ -218,6 +220,7 @@ void h2_consume(struct h2_stream *s, size_t len)
     struct h2 *h = s->h;
     assert(len <= s->buffered);
     s->buffered -= (uint32_t)len;
+    h->buffered -= len;
     if (s->remote_ended || s->is_reset)
         return;
     if (!h->in_batch && h->ops->now_us)

@@ -238,6 +238,28 @@ static void a_reader_that_stops_gets_at_most_its_window(void **state)
     pair_free(&p);
 }
 
+static void readers_that_stopped_are_reset_when_all_have_too_much(void **state)
+{
+    enum { N = 10 };
+    struct pair p;
+    struct end ends[N] = {0};
+    pair_new(&p, &(struct h2_config){.buffer_budget = 1 << 20});
+    connect_tunnel(&p);
+    p.server.hold = true;
+    for (int i = 0; i < N; i++) {
+        ends[i].to_send = 50000000;
+        h2_request(p.client.h, connect_request, 2, true, &stream_ops, &ends[i], &ends[i].stream);
+        p.server.received = 0;
+        exchange(&p);
+    }
+    size_t alive = 0;
+    for (int i = 0; i < N; i++)
+        alive += ends[i].stream != NULL;
+    assert_in_range(alive, 3, 5); /* of 256 KiB each */
+    assert_non_null(p.client.stream);
+    pair_free(&p);
+}
+
 static void the_window_shrinks_back_when_another_stream_is_busy(void **state)
 {
     struct pair p;
@@ -477,6 +499,7 @@ int main(void)
         cmocka_unit_test(an_answer_before_the_end_of_the_request_ends_the_stream),
         cmocka_unit_test(a_tunnel_half_closes_in_either_direction),
         cmocka_unit_test(a_reader_that_stops_gets_at_most_its_window),
+        cmocka_unit_test(readers_that_stopped_are_reset_when_all_have_too_much),
         cmocka_unit_test(the_window_shrinks_back_when_another_stream_is_busy),
         cmocka_unit_test(a_window_grows_only_while_the_round_trip_limits_it),
         cmocka_unit_test(a_ping_finds_the_long_path_that_the_transport_does_not_see),
