@@ -93,10 +93,39 @@ static void answer_again(struct repeat *r)
     buf_done(&body);
 }
 
+static int keep_work(struct tx *tx, void *arg)
+{
+    struct repeat *r = arg;
+    if (!r->answer.status)
+        return idempotency_forget(tx, r->token, r->key);
+    return idempotency_store(tx, r->token, r->key, (int)r->answer.status, r->answer.body.data,
+                             r->answer.body.len);
+}
+
+static void keep_done(void *arg, int err)
+{
+    if (err)
+        LOG_WARN("cannot keep the answer of a repeatable request", LOG_ERR(err));
+    repeat_free(arg);
+}
+
+/* Keeps the answer, or forgets the key where there is none. */
+static void keep(struct repeat *r)
+{
+    store_run(r->i->cfg.store, STORE_WRITE, keep_work, keep_done, r);
+}
+
 static void reserve_done(void *arg, int err)
 {
     struct repeat *r = arg;
     struct diag d = {0};
+    if (!err && !r->found && http_request_is_gone(r->req)) {
+        /* Nothing is done for a client that left; when it comes back it may use the key again. */
+        http_set_hook_data(r->req, NULL);
+        http_request_continue(r->req, &d);
+        keep(r);
+        return;
+    }
     if (err || !r->found) {
         if (err) {
             diag_set(&d, err, "the request cannot be recorded: %s", error_text(err));
@@ -134,22 +163,6 @@ int repeat_before(struct http_request *req, struct diag *d, void *identity)
     return HTTP_LATER;
 }
 
-static int keep_work(struct tx *tx, void *arg)
-{
-    struct repeat *r = arg;
-    if (!r->answer.status)
-        return idempotency_forget(tx, r->token, r->key);
-    return idempotency_store(tx, r->token, r->key, (int)r->answer.status, r->answer.body.data,
-                             r->answer.body.len);
-}
-
-static void keep_done(void *arg, int err)
-{
-    if (err)
-        LOG_WARN("cannot keep the answer of a repeatable request", LOG_ERR(err));
-    repeat_free(arg);
-}
-
 /* A refusal for the moment (too busy, no space) is not an answer: the client should try again. */
 static bool is_final(int status)
 {
@@ -165,5 +178,5 @@ void repeat_after(struct http_request *req, int status, const void *body, size_t
     http_set_hook_data(req, NULL);
     if (is_final(status) && len <= ANSWER_MAX && seal(r->seal_key, body, len, &r->answer.body) == 0)
         r->answer.status = status;
-    store_run(r->i->cfg.store, STORE_WRITE, keep_work, keep_done, r);
+    keep(r);
 }

@@ -1,11 +1,14 @@
 /* The REST rows of tokens, tenants and audit, over real TLS. */
+#include "../net/fixture.h"
 #include "hub_bench.h"
 
 #include "base/error.h"
 #include "base/file.h"
 #include "base/mem.h"
+#include "net/dialer.h"
 #include "pki/token.h"
 
+#include <semaphore.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -62,6 +65,101 @@ static void a_repeated_post_acts_once_and_gets_the_first_answer(void **state)
     assert_int_equal(bench_call(h, "POST", "/api/v1/tokens", body), 409);
     assert_int_equal(bench_call(h, "GET", "/api/v1/tokens?kind=bootstrap", NULL), 200);
     assert_int_equal(bench_items(h), 1);
+}
+
+/* A client that sends a request and resets the connection before it is answered. */
+struct leaver {
+    struct loop *loop;
+    struct conn *conn;
+    char *request;
+    bool has_sent, is_closed;
+};
+
+static size_t leaver_data(void *arg, const uint8_t *data, size_t len)
+{
+    return len;
+}
+
+static size_t leaver_fill(void *arg, uint8_t *out, size_t cap)
+{
+    struct leaver *l = arg;
+    if (l->has_sent)
+        return 0;
+    l->has_sent = true;
+    memcpy(out, l->request, strlen(l->request));
+    return strlen(l->request);
+}
+
+static void leaver_close(void *arg, int err)
+{
+    ((struct leaver *)arg)->is_closed = true;
+}
+
+static const struct conn_ops leaver_ops = {
+    .on_data = leaver_data, .on_fill = leaver_fill, .on_close = leaver_close};
+
+static void leaver_dialled(void *arg, const struct dial_result *r)
+{
+    struct leaver *l = arg;
+    assert_int_equal(r->err, 0);
+    l->conn = r->conn;
+    conn_start(l->conn, &leaver_ops, l);
+}
+
+static void read_stats(struct bench *h, const void *arg)
+{
+    http_server_stats(h->rest, (struct http_stats *)(uintptr_t)arg);
+}
+
+/* Until the hub works on `requests` for `conns` connections. */
+static void await_hub(struct bench *h, struct loop *l, uint32_t conns, uint32_t requests)
+{
+    struct http_stats stats;
+    uint64_t end = test_deadline();
+    do {
+        test_turn(l);
+        bench_on_hub(h, read_stats, &stats);
+        test_check_deadline(end, "the hub notices");
+    } while (stats.conns != conns || stats.in_flight != requests);
+}
+
+static int wait_for_test(struct tx *tx, void *arg)
+{
+    sem_wait(arg);
+    return 0;
+}
+
+static void a_key_whose_client_left_before_anything_was_done_can_be_used_again(void **state)
+{
+    struct bench *h = *state;
+    static const struct http_header key[] = {{"Idempotency-Key", "k1"}, {NULL, NULL}};
+    const char *body = "{\"name\": \"later\"}";
+    struct leaver l = {0};
+    struct dial_params p = {.on_done = leaver_dialled, .arg = &l};
+    sem_t go_on;
+    sem_init(&go_on, 0, 0);
+    store_run(h->store, STORE_READ, wait_for_test, NULL, &go_on);
+    l.request = mem_printf("POST /api/v1/tokens HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer %s\r\n"
+                           "Idempotency-Key: k1\r\nContent-Type: application/json\r\n"
+                           "Content-Length: %zu\r\n\r\n%s",
+                           h->admin, strlen(body), body);
+    const struct tls_client_config tls = {
+        .ca_pem = identity_ca_pem(h->identity), .server_name = "127.0.0.1", .alpn = {"http/1.1"}};
+    assert_int_equal(loop_new(&l.loop), 0);
+    assert_int_equal(tls_client_new(&tls, &p.tls, NULL), 0);
+    assert_int_equal(host_port_parse(h->url + strlen("https://"), false, &p.target, NULL), 0);
+    dial_start(l.loop, &p);
+    await_hub(h, l.loop, 1, 1);
+    conn_abort(l.conn, ERR_RESET);
+    await_hub(h, l.loop, 0, 1);
+    sem_post(&go_on);
+    await_hub(h, l.loop, 0, 0);
+    assert_int_equal(bench_call_as(h, h->admin, "POST", "/api/v1/tokens", body, key), 201);
+    assert_true(l.is_closed);
+    tls_client_unref(p.tls);
+    loop_free(l.loop);
+    mem_free(l.request);
+    sem_destroy(&go_on);
 }
 
 static void tokens_are_listed_by_pages_in_order(void **state)
@@ -246,6 +344,7 @@ int main(void)
         TEST(without_a_token_nothing_is_shown),
         TEST(the_secret_is_shown_once_and_never_stored),
         TEST(a_repeated_post_acts_once_and_gets_the_first_answer),
+        TEST(a_key_whose_client_left_before_anything_was_done_can_be_used_again),
         TEST(tokens_are_listed_by_pages_in_order),
         TEST(tenants_see_nothing_of_each_other),
         TEST(a_deleted_tenants_tokens_open_nothing),
