@@ -121,6 +121,13 @@ bool addr_equal_ip(const struct addr *a, const struct addr *b)
     return a->len && b->len && memcmp(x, y, 16) == 0;
 }
 
+void addr_origin(const struct addr *a, uint8_t out[16])
+{
+    to_mapped(a, out);
+    if (a->sa.sa_family == AF_INET6 && !IN6_IS_ADDR_V4MAPPED(&a->in6.sin6_addr))
+        memset(out + 8, 0, 8);
+}
+
 static int parse_ports(const char *s, struct addr_rule *r)
 {
     while (*s) {

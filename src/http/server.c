@@ -69,20 +69,11 @@ void http_server_stats(const struct http_server *s, struct http_stats *ret)
 
 /* --- connections ------------------------------------------------------------------------------ */
 
-static void source_key(const struct addr *a, uint8_t out[16])
-{
-    memset(out, 0, 16);
-    if (a->sa.sa_family == AF_INET6)
-        memcpy(out, &a->in6.sin6_addr, 16);
-    else
-        memcpy(out + 12, &a->in4.sin_addr, 4);
-}
-
 static struct http_source *source_get(struct http_server *s, const struct addr *a)
 {
     uint8_t key[16];
     struct http_source *src = NULL;
-    source_key(a, key);
+    addr_origin(a, key);
     HASH_FIND(hh, s->sources, key, sizeof(key), src);
     if (!src) {
         src = NEW(struct http_source);

@@ -45,21 +45,6 @@ void rate_set(struct rate *r, uint32_t per_minute)
     r->per_minute = per_minute;
 }
 
-static void make_key(const struct addr *a, uint8_t key[16])
-{
-    memset(key, 0, 16);
-    if (a->sa.sa_family == AF_INET) {
-        memcpy(key, &a->in4.sin_addr, 4);
-        key[15] = 4;
-    } else if (a->sa.sa_family == AF_INET6 && IN6_IS_ADDR_V4MAPPED(&a->in6.sin6_addr)) {
-        memcpy(key, &a->in6.sin6_addr.s6_addr[12], 4);
-        key[15] = 4;
-    } else if (a->sa.sa_family == AF_INET6) {
-        memcpy(key, &a->in6.sin6_addr, 8);
-        key[15] = 6;
-    }
-}
-
 static struct bucket *touch(struct rate *r, const uint8_t key[16], uint64_t now_ms)
 {
     struct bucket *b;
@@ -84,7 +69,7 @@ static struct bucket *touch(struct rate *r, const uint8_t key[16], uint64_t now_
 uint64_t rate_take(struct rate *r, const struct addr *a, uint64_t now_ms)
 {
     uint8_t key[16];
-    make_key(a, key);
+    addr_origin(a, key);
     struct bucket *b = touch(r, key, now_ms);
     uint64_t waited = MIN(now_ms - b->filled_ms, (uint64_t)MINUTE_MS);
     b->left = MIN(b->left + waited * r->per_minute, (uint64_t)r->per_minute * MINUTE_MS);

@@ -59,20 +59,11 @@ struct server {
     uint64_t finished_before, finished_at_trim; /* handshakes, at the last sweep and trim */
 };
 
-static void ip_of(const struct addr *a, uint8_t out[16])
-{
-    memset(out, 0, 16);
-    if (a->sa.sa_family == AF_INET6)
-        memcpy(out, &a->in6.sin6_addr, 8); /* a /64 is one customer */
-    else
-        memcpy(out + 12, &a->in4.sin_addr, 4);
-}
-
 static struct origin *origin_of(struct server *s, const struct addr *peer)
 {
     uint8_t ip[16];
     struct origin *o;
-    ip_of(peer, ip);
+    addr_origin(peer, ip);
     HASH_FIND(hh, s->origins, ip, sizeof(ip), o);
     if (o)
         return o;

@@ -6,6 +6,7 @@
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <string.h>
 
 #include <cmocka.h>
 
@@ -76,6 +77,28 @@ static void bad_rules_are_refused(void **state)
     }
 }
 
+static bool share_an_origin(const char *x, const char *y)
+{
+    struct addr a, b;
+    uint8_t of_a[16], of_b[16];
+    assert_int_equal(addr_parse(x, 1, &a), 0);
+    assert_int_equal(addr_parse(y, 2, &b), 0);
+    addr_origin(&a, of_a);
+    addr_origin(&b, of_b);
+    return memcmp(of_a, of_b, 16) == 0;
+}
+
+static void limits_count_ipv4_addresses_and_ipv6_networks(void **state)
+{
+    assert_true(share_an_origin("10.0.0.1", "10.0.0.1"));
+    assert_false(share_an_origin("10.0.0.1", "10.0.0.2"));
+    assert_true(share_an_origin("10.0.0.1", "::ffff:10.0.0.1"));
+    assert_false(share_an_origin("::ffff:10.0.0.1", "::ffff:10.0.0.2"));
+    assert_true(share_an_origin("fd00::1", "fd00::ffff:1:2"));
+    assert_false(share_an_origin("fd00::1", "fd00:0:0:1::1"));
+    assert_false(share_an_origin("::1", "::ffff:0.0.0.1"));
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -83,6 +106,7 @@ int main(void)
         cmocka_unit_test(bad_host_and_port_are_refused_with_a_text),
         cmocka_unit_test(rules_match_prefix_and_ports),
         cmocka_unit_test(bad_rules_are_refused),
+        cmocka_unit_test(limits_count_ipv4_addresses_and_ipv6_networks),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -615,6 +615,40 @@ static void connections_are_capped_for_each_address(void **state)
     close(first);
 }
 
+static void connect_client_from(const char *ip)
+{
+    int fds[2];
+    struct conn *c;
+    struct addr peer;
+    test_tcp_pair(fds);
+    b.fd = fds[0];
+    b.got_end = false;
+    assert_int_equal(addr_parse(ip, 1, &peer), 0);
+    assert_int_equal(conn_new_plain(b.loop, fds[1], &peer, &c), 0);
+    http_server_take(b.server, c);
+    pump();
+}
+
+static void an_ipv6_network_counts_as_one_address(void **state)
+{
+    tear_down(state);
+    set_up_with((struct http_limits){.conns_per_addr = 2});
+    static const char *const own[] = {"fd00::1", "fd00::2"};
+    int fds[ARRAY_SIZE(own)];
+    for (size_t i = 0; i < ARRAY_SIZE(own); i++) {
+        connect_client_from(own[i]);
+        assert_false(b.got_end);
+        fds[i] = b.fd;
+    }
+    connect_client_from("fd00::3");
+    assert_true(b.got_end);
+    close(b.fd);
+    connect_client_from("fd00:0:0:1::1");
+    assert_false(b.got_end);
+    for (size_t i = 0; i < ARRAY_SIZE(own); i++)
+        close(fds[i]);
+}
+
 static void note_drained(void *arg)
 {
     b.drained++;
@@ -681,6 +715,7 @@ int main(void)
         TEST(an_event_stream_notices_its_reader_leave),
         TEST(an_event_stream_whose_reader_sleeps_is_cut),
         TEST(connections_are_capped_for_each_address),
+        TEST(an_ipv6_network_counts_as_one_address),
         TEST(draining_ends_idle_connections_and_waits_for_busy_ones),
         TEST(draining_ends_event_streams),
     };
