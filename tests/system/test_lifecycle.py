@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import signal
 import socket
 import threading
@@ -11,7 +12,7 @@ import pytest
 
 from lib.process import SLOW, run, wait_until
 from lib.service import connect, exchange, read_all, serves
-from lib.warren import Problem, endpoint, program
+from lib.warren import Agent, Problem, endpoint, program
 
 
 # --- settings ---------------------------------------------------------------------------------------
@@ -140,6 +141,28 @@ def test_systemd_is_told_when_the_hub_is_ready(bench, directory):
         said = ""
         while "STOPPING=1" not in said:
             said += notify.recv(4096).decode()
+
+
+def test_the_agent_installs_itself_as_a_hardened_service(hub, directory):
+    agent = Agent(hub, directory, "a1")
+    agent.data = os.path.join(directory, "var/lib/warren-agent")
+    os.makedirs(os.path.dirname(agent.data))
+    agent.enroll(hub.bootstrap_token())
+    run([program("warren-agent"), "install", "--root", directory, "--allow", "10.0.0.0/8"])
+    unit = os.path.join(directory, "etc/systemd/system/warren-agent.service")
+    with open(unit) as f:
+        text = f.read()
+    for line in ("Type=notify", "Restart=always", "DynamicUser=yes", "NoNewPrivileges=yes", "CapabilityBoundingSet=",
+                 "ProtectSystem=strict", "WantedBy=multi-user.target"):
+        assert line in text.splitlines(), line
+    assert '--allow "10.0.0.0/8"' in text
+    if shutil.which("systemd-analyze"):
+        said = run(["systemd-analyze", "security", "--offline=true", "--root", directory, "warren-agent.service"],
+                   check=False).stdout
+        level = re.search(r"Overall exposure level for warren-agent.service: ([0-9.]+)", said)
+        assert not level or float(level[1]) < 2.5
+    run([program("warren-agent"), "uninstall", "--root", directory])
+    assert not os.path.exists(unit) and os.path.exists(agent.key_path), "the identity stays"
 
 
 def test_logs_as_json_are_one_object_a_line(bench):
