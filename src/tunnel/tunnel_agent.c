@@ -200,7 +200,7 @@ static void wait_turn(struct served *t)
 static void stop_waiting(struct served *t)
 {
     if (t->is_waiting)
-        DL_DELETE(t->owner->waiting, t);
+        DL_DELETE(t->owner->waiting, t); /* NOLINT(clang-analyzer-core.NullDereference): linked */
     t->is_waiting = false;
 }
 
