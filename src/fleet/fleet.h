@@ -111,6 +111,9 @@ void fleet_cut(struct fleet *f, struct fleet_agent *a, const char *why);
 /* The same for one that was revoked a moment ago, perhaps before the view has seen it. */
 void fleet_cut_revoked(struct fleet *f, const char *agent);
 
+/* Ends the agent's reverse connections; it may dial new ones. */
+void fleet_cut_links(struct fleet_agent *a);
+
 /* Tells every agent that the hub goes away. */
 void fleet_drain(struct fleet *f, uint32_t grace_ms);
 

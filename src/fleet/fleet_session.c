@@ -71,6 +71,15 @@ static void link_down(struct fleet *f, struct fleet_agent *a, struct fleet_link 
     DL_DELETE(a->links, l);
 }
 
+void fleet_cut_links(struct fleet_agent *a)
+{
+    while (a->links) {
+        struct fleet_link *l = a->links;
+        link_down(a->fleet, a, l);
+        fleet_link_cut(l);
+    }
+}
+
 /* Ends what belongs to the live session, if there is one; `call` gets `status`. */
 static void session_down(struct fleet *f, struct fleet_agent *a, enum rpc_status status,
                          const char *why)
@@ -86,11 +95,7 @@ static void session_down(struct fleet *f, struct fleet_agent *a, enum rpc_status
     struct fleet_observer *o;
     LL_FOREACH (f->observers, o)
         o->on_down(o, a);
-    while (a->links) {
-        struct fleet_link *l = a->links;
-        link_down(f, a, l);
-        fleet_link_cut(l);
-    }
+    fleet_cut_links(a);
     rpc_on_cancel(call, NULL, NULL);
     rpc_finish(call, status, why);
 

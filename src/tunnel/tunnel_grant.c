@@ -138,10 +138,14 @@ void tunnel_lease_timer(struct timer *t)
 {
     struct tunnel_object *o = container_of(t, struct tunnel_object, lease_timer);
     uint64_t now = loop_now_ms(o->owner->loop);
-    if (lease_is_expired(&o->lease, now))
+    struct fleet_agent *a = fleet_agent_find(o->owner->fleet, o->lease.agent);
+    if (lease_is_expired(&o->lease, now)) {
         tunnel_lose(o, ERR_UNAVAILABLE, "not renewed in time");
-    else if (o->lease.state == LEASE_HELD)
+        if (a)
+            fleet_cut_links(a); /* a frozen agent reads no resets: its streams end with the link */
+    } else if (o->lease.state == LEASE_HELD) {
         timer_start(t, o->lease.expires_ms - now);
+    }
 }
 
 static void on_down(struct fleet_observer *ob, struct fleet_agent *a)
