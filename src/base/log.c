@@ -36,17 +36,6 @@ bool log_enabled(enum log_level level)
     return level >= sink.least;
 }
 
-int log_level_parse(const char *s, enum log_level *ret)
-{
-    for (size_t i = 0; i < LOG_LEVEL_COUNT; i++) {
-        if (strcmp(s, level_names[i]) == 0) {
-            *ret = (enum log_level)i;
-            return 0;
-        }
-    }
-    return ERR_INVALID;
-}
-
 static void put_quoted(struct buf *line, const char *s)
 {
     buf_puts(line, "\"");

@@ -49,8 +49,6 @@ bool log_enabled(enum log_level level);
 /* `fields` ends with one whose key is NULL. Control characters and quotes are escaped. */
 void log_write(enum log_level level, const char *text, const struct log_field *fields);
 
-int log_level_parse(const char *s, enum log_level *ret);
-
 /* Key material and tokens. Wiped by secret_done; there is deliberately no way to print one. */
 struct secret {
     char *data;

@@ -1,21 +1,6 @@
 #include "cli/exit_code.h"
 
 #include "base/error.h"
-#include "base/macro.h"
-
-#include <assert.h>
-
-static const char *const texts[] = {
-    [EXIT_DONE] = "done",
-    [EXIT_FAILED] = "failed",
-    [EXIT_USAGE] = "wrong usage or an invalid value",
-    [EXIT_NOT_FOUND] = "no such object",
-    [EXIT_DENIED] = "not authenticated or not permitted",
-    [EXIT_CONFLICT] = "conflicts with what exists, or it was changed meanwhile",
-    [EXIT_TIMEOUT] = "timed out",
-    [EXIT_UNREACHABLE] = "the hub cannot be reached",
-};
-static_assert(ARRAY_SIZE(texts) == EXIT_CODE_COUNT, "a text for each code");
 
 enum exit_code exit_code_from(int error)
 {
@@ -43,10 +28,4 @@ enum exit_code exit_code_from(int error)
     default:
         return EXIT_FAILED;
     }
-}
-
-const char *exit_code_text(enum exit_code code)
-{
-    assert(code < EXIT_CODE_COUNT);
-    return texts[code];
 }

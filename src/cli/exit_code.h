@@ -12,9 +12,7 @@ enum exit_code {
     EXIT_CONFLICT,
     EXIT_TIMEOUT,
     EXIT_UNREACHABLE,
-    EXIT_CODE_COUNT
 };
 
 /* For 0 or a negative code of base/error.h. */
 enum exit_code exit_code_from(int error);
-const char *exit_code_text(enum exit_code code);

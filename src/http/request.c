@@ -240,11 +240,6 @@ struct arena *http_arena(struct http_request *req)
     return &req->arena;
 }
 
-struct loop *http_loop(const struct http_request *req)
-{
-    return req->loop;
-}
-
 const struct addr *http_peer(const struct http_request *req)
 {
     return &req->peer;

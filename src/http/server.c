@@ -53,15 +53,6 @@ void http_server_add(struct http_server *s, const struct http_route *rows, size_
     LL_APPEND(s->tables, t);
 }
 
-void http_server_each_route(const struct http_server *s,
-                            bool (*fn)(const struct http_route *route, void *arg), void *arg)
-{
-    for (struct http_table *t = s->tables; t; t = t->next)
-        for (size_t i = 0; i < t->n; i++)
-            if (!fn(&t->rows[i], arg))
-                return;
-}
-
 void http_server_stats(const struct http_server *s, struct http_stats *ret)
 {
     *ret = s->stats;

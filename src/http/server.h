@@ -94,9 +94,6 @@ struct http_stats {
     uint32_t conns, in_flight, streams;
 };
 void http_server_stats(const struct http_server *s, struct http_stats *ret);
-/* Walks the registered rows, for documentation and tests; false ends the walk. */
-void http_server_each_route(const struct http_server *s,
-                            bool (*fn)(const struct http_route *route, void *arg), void *arg);
 
 /* --- a request -------------------------------------------------------------------------------- */
 /* All strings live as long as the request. */
@@ -110,7 +107,6 @@ const char *http_header(const struct http_request *req, const char *name); /* an
 const void *http_body(const struct http_request *req,
                       size_t *ret_len); /* NUL follows; never NULL */
 struct arena *http_arena(struct http_request *req);
-struct loop *http_loop(const struct http_request *req);
 const struct addr *http_peer(const struct http_request *req);
 /* The connection, for what net/conn.h tells about it (peer certificate); NULL once it is gone, so
  * look at it in the handler, not later. */

@@ -206,7 +206,6 @@ static int start_worker(struct hub *h, int fd)
     uint32_t n = (uint32_t)h->n_workers;
     const struct worker_config cfg = {
         .main = h->loop,
-        .listen = h->address,
         .tls = h->tls,
         .max_waiting = (uint32_t)MAX(s->limits.handshakes / n, (int64_t)1),
         .max_per_address = (uint32_t)MAX(s->limits.handshakes_per_address / n, (int64_t)1),

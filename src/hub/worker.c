@@ -138,11 +138,6 @@ void worker_end(struct worker *w)
     mem_free(w);
 }
 
-struct loop *worker_loop(const struct worker *w)
-{
-    return w->loop;
-}
-
 const struct server_stats *worker_stats(const struct worker *w)
 {
     return w->stats;

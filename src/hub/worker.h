@@ -10,7 +10,6 @@ struct worker;
 
 struct worker_config {
     struct loop *main;
-    struct addr listen; /* the port is known */
     struct tls_server *tls;
     uint32_t max_waiting, max_per_address; /* unfinished handshakes, of this worker */
     /* Which lane stays: called on the worker, which owns `c`. */
@@ -30,6 +29,5 @@ void worker_close_server(struct worker *w, void (*done)(void *arg), void *arg);
 /* Ends the thread, waits for it and frees. Nothing may live on its loop. */
 void worker_end(struct worker *w);
 
-struct loop *worker_loop(const struct worker *w);
 /* NULL after worker_close_server. Main loop. */
 const struct server_stats *worker_stats(const struct worker *w);

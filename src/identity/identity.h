@@ -117,9 +117,6 @@ void identity_add_routes(struct identity *i, struct http_server *s);
 /* The one row of the server behind ALPN "warren-renew/1": simplereenroll. */
 void identity_add_renew_routes(struct identity *i, struct http_server *s);
 
-/* By id or name; NULL: none. Borrowed until the next turn. */
-const char *identity_tenant_find(struct identity *i, const char *ref);
-
 /* ---- acts on agents, for fleet's REST rows ---- */
 
 /* On the main loop, always later, once: 0 or ERR_NOT_FOUND, ERR_STALE (If-Match), ERR_CONFLICT, …

@@ -275,12 +275,6 @@ void identity_set_policy(struct identity *i, const struct identity_policy *polic
     rate_set(i->rate, policy->enroll_per_minute);
 }
 
-const char *identity_tenant_find(struct identity *i, const char *ref)
-{
-    const struct tenant_record *t = view_tenant(i, ref);
-    return t ? t->id : NULL;
-}
-
 /* ---- who calls ---- */
 
 static void derive_seal_key(const struct token *t, uint8_t out[SEAL_KEY_SIZE])

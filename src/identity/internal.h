@@ -40,7 +40,6 @@ struct identity {
 
     char **public_names;
     size_t n_public_names;
-    EVP_PKEY *server_key;
     struct secret server_key_pem;
     char *server_chain;
     int64_t server_renew_at; /* wall clock */

@@ -231,37 +231,6 @@ void loop_post(struct loop *l, void (*fn)(void *arg), void *arg)
     uv_async_send(&l->wake);
 }
 
-struct work {
-    uv_work_t uv;
-    void (*fn)(void *arg);
-    void (*done)(void *arg);
-    void *arg;
-};
-
-static void work_run(uv_work_t *uv)
-{
-    struct work *w = container_of(uv, struct work, uv);
-    w->fn(w->arg);
-}
-
-static void work_done(uv_work_t *uv, int status)
-{
-    struct work *w = container_of(uv, struct work, uv);
-    (void)status; /* never cancelled */
-    w->done(w->arg);
-    mem_free(w);
-}
-
-void loop_work(struct loop *l, void (*fn)(void *arg), void (*done)(void *arg), void *arg)
-{
-    struct work *w = NEW(struct work);
-    *w = (struct work){.fn = fn, .done = done, .arg = arg};
-    l->uv_dirty = true;
-    int rc = uv_queue_work(&l->uv, &w->uv, work_run, work_done);
-    assert(rc == 0);
-    (void)rc;
-}
-
 void loop_defer(struct loop *l, struct defer *d)
 {
     if (d->loop)

@@ -20,7 +20,7 @@ struct loop;
 
 int loop_new(struct loop **ret);
 int loop_new_virtual(struct loop **ret, uint64_t start_ms);
-void loop_free(struct loop *l); /* not while it runs; all timers, io and works must have ended */
+void loop_free(struct loop *l); /* not while it runs; all timers and io must have ended */
 
 /* Runs until loop_stop(). */
 void loop_run(struct loop *l);
@@ -38,10 +38,6 @@ void loop_advance(struct loop *l, uint64_t ms); /* virtual loops: fires what fal
 /* Any thread. `fn(arg)` runs on the loop's thread, in the order of posting, always later. Calls
  * posted after the loop was freed are a bug; calls posted while it stops run in loop_free(). */
 void loop_post(struct loop *l, void (*fn)(void *arg), void *arg);
-
-/* Runs `fn(arg)` off the loop, on the process's pool of blocking workers, then `done(arg)` on it.
- */
-void loop_work(struct loop *l, void (*fn)(void *arg), void (*done)(void *arg), void *arg);
 
 /* Embedded in its owner; zero-initialise, set fn. Pending at most once; runs at the end of the turn
  * (or of the next one, if set from a deferred call). */

@@ -303,11 +303,6 @@ struct rpc_session *rpc_call_session(const struct rpc_call *call)
     return call->session;
 }
 
-struct loop *rpc_call_loop(const struct rpc_call *call)
-{
-    return call->loop;
-}
-
 bool rpc_call_is_cancelled(const struct rpc_call *call)
 {
     return call->is_cancelled;

@@ -71,7 +71,6 @@ void rpc_session_close(struct rpc_session *s);
 /* --- a call ----------------------------------------------------------------------------------- */
 
 struct rpc_session *rpc_call_session(const struct rpc_call *call); /* NULL once disconnected */
-struct loop *rpc_call_loop(const struct rpc_call *call);
 bool rpc_call_is_cancelled(const struct rpc_call *call);
 /* At most once, when nobody waits for the answer any more. The call must still be finished, which
  * `fn` may do itself. */
