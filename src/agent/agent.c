@@ -6,13 +6,13 @@
 #include "base/mem.h"
 #include "base/time.h"
 #include "fleet/session.h"
+#include "loop/io.h"
 #include "loop/notify.h"
 #include "tunnel/tunnel_agent.h"
 
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
-#include <sys/resource.h>
 #include <unistd.h>
 
 #define DRAIN_CHECK_MS 50
@@ -109,15 +109,6 @@ static void apply_log(const struct agent_settings *s)
     log_setup((enum log_level)s->log_level, (enum log_format)s->log_format, STDERR_FILENO);
 }
 
-static void raise_descriptor_limit(void)
-{
-    struct rlimit limit;
-    if (getrlimit(RLIMIT_NOFILE, &limit) == 0 && limit.rlim_cur < limit.rlim_max) {
-        limit.rlim_cur = limit.rlim_max;
-        setrlimit(RLIMIT_NOFILE, &limit);
-    }
-}
-
 static int start_session(struct agent *a, const struct ceiling *ceiling, struct diag *d)
 {
     const struct conf_list *hubs = &a->settings->hubs;
@@ -143,7 +134,7 @@ static int start_session(struct agent *a, const struct ceiling *ceiling, struct 
 static int start(struct agent *a, struct diag *d)
 {
     struct ceiling ceiling;
-    raise_descriptor_limit();
+    io_raise_descriptor_limit();
     gethostname(a->hostname, sizeof(a->hostname) - 1);
     TRY(agent_identity_load(a->settings->data, &a->identity, d));
     TRY(read_ceiling(a, &ceiling, d));
@@ -187,21 +178,13 @@ static void on_terminate(void *arg, int signum)
     timer_start(&a->drain_timer, 0);
 }
 
-static void report_change(void *arg, const struct conf_row *row, bool applies_now)
-{
-    if (applies_now)
-        LOG_INFO("setting changed", LOG_STR("setting", row->name));
-    else
-        LOG_WARN("setting changed, but needs a restart", LOG_STR("setting", row->name));
-}
-
 static void on_reload(void *arg, int signum)
 {
     struct agent *a = arg;
     struct diag d = {0};
     struct ceiling ceiling;
     notify_reloading(&a->notify);
-    if (conf_reload(a->conf, a->sources, report_change, a, &d) < 0 ||
+    if (conf_reload(a->conf, a->sources, conf_log_change, a, &d) < 0 ||
         read_ceiling(a, &ceiling, &d) < 0) {
         LOG_ERROR("reload refused, the old settings stay", LOG_STR("why", diag_text(&d)));
     } else {

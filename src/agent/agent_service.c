@@ -259,19 +259,6 @@ static char *below_root(const struct agent_service *s, const char *path)
     return mem_printf("%s%s", s->root, path);
 }
 
-static int make_folders(const char *file, struct diag *d)
-{
-    CLEANUP(mem_free) char *path = mem_strdup(file);
-    for (char *slash = strchr(path + 1, '/'); slash; slash = strchr(slash + 1, '/')) {
-        *slash = '\0';
-        if (mkdir(path, 0755) < 0 && errno != EEXIST)
-            return diag_set(d, error_from_errno(errno), "cannot make %s: %s", path,
-                            strerror(errno));
-        *slash = '/';
-    }
-    return 0;
-}
-
 static int check_enrolled(const struct agent_service *s, struct diag *d)
 {
     CLEANUP(mem_free) char *data = below_root(s, data_folder(s));
@@ -296,7 +283,7 @@ int agent_service_install(const struct agent_service *s, struct diag *d)
     TRY(agent_service_unit(s, &unit, d));
     if (!s->is_dry_run) {
         TRY(check_enrolled(s, d));
-        TRY(make_folders(path, d));
+        TRY(file_make_folders(path, 0755, d));
         TRY(file_write_atomic(path, unit.data, unit.len, 0644, d));
     }
     fprintf(s->out, "%s %s\n", s->is_dry_run ? "would write" : "wrote", path);

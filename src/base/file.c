@@ -1,6 +1,7 @@
 #include "base/file.h"
 
 #include "base/error.h"
+#include "base/macro.h"
 #include "base/mem.h"
 
 #include <errno.h>
@@ -106,4 +107,17 @@ int file_read(const char *path, size_t max, bool is_private, struct buf *ret, st
     else
         buf_puts(ret, "");
     return err;
+}
+
+int file_make_folders(const char *path, unsigned mode, struct diag *d)
+{
+    CLEANUP(mem_free) char *part = mem_strdup(path);
+    for (char *slash = strchr(part + 1, '/'); slash; slash = strchr(slash + 1, '/')) {
+        *slash = '\0';
+        if (mkdir(part, mode) < 0 && errno != EEXIST)
+            return diag_set(d, error_from_errno(errno), "cannot make the folder %s: %s", part,
+                            strerror(errno));
+        *slash = '/';
+    }
+    return 0;
 }

@@ -29,5 +29,6 @@ void text_base64url(const void *data, size_t len, char *out, size_t size);
 int text_unbase64(const char *s, size_t s_len, void *out, size_t *len);
 int text_unbase64url(const char *s, size_t s_len, void *out, size_t *len);
 void text_hex(const void *data, size_t len, char *out); /* 2 * len + 1 bytes, lower case */
+int text_hex_value(char c);                             /* -1: not a hexadecimal digit */
 
 #define BASE64_SIZE(n) (((n) + 2) / 3 * 4 + 1)

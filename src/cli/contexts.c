@@ -6,7 +6,6 @@
 #include "base/macro.h"
 #include "base/mem.h"
 
-#include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -54,23 +53,9 @@ void contexts_done(struct contexts *cs)
     *cs = (struct contexts){0};
 }
 
-/* Makes the folders above the file. */
-static int make_folders(const char *path, struct diag *d)
-{
-    CLEANUP(mem_free) char *part = mem_strdup(path);
-    for (char *slash = strchr(part + 1, '/'); slash; slash = strchr(slash + 1, '/')) {
-        *slash = '\0';
-        if (mkdir(part, 0700) < 0 && errno != EEXIST)
-            return diag_set(d, error_from_errno(errno), "cannot make the folder %s: %s", part,
-                            strerror(errno));
-        *slash = '/';
-    }
-    return 0;
-}
-
 int contexts_save(const struct contexts *cs, struct diag *d)
 {
-    TRY(make_folders(cs->path, d));
+    TRY(file_make_folders(cs->path, 0700, d));
     char *text = json_dumps(cs->root, JSON_INDENT(2));
     if (!text)
         return diag_set(d, ERR_BUG, "cannot write the contexts as JSON");

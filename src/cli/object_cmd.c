@@ -164,3 +164,15 @@ int object_create(struct call *c, struct remote *r, const struct view *v, json_t
         snprintf(doing, sizeof(doing), "create a %s", v->noun);
     return remote_send(r, "POST", path, body, 0, doing, ret);
 }
+
+int object_create_named(struct call *c, const struct view *v)
+{
+    CLEANUP(remote_free) struct remote *r = NULL;
+    json_t *obj = NULL;
+    TRY(remote_open(c, &r));
+    struct output o = output_of(c, r);
+    TRY(object_create(c, r, v, json_pack("{s:s}", "name", c->args[0]), &obj));
+    int result = output_object(&o, obj);
+    json_decref(obj);
+    return result;
+}

@@ -19,6 +19,8 @@ int object_get(struct call *c, const struct view *v);    /* the object named by 
 int object_delete(struct call *c, const struct view *v); /* each argument */
 /* POST …/NAME:verb for each argument, and shows what came of it. */
 int object_action(struct call *c, const struct view *v, const char *verb);
+/* POST of an object that is its name, the argument; shows it. */
+int object_create_named(struct call *c, const struct view *v);
 /* POST. `body` is stolen. */
 int object_create(struct call *c, struct remote *r, const struct view *v, json_t *body,
                   json_t **ret);

@@ -22,14 +22,7 @@ static int run_get(struct call *c)
 
 static int run_create(struct call *c)
 {
-    CLEANUP(remote_free) struct remote *r = NULL;
-    json_t *obj = NULL;
-    TRY(remote_open(c, &r));
-    struct output o = output_of(c, r);
-    TRY(object_create(c, r, &view, json_pack("{s:s}", "name", c->args[0]), &obj));
-    int result = output_object(&o, obj);
-    json_decref(obj);
-    return result;
+    return object_create_named(c, &view);
 }
 
 static int run_delete(struct call *c)

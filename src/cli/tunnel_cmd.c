@@ -248,10 +248,6 @@ static const struct flag_row update_rows[] = {
      .help = "Close it after this time, counted from now."},
     {.name = "--no-ttl", .type = FLAG_SWITCH, .help = "Let it stay."},
     {.name = "--rename", .type = FLAG_TEXT, .metavar = "NAME", .help = "Give it another name."},
-    {.name = "--if-version",
-     .type = FLAG_INT,
-     .metavar = "N",
-     .help = "Only if the object still has this version."},
 };
 static const struct flag_set update_flags = {"Flags", update_rows, ARRAY_SIZE(update_rows)};
 
@@ -312,7 +308,7 @@ static const struct command rows[] = {
      .min_args = 1,
      .max_args = 1,
      .arg_candidates = CANDIDATES_TUNNEL,
-     .flags = REMOTE_FLAGS(&update_flags, &wait_flags),
+     .flags = REMOTE_FLAGS(&update_flags, &if_version_flags, &wait_flags),
      .details = "A new target serves new connections, open ones stay. A new listener closes the "
                 "old one with its connections."},
     {.words = "tunnel delete",

@@ -231,3 +231,11 @@ int conf_reload(struct conf *c, const struct conf_sources *sources,
     }
     return 0;
 }
+
+void conf_log_change(void *arg, const struct conf_row *row, bool applies_now)
+{
+    if (applies_now)
+        LOG_INFO("setting changed", LOG_STR("setting", row->name));
+    else
+        LOG_WARN("setting changed, but needs a restart", LOG_STR("setting", row->name));
+}

@@ -117,6 +117,8 @@ int conf_dump(const struct conf *c, struct buf *out);
 int conf_reload(struct conf *c, const struct conf_sources *sources,
                 void (*report)(void *arg, const struct conf_row *row, bool applies_now), void *arg,
                 struct diag *d);
+/* A `report` that tells the log. */
+void conf_log_change(void *arg, const struct conf_row *row, bool applies_now);
 
 const struct conf_row *conf_find(const struct conf_table *table, const char *name);
 const struct conf_row *conf_find_flag(const struct conf_table *table, const char *flag);

@@ -156,11 +156,6 @@ struct act {
     char agent[ID_SIZE];
 };
 
-static int no_read(struct tx *tx, void *arg)
-{
-    return 0;
-}
-
 /* The view follows the feed with a read of its own, queued before this one. */
 static void answer_agent(void *arg, int err)
 {
@@ -181,7 +176,7 @@ static void acted(void *arg, const struct diag *result)
         mem_free(act);
         return;
     }
-    store_run(fleet_store(act->api->cfg.fleet), STORE_READ, no_read, answer_agent, act);
+    store_follow(fleet_store(act->api->cfg.fleet), answer_agent, act);
 }
 
 static void act_on_agent(struct http_request *req, struct fleet_api *api,
@@ -301,7 +296,7 @@ static void network_written(void *arg, int err)
 {
     struct network_write *w = arg;
     if (err == 0) {
-        store_run(fleet_store(w->api->cfg.fleet), STORE_READ, no_read, answer_network, w);
+        store_follow(fleet_store(w->api->cfg.fleet), answer_network, w);
         return;
     }
     if (err == ERR_EXISTS)

@@ -8,6 +8,7 @@
 #include "base/log.h"
 #include "base/mem.h"
 #include "base/time.h"
+#include "http/rest.h"
 
 #include <stdio.h>
 #include <string.h>
@@ -314,22 +315,13 @@ struct fleet_network *fleet_networks(struct fleet *f)
 
 /* ---- as JSON (api/openapi.yaml: agent, network) ---- */
 
-static json_t *time_json(int64_t wall_ms)
-{
-    char text[TIME_TEXT_SIZE];
-    if (!wall_ms)
-        return json_null();
-    time_format(wall_ms, text);
-    return json_string(text);
-}
-
 static json_t *session_json(const struct fleet *f, const struct fleet_agent *a)
 {
     if (!a->call)
         return json_null();
     return json_pack("{s:I, s:s, s:s, s:s, s:s, s:O?, s:o}", "epoch", (json_int_t)a->epoch, "hub",
                      f->cfg.hub.id, "address", a->address, "hostname", a->hostname, "software",
-                     a->software, "allow", a->allow, "connected", time_json(a->connected));
+                     a->software, "allow", a->allow, "connected", rest_time(a->connected));
 }
 
 json_t *fleet_agent_json(const struct fleet *f, const struct fleet_agent *a)
@@ -345,9 +337,9 @@ json_t *fleet_agent_json(const struct fleet *f, const struct fleet_agent *a)
     return json_pack("{s:s, s:s, s:I, s:s, s:s, s:{s:s, s:o}, s:o, s:o, s:{s:s, s:o, s:o, s:o}}",
                      "id", a->id, "name", a->name, "version", (json_int_t)a->version, "network",
                      a->network->id, "token", a->token, "certificate", "serial", a->serial,
-                     "expires", time_json(a->not_after), "created", time_json(a->created),
-                     "revoked", time_json(a->revoked), "status", "phase", phase, "reason", reason,
-                     "last_seen", time_json(seen), "session", session_json(f, a));
+                     "expires", rest_time(a->not_after), "created", rest_time(a->created),
+                     "revoked", rest_time(a->revoked), "status", "phase", phase, "reason", reason,
+                     "last_seen", rest_time(seen), "session", session_json(f, a));
 }
 
 json_t *fleet_network_json(const struct fleet *f, const struct fleet_network *n)
@@ -362,6 +354,6 @@ json_t *fleet_network_json(const struct fleet *f, const struct fleet_network *n)
     LL_FOREACH (f->observers, o)
         tunnels += (json_int_t)o->count_in_network(o, n->id);
     return json_pack("{s:s, s:s, s:I, s:o, s:{s:{s:I, s:I}, s:I}}", "id", n->id, "name", n->name,
-                     "version", (json_int_t)n->version, "created", time_json(n->created), "status",
+                     "version", (json_int_t)n->version, "created", rest_time(n->created), "status",
                      "agents", "online", online, "total", total, "tunnels", tunnels);
 }

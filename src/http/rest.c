@@ -5,9 +5,10 @@
 #include "http/rest.h"
 
 #include "base/error.h"
-#include "base/mem.h"
 #include "base/macro.h"
+#include "base/mem.h"
 #include "base/text.h"
+#include "base/time.h"
 #include "http/internal.h"
 
 #include <inttypes.h>
@@ -254,6 +255,15 @@ void rest_respond_page(struct http_request *req, json_t *items, const char *next
         json_object_set_new(page, "next_page_token", json_null());
     }
     http_respond_json(req, 200, page, 0);
+}
+
+json_t *rest_time(int64_t wall_ms)
+{
+    char text[TIME_TEXT_SIZE];
+    if (!wall_ms)
+        return json_null();
+    time_format(wall_ms, text);
+    return json_string(text);
 }
 
 static int compare_entries(const void *a, const void *b)

@@ -56,6 +56,9 @@ int rest_if_match(struct http_request *req, bool required, uint64_t *ret, struct
 /* Answers. `body` is stolen. `version` (0: none) becomes the ETag "\"7\"". A GET or HEAD whose
  * If-None-Match fits is answered 304. */
 void http_respond_json(struct http_request *req, int status, json_t *body, uint64_t version);
+/* A member of an answer: wall clock as RFC 3339, null for 0. */
+json_t *rest_time(int64_t wall_ms);
+
 /* A list of objects in memory: one page of it, in the order of their creation. Takes `entries`;
  * `render` gives a new reference. A bad page query is answered too. */
 struct rest_entry {

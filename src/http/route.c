@@ -1,27 +1,17 @@
 #include "http/internal.h"
 
 #include "base/error.h"
+#include "base/text.h"
 
 #include <string.h>
-
-static int hex_value(char c)
-{
-    if (c >= '0' && c <= '9')
-        return c - '0';
-    if (c >= 'a' && c <= 'f')
-        return c - 'a' + 10;
-    if (c >= 'A' && c <= 'F')
-        return c - 'A' + 10;
-    return -1;
-}
 
 int http_unescape(const char *s, size_t len, bool plus_is_space, char *out)
 {
     for (size_t i = 0; i < len; i++) {
         char c = s[i];
         if (c == '%') {
-            int high = i + 2 < len ? hex_value(s[i + 1]) : -1;
-            int low = high >= 0 ? hex_value(s[i + 2]) : -1;
+            int high = i + 2 < len ? text_hex_value(s[i + 1]) : -1;
+            int low = high >= 0 ? text_hex_value(s[i + 2]) : -1;
             if (low < 0 || (high | low) == 0)
                 return ERR_INVALID;
             c = (char)(high << 4 | low);

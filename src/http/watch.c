@@ -137,18 +137,13 @@ static void on_room(void *arg)
 
 static bool begin(struct watch *w);
 
-static int no_read(struct tx *tx, void *arg)
-{
-    return 0;
-}
-
 static void views_followed(void *arg, int err);
 
 static void follow_views(struct watch *w)
 {
     w->is_reading = true;
     w->awaited = TAKE(w->heard);
-    store_run(w->source.store, STORE_READ, no_read, views_followed, w);
+    store_follow(w->source.store, views_followed, w);
 }
 
 static void views_followed(void *arg, int err)

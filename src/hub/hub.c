@@ -13,6 +13,7 @@
 #include "base/time.h"
 #include "fleet/link.h"
 #include "hub/internal.h"
+#include "loop/io.h"
 #include "net/listener.h"
 #include "net/tls.h"
 #include "rpc/server.h"
@@ -22,7 +23,6 @@
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
-#include <sys/resource.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -251,18 +251,9 @@ static int start_workers(struct hub *h, struct diag *d)
     return 0;
 }
 
-static void raise_descriptor_limit(void)
-{
-    struct rlimit limit;
-    if (getrlimit(RLIMIT_NOFILE, &limit) == 0 && limit.rlim_cur < limit.rlim_max) {
-        limit.rlim_cur = limit.rlim_max;
-        setrlimit(RLIMIT_NOFILE, &limit);
-    }
-}
-
 static int start(struct hub *h, struct diag *d)
 {
-    raise_descriptor_limit();
+    io_raise_descriptor_limit();
     gethostname(h->machine, sizeof(h->machine) - 1);
     TRY(open_store(h, d));
     TRY(open_identity(h, d));
@@ -349,20 +340,12 @@ static void on_terminate(void *arg, int signum)
     timer_start(&h->drain_timer, 0);
 }
 
-static void report_change(void *arg, const struct conf_row *row, bool applies_now)
-{
-    if (applies_now)
-        LOG_INFO("setting changed", LOG_STR("setting", row->name));
-    else
-        LOG_WARN("setting changed, but needs a restart", LOG_STR("setting", row->name));
-}
-
 static void on_reload(void *arg, int signum)
 {
     struct hub *h = arg;
     struct diag d = {0};
     notify_reloading(&h->notify);
-    if (conf_reload(h->conf, h->sources, report_change, h, &d) < 0) {
+    if (conf_reload(h->conf, h->sources, conf_log_change, h, &d) < 0) {
         LOG_ERROR("reload refused, the old settings stay", LOG_STR("why", diag_text(&d)));
     } else {
         struct identity_policy policy = policy_of(h->settings);

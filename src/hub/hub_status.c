@@ -177,11 +177,6 @@ static void get_healthz(struct http_request *req, void *ctx)
     http_respond_text(req, 200, "ok\n");
 }
 
-static int no_read(struct tx *tx, void *arg)
-{
-    return 0;
-}
-
 static void store_answered(void *arg, int err)
 {
     struct http_request *req = arg;
@@ -196,7 +191,7 @@ static void get_readyz(struct http_request *req, void *ctx)
 {
     struct hub *h = ctx;
     if (h->state == HUB_READY)
-        store_run(h->store, STORE_READ, no_read, store_answered, req);
+        store_follow(h->store, store_answered, req);
     else
         http_respond_error(req, ERR_UNAVAILABLE, "the hub %s",
                            h->state == HUB_STARTING ? "starts" : "is draining");

@@ -3,7 +3,6 @@
 #include "base/error.h"
 #include "base/mem.h"
 #include "base/text.h"
-#include "base/time.h"
 #include "http/rest.h"
 
 #include <assert.h>
@@ -179,15 +178,6 @@ void agent_pick_other_name(const char *id, char name[IDENTITY_NAME_SIZE])
 
 /* ---- JSON ---- */
 
-static json_t *time_json(int64_t ms)
-{
-    char text[TIME_TEXT_SIZE];
-    if (!ms)
-        return json_null();
-    time_format(ms, text);
-    return json_string(text);
-}
-
 static json_t *text_or_null(const char *s)
 {
     return *s ? json_string(s) : json_null();
@@ -196,7 +186,7 @@ static json_t *text_or_null(const char *s)
 json_t *tenant_json(const struct tenant_record *t)
 {
     return json_pack("{s:s, s:s, s:I, s:o}", "id", t->id, "name", t->name, "version",
-                     (json_int_t)t->version, "created", time_json(t->created));
+                     (json_int_t)t->version, "created", rest_time(t->created));
 }
 
 json_t *token_json(const struct token_record *t)
@@ -207,8 +197,8 @@ json_t *token_json(const struct token_record *t)
                      text_or_null(t->network), "role",
                      t->kind == TOKEN_API ? json_string(role_names[t->role]) : json_null(), "uses",
                      "limit", t->uses_limit ? json_integer(t->uses_limit) : json_null(), "count",
-                     (json_int_t)t->uses, "created", time_json(t->created), "expires",
-                     time_json(t->expires), "revoked", time_json(t->revoked));
+                     (json_int_t)t->uses, "created", rest_time(t->created), "expires",
+                     rest_time(t->expires), "revoked", rest_time(t->revoked));
 }
 
 /* ---- credentials ---- */

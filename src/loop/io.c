@@ -9,6 +9,7 @@
 #include "base/error.h"
 
 #include <errno.h>
+#include <sys/resource.h>
 #include <unistd.h>
 
 void loop_io_wait(struct loop *l, int timeout_ms)
@@ -86,4 +87,13 @@ void io_close(struct io *io)
     io_stop(io);
     close(io->fd);
     io->fd = -1;
+}
+
+void io_raise_descriptor_limit(void)
+{
+    struct rlimit limit;
+    if (getrlimit(RLIMIT_NOFILE, &limit) == 0 && limit.rlim_cur < limit.rlim_max) {
+        limit.rlim_cur = limit.rlim_max;
+        setrlimit(RLIMIT_NOFILE, &limit);
+    }
 }

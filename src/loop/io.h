@@ -28,3 +28,6 @@ void io_stop(struct io *io);
 
 /* io_stop and close. Harmless on a zeroed or closed one whose fd is -1 or whose loop is NULL. */
 void io_close(struct io *io);
+
+/* As many descriptors as the system lets this process have. Once, at the start of a program. */
+void io_raise_descriptor_limit(void);

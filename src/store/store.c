@@ -209,6 +209,16 @@ void store_run(struct store *s, enum store_mode mode, int (*work)(struct tx *tx,
     pthread_mutex_unlock(&s->lock);
 }
 
+static int do_nothing(struct tx *tx, void *arg)
+{
+    return 0;
+}
+
+void store_follow(struct store *s, void (*done)(void *arg, int err), void *arg)
+{
+    store_run(s, STORE_READ, do_nothing, done, arg);
+}
+
 int store_run_wait(struct store *s, enum store_mode mode, int (*work)(struct tx *tx, void *arg),
                    void *arg)
 {

@@ -60,7 +60,11 @@ enum store_mode { STORE_READ, STORE_WRITE };
 void store_run(struct store *s, enum store_mode mode, int (*work)(struct tx *tx, void *arg),
                void (*done)(void *arg, int err), void *arg);
 
-/* The same, but waits for the result. For start-up and tests; it stops the loop it is called on. */
+/* `done` comes when all that was queued before is done and its changes were told. */
+void store_follow(struct store *s, void (*done)(void *arg, int err), void *arg);
+
+/* store_run, but waits for the result. For start-up and tests; it stops the loop it is called on.
+ */
 int store_run_wait(struct store *s, enum store_mode mode, int (*work)(struct tx *tx, void *arg),
                    void *arg);
 

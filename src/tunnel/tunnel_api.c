@@ -7,8 +7,8 @@
 #include "base/error.h"
 #include "base/mem.h"
 #include "base/time.h"
-#include "http/watch.h"
 #include "http/rest.h"
+#include "http/watch.h"
 #include "identity/identity.h"
 
 #include <inttypes.h>
@@ -385,20 +385,13 @@ struct listing {
     char next[REST_POSITION_SIZE];
 };
 
-static json_t *time_json(int64_t wall_ms)
-{
-    char text[TIME_TEXT_SIZE];
-    time_format(wall_ms, text);
-    return wall_ms ? json_string(text) : json_null();
-}
-
 static json_t *connection_json(const struct listing *l, const char *id, const char *client,
                                const char *agent, const char *hub, int64_t opened, int64_t closed,
                                int64_t in, int64_t out, const char *end, const char *error)
 {
     return json_pack("{s:s?, s:s, s:s, s:s?, s:s, s:o, s:o, s:{s:I, s:I}, s:s, s:s?}", "id", id,
                      "tunnel", l->tunnel, "client", client, "agent", agent, "hub", hub, "opened",
-                     time_json(opened), "closed", time_json(closed), "bytes", "in", (json_int_t)in,
+                     rest_time(opened), "closed", rest_time(closed), "bytes", "in", (json_int_t)in,
                      "out", (json_int_t)out, "end", end, "error", error);
 }
 

@@ -343,11 +343,17 @@ static void on_listen_timer(struct timer *t)
 
 /* ---- what the fleet tells ---- */
 
-static void on_link_up(struct fleet_observer *ob, struct fleet_link *link)
+static struct tunnel_network *network_of_link(struct fleet_observer *ob,
+                                              const struct fleet_link *link)
 {
     struct tunnels *ts = container_of(ob, struct tunnels, observer);
     struct fleet_agent *a = fleet_agent_find(ts->fleet, link->agent);
-    struct tunnel_network *n = a ? tunnel_network_of(ts, a->network->id) : NULL;
+    return a ? tunnel_network_of(ts, a->network->id) : NULL;
+}
+
+static void on_link_up(struct fleet_observer *ob, struct fleet_link *link)
+{
+    struct tunnel_network *n = network_of_link(ob, link);
     struct tunnel_object *o;
     if (!n)
         return;
@@ -359,9 +365,7 @@ static void on_link_up(struct fleet_observer *ob, struct fleet_link *link)
 
 static void on_link_down(struct fleet_observer *ob, struct fleet_link *link)
 {
-    struct tunnels *ts = container_of(ob, struct tunnels, observer);
-    struct fleet_agent *a = fleet_agent_find(ts->fleet, link->agent);
-    struct tunnel_network *n = a ? tunnel_network_of(ts, a->network->id) : NULL;
+    struct tunnel_network *n = network_of_link(ob, link);
     struct tunnel_object *o;
     if (!n)
         return;

@@ -3,7 +3,7 @@
 #include "base/error.h"
 #include "base/macro.h"
 #include "base/text.h"
-#include "base/time.h"
+#include "http/rest.h"
 
 #include <assert.h>
 #include <stdio.h>
@@ -196,21 +196,12 @@ json_t *tunnel_spec_json(const struct tunnel_spec *spec)
                      "endpoint", endpoint, "internal", (int)spec->internal, "ttl", ttl_json);
 }
 
-static json_t *time_json(int64_t wall_ms)
-{
-    char text[TIME_TEXT_SIZE];
-    if (!wall_ms)
-        return json_null();
-    time_format(wall_ms, text);
-    return json_string(text);
-}
-
 static json_t *holder_json(const struct tunnel_holder *h)
 {
     if (!h->id[0])
         return json_null();
     return json_pack("{s:s, s:I, s:o}", "id", h->id, "epoch", (json_int_t)h->epoch, "expires",
-                     time_json(h->expires));
+                     rest_time(h->expires));
 }
 
 json_t *tunnel_json(const struct tunnel *t, const struct tunnel_traffic *traffic)
@@ -224,8 +215,8 @@ json_t *tunnel_json(const struct tunnel *t, const struct tunnel_traffic *traffic
         "{s:s, s:o, s:{s:o, s:o}, s:o, s:o, s:o, s:o, s:o, s:o}", "phase",
         tunnel_phase_name(t->phase), "reason", t->reason[0] ? json_string(t->reason) : json_null(),
         "lease", "server", holder_json(&t->server), "agent", holder_json(&t->agent), "endpoint",
-        endpoint, "streams", streams, "bytes", bytes, "created", time_json(t->created), "started",
-        time_json(t->started), "closed", time_json(t->closed));
+        endpoint, "streams", streams, "bytes", bytes, "created", rest_time(t->created), "started",
+        rest_time(t->started), "closed", rest_time(t->closed));
     return json_pack("{s:s, s:s, s:I, s:o, s:o}", "id", t->id, "name", t->name, "version",
                      (json_int_t)t->version, "spec", tunnel_spec_json(&t->spec), "status", status);
 }

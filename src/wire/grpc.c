@@ -2,6 +2,7 @@
 
 #include "base/error.h"
 #include "base/macro.h"
+#include "base/text.h"
 
 #include <stdio.h>
 #include <string.h>
@@ -129,23 +130,12 @@ void grpc_message_escape(const char *s, char *out, size_t size)
     out[n] = '\0';
 }
 
-static int hex_value(char c)
-{
-    if (c >= '0' && c <= '9')
-        return c - '0';
-    if (c >= 'a' && c <= 'f')
-        return c - 'a' + 10;
-    if (c >= 'A' && c <= 'F')
-        return c - 'A' + 10;
-    return -1;
-}
-
 void grpc_message_unescape(const char *s, char *out, size_t size)
 {
     size_t n = 0;
     while (*s && n + 1 < size) {
-        int high = *s == '%' ? hex_value(s[1]) : -1;
-        int low = high >= 0 ? hex_value(s[2]) : -1;
+        int high = *s == '%' ? text_hex_value(s[1]) : -1;
+        int low = high >= 0 ? text_hex_value(s[2]) : -1;
         int byte = low >= 0 ? high << 4 | low : 0;
         out[n++] = byte ? (char)byte : *s;
         s += byte ? 3 : 1;
