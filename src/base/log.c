@@ -51,6 +51,16 @@ static void put_quoted(struct buf *line, const char *s)
     buf_puts(line, "\"");
 }
 
+/* Control characters could pass for another line, or tell a terminal to hide one. */
+static bool is_plain(const char *s)
+{
+    for (const char *c = s; *c; c++) {
+        if ((unsigned char)*c <= ' ' || *c == 0x7f || strchr("\"\\=", *c))
+            return false;
+    }
+    return *s != '\0';
+}
+
 static void put_value(struct buf *line, const struct log_field *f, bool quote_always)
 {
     if (f->type == LOG_FIELD_INT)
@@ -59,7 +69,7 @@ static void put_value(struct buf *line, const struct log_field *f, bool quote_al
         buf_puts(line, f->num ? "true" : "false");
     else if (!f->str)
         buf_puts(line, quote_always ? "null" : "-");
-    else if (!quote_always && *f->str && !strpbrk(f->str, " \"\\=\t\r\n\033"))
+    else if (!quote_always && is_plain(f->str))
         buf_puts(line, f->str);
     else
         put_quoted(line, f->str);
@@ -81,6 +91,7 @@ void log_write(enum log_level level, const char *text, const struct log_field *f
         buf_printf(&line, json ? ",\"%s\":" : " %s=", fields->key);
         put_value(&line, fields, json);
     }
+    line.limit = 0; /* a line that was cut short is a line */
     buf_puts(&line, json ? "}\n" : "\n");
     ssize_t n = write(sink.fd, line.data, line.len);
     (void)n; /* there is nowhere to report that the log is gone */
