@@ -149,7 +149,7 @@ static void put_answer(struct h1 *h, const struct http_answer *a, bool is_head)
 
 static void side_answer(struct http_request *req, const struct http_answer *a)
 {
-    struct h1 *h = TAKE(req->side);
+    struct h1 *h = http_request_leave(req);
     put_answer(h, a, req->is_head);
     answered(h);
 }
@@ -179,7 +179,7 @@ static size_t side_send(struct http_request *req, const void *data, size_t len)
 
 static void side_finish(struct http_request *req)
 {
-    struct h1 *h = TAKE(req->side);
+    struct h1 *h = http_request_leave(req);
     if (h->parser.head.minor == 1)
         http1_put_chunk(&h->out, NULL, 0);
     answered(h);
@@ -187,7 +187,7 @@ static void side_finish(struct http_request *req)
 
 static void side_cut(struct http_request *req)
 {
-    struct h1 *h = TAKE(req->side);
+    struct h1 *h = http_request_leave(req);
     h->req = NULL;
     enter(h, H1_CLOSING);
     h->has_closed = true;

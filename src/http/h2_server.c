@@ -64,7 +64,7 @@ static void respond(struct h2_side *side, const struct http_answer *a, bool has_
 
 static void side_answer(struct http_request *req, const struct http_answer *a)
 {
-    struct h2_side *side = TAKE(req->side);
+    struct h2_side *side = http_request_leave(req);
     bool no_length = a->status == 204 || a->status == 304;
     bool has_body = !req->is_head && !no_length && a->len > 0;
     side->req = NULL;
@@ -95,7 +95,7 @@ static size_t side_send(struct http_request *req, const void *data, size_t len)
 
 static void side_finish(struct http_request *req)
 {
-    struct h2_side *side = TAKE(req->side);
+    struct h2_side *side = http_request_leave(req);
     side->req = NULL;
     side->is_ended = true;
     timer_start(&side->deadline, HTTP_STALL_MS);
@@ -104,7 +104,7 @@ static void side_finish(struct http_request *req)
 
 static void side_cut(struct http_request *req)
 {
-    struct h2_side *side = TAKE(req->side);
+    struct h2_side *side = http_request_leave(req);
     side->req = NULL;
     timer_stop(&side->deadline);
     h2_reset(side->stream, H2_CANCEL);

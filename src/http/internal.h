@@ -24,7 +24,7 @@ struct http_answer {
 };
 
 /* What HTTP/1.1 and HTTP/2 do differently for one request. `req->side` is theirs. Each of answer,
- * finish and cut ends the side's interest in the request: it sets req->side to NULL. */
+ * finish and cut ends the side's interest in the request, by http_request_leave. */
 struct http_side_ops {
     void (*answer)(struct http_request *req, const struct http_answer *a);
     void (*begin)(struct http_request *req, const struct http_answer *a); /* a body follows */
@@ -37,7 +37,7 @@ struct http_side_ops {
 /* One address that has connections here. */
 struct http_source {
     uint8_t ip[16];
-    uint32_t conns;
+    uint32_t conns, in_flight;
     UT_hash_handle hh;
 };
 
@@ -101,9 +101,9 @@ enum http_step {
 struct http_request {
     struct http_server *server; /* NULL once the server is gone */
     struct loop *loop;
-    struct http_link *link; /* NULL once the connection is gone */
     const struct http_side_ops *ops;
-    void *side; /* NULL: nobody waits for the answer */
+    void *side;             /* NULL: nobody waits for the answer */
+    struct http_link *link; /* NULL together with `side` */
 
     struct arena arena;
     const char *method, *path, *query;
@@ -151,6 +151,8 @@ int http_request_body(struct http_request *req, const void *data, size_t len); /
 void http_request_run(struct http_request *req);                               /* body complete */
 /* The other side has gone: forgets a request nobody holds yet, tells the holder otherwise. */
 void http_request_gone(struct http_request *req);
+/* The side has nothing more to do with it; returns the side. */
+void *http_request_leave(struct http_request *req);
 void http_request_free(struct http_request *req);
 
 /* route.c. Fills in route, ctx and params: 0, 404 or 405 (then Allow is added). */

@@ -55,12 +55,22 @@ struct http_request *http_request_new(struct http_link *link, const struct http_
 
     DL_APPEND(req->server->requests, req);
     req->server->stats.in_flight++;
+    link->source->in_flight++;
     req->server->stats.requests++;
     return req;
 }
 
+void *http_request_leave(struct http_request *req)
+{
+    if (req->link)
+        req->link->source->in_flight--;
+    req->link = NULL;
+    return TAKE(req->side);
+}
+
 void http_request_free(struct http_request *req)
 {
+    http_request_leave(req);
     if (req->server) {
         DL_DELETE(req->server->requests, req);
         req->server->stats.in_flight--;
@@ -91,6 +101,8 @@ int http_request_admit(struct http_request *req, bool has_body, int64_t content_
         return refuse(req, status, d, ERR_USAGE, "this path does not know the method");
     if (req->server->stats.in_flight > HTTP_IN_FLIGHT_MAX)
         return refuse(req, 503, d, ERR_LIMIT, "too many requests are being worked on");
+    if (req->link->source->in_flight > req->server->limits.requests_per_addr)
+        return refuse(req, 429, d, ERR_RATE, "too many requests of your address wait for answers");
     if ((has_body && req->route->body_max == 0) || content_length > (int64_t)req->route->body_max) {
         diag_set(d, ERR_TOO_LARGE, "the body may have %zu bytes", req->route->body_max);
         req->server->stats.refused++;
@@ -170,8 +182,7 @@ void http_request_continue(struct http_request *req, const struct diag *d)
 
 void http_request_gone(struct http_request *req)
 {
-    req->side = NULL;
-    req->link = NULL;
+    http_request_leave(req);
     if (req->step == HTTP_STEP_BODY) {
         http_request_free(req);
     } else if (req->step == HTTP_STEP_STREAM) {

@@ -16,6 +16,7 @@ static const struct http_limits default_limits = {
     .conns = 4096,
     .conns_per_addr = 256,
     .requests_per_conn = 64,
+    .requests_per_addr = 2048,
     .header_bytes = 16 * 1024,
     .header_count = 100,
     .header_ms = 10 * 1000,
@@ -149,7 +150,6 @@ static void abandon(struct http_server *s, struct http_request *req)
 {
     if (req->side)
         req->ops->cut(req);
-    req->link = NULL;
     DL_DELETE(s->requests, req);
     req->server = NULL;
     if (req->step == HTTP_STEP_BODY)

@@ -61,6 +61,7 @@ struct http_limits {            /* 0 takes the default */
     uint32_t conns;             /* 4096 */
     uint32_t conns_per_addr;    /* 256 */
     uint32_t requests_per_conn; /* 64 unanswered at once (HTTP/1.1 pipelining: read one by one) */
+    uint32_t requests_per_addr; /* 2048 unanswered at once, of all its connections */
     uint32_t header_bytes;      /* 16 KiB, request line included */
     uint32_t header_count;      /* 100 */
     uint32_t header_ms;         /* 10 s for the whole head */

@@ -649,6 +649,36 @@ static void an_ipv6_network_counts_as_one_address(void **state)
         close(fds[i]);
 }
 
+static void requests_in_flight_are_capped_for_each_address(void **state)
+{
+    static const char hold[] = "GET /hold HTTP/1.1\r\nHost: x\r\n\r\n";
+    tear_down(state);
+    set_up_with((struct http_limits){.requests_per_addr = 2});
+    int unfinished = b.fd;
+    say("POST /echo HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\n\r\na");
+    connect_client();
+    say(hold);
+    int holding = b.fd;
+    connect_client();
+    say(hold);
+    HEARD("HTTP/1.1 429 ");
+    hang_up();
+    connect_client_from("10.0.0.1"); /* others are served */
+    say("GET /hello HTTP/1.1\r\nHost: x\r\n\r\n");
+    HEARD("HTTP/1.1 200 OK");
+    hang_up();
+    http_respond_text(b.held, 200, "");
+    close(unfinished);
+    pump();
+    for (int i = 0; i < 3; i++) { /* answered ones and lost ones count no more */
+        connect_client();
+        say("GET /hello HTTP/1.1\r\nHost: x\r\n\r\n");
+        HEARD("HTTP/1.1 200 OK");
+        hang_up();
+    }
+    close(holding);
+}
+
 static void note_drained(void *arg)
 {
     b.drained++;
@@ -716,6 +746,7 @@ int main(void)
         TEST(an_event_stream_whose_reader_sleeps_is_cut),
         TEST(connections_are_capped_for_each_address),
         TEST(an_ipv6_network_counts_as_one_address),
+        TEST(requests_in_flight_are_capped_for_each_address),
         TEST(draining_ends_idle_connections_and_waits_for_busy_ones),
         TEST(draining_ends_event_streams),
     };
