@@ -197,8 +197,8 @@ void complete_script_zsh(const struct program *p, FILE *out)
             "    done < <(%s __complete -- \"${(@)words[2,CURRENT]}\" 2>/dev/null)\n"
             "    (( $#found )) && _describe '%s' found\n"
             "}\n"
-            "compdef %s %s\n",
-            p->name, p->name, p->name, fn, p->name, p->name, fn, p->name);
+            "if [[ $funcstack[1] == %s ]]; then %s; else compdef %s %s; fi\n",
+            p->name, p->name, p->name, fn, p->name, p->name, fn, fn, fn, p->name);
 }
 
 void complete_script_fish(const struct program *p, FILE *out)

@@ -17,48 +17,57 @@
 #include "cli/remote_settings.h"
 #include "pki/cert.h"
 
+#include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
 #include <strings.h>
 #include <termios.h>
 #include <unistd.h>
 
+#define LINE_SIZE             1024
 #define CA_MAX                8
 #define CA_FILE_MAX           (256u << 10)
 #define FINGERPRINT_TEXT_SIZE (2 * CERT_FINGERPRINT_SIZE + 1)
 
 /* --- the terminal ---------------------------------------------------------------------------- */
 
-/* Asks on the terminal itself, whatever stdin is. ERR_UNAVAILABLE without one. */
+/* One line of the terminal, without its end. ERR_CANCELED at its end. */
+static int read_line(int fd, char **ret)
+{
+    char line[LINE_SIZE];
+    size_t n = 0;
+    while (n < sizeof(line) - 1 && read(fd, line + n, 1) == 1 && line[n] != '\n')
+        n++;
+    bool is_whole = n < sizeof(line) - 1 && line[n] == '\n';
+    line[n] = '\0';
+    if (is_whole)
+        *ret = mem_strdup(line);
+    explicit_bzero(line, sizeof(line));
+    return is_whole ? 0 : ERR_CANCELED;
+}
+
+/* Asks on the terminal itself, whatever stdin is. ERR_UNAVAILABLE without one. A secret's echo is
+ * off before the question appears, so that nothing typed ahead is shown or lost. */
 static int ask(const char *question, bool is_secret, char **ret)
 {
     struct termios before, silent;
-    char *line = NULL;
-    size_t size = 0;
-    FILE *tty = fopen("/dev/tty", "r+e");
-    if (!tty)
+    int fd = open("/dev/tty", O_RDWR | O_CLOEXEC);
+    if (fd < 0)
         return ERR_UNAVAILABLE;
-    fputs(question, tty);
-    fflush(tty);
-    bool has_modes = is_secret && tcgetattr(fileno(tty), &before) == 0;
+    bool has_modes = is_secret && tcgetattr(fd, &before) == 0;
     if (has_modes) {
         silent = before;
         silent.c_lflag &= ~(tcflag_t)ECHO;
-        tcsetattr(fileno(tty), TCSAFLUSH, &silent);
+        tcsetattr(fd, TCSANOW, &silent);
     }
-    ssize_t n = getline(&line, &size, tty);
+    dprintf(fd, "%s", question);
+    int r = read_line(fd, ret);
     if (has_modes) {
-        tcsetattr(fileno(tty), TCSAFLUSH, &before);
-        fputc('\n', tty);
+        tcsetattr(fd, TCSANOW, &before);
+        dprintf(fd, "\n");
     }
-    fclose(tty);
-    if (n < 0) {
-        free(line);
-        return ERR_CANCELED;
-    }
-    line[strcspn(line, "\r\n")] = '\0';
-    *ret = line;
-    return 0;
+    close(fd);
+    return r;
 }
 
 /* --- the CA ---------------------------------------------------------------------------------- */

@@ -111,9 +111,9 @@ void remote_query(char **path, const char *key, const char *value)
 int remote_fail(struct remote *r, const char *doing, const struct diag *why)
 {
     struct call *c = r->call;
-    call_fail(c, why->code, NULL, "cannot %s: %s", doing, diag_text(why));
-    memcpy(c->diag.field, why->field, sizeof(c->diag.field));
-    return why->code;
+    bool names_field = !why->field[0] || strstr(diag_text(why), why->field);
+    return call_fail(c, why->code, NULL, "cannot %s: %s%s%s", doing, names_field ? "" : why->field,
+                     names_field ? "" : ": ", diag_text(why));
 }
 
 static int read_json(const struct http_reply *reply, json_t **ret, struct diag *d)
