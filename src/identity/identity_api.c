@@ -290,12 +290,22 @@ static void revoke_token_done(void *arg, int err)
     token_act_free(a);
 }
 
+/* Whoever may not make such a token may not end it. */
+static int may_revoke(const struct identity_caller *by, const struct token_record *r,
+                      struct diag *d)
+{
+    if (r->kind == TOKEN_API && r->role == IDENTITY_ADMIN && by->role != IDENTITY_ADMIN)
+        return diag_set(d, ERR_DENIED, "only an administrator ends an administrator's token");
+    return 0;
+}
+
 static void revoke_token(struct http_request *req, void *ctx)
 {
     const struct token_record *r;
     struct diag d = {0};
     uint64_t version;
-    if (find_token(ctx, req, &r, &d) || rest_if_match(req, false, &version, &d)) {
+    if (find_token(ctx, req, &r, &d) || may_revoke(identity_caller(req), r, &d) ||
+        rest_if_match(req, false, &version, &d)) {
         http_respond_diag(req, &d);
         return;
     }

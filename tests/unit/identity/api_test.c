@@ -162,6 +162,15 @@ static void a_key_whose_client_left_before_anything_was_done_can_be_used_again(v
     sem_destroy(&go_on);
 }
 
+static void an_operator_does_not_end_an_administrators_token(void **state)
+{
+    struct bench *h = *state;
+    CLEANUP(mem_free) char *op = bench_token(h, "{\"kind\": \"api\", \"name\": \"op\"}");
+    assert_int_equal(bench_call_as(h, op, "POST", "/api/v1/tokens/admin:revoke", NULL, NULL), 403);
+    assert_int_equal(bench_call(h, "GET", "/api/v1/tokens/admin", NULL), 200);
+    assert_int_equal(bench_call_as(h, op, "POST", "/api/v1/tokens/op:revoke", NULL, NULL), 200);
+}
+
 static void tokens_are_listed_by_pages_in_order(void **state)
 {
     struct bench *h = *state;
@@ -345,6 +354,7 @@ int main(void)
         TEST(the_secret_is_shown_once_and_never_stored),
         TEST(a_repeated_post_acts_once_and_gets_the_first_answer),
         TEST(a_key_whose_client_left_before_anything_was_done_can_be_used_again),
+        TEST(an_operator_does_not_end_an_administrators_token),
         TEST(tokens_are_listed_by_pages_in_order),
         TEST(tenants_see_nothing_of_each_other),
         TEST(a_deleted_tenants_tokens_open_nothing),
