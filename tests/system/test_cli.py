@@ -1,7 +1,9 @@
 """The command line: the calls that scripts are written against, and what people see."""
 
+import hashlib
 import json
 import os
+import pty
 import re
 import stat
 import subprocess
@@ -102,6 +104,108 @@ def test_login_keeps_contexts_in_a_private_file(hub, directory):
     assert done.returncode == 0 and json.loads(done.stdout) == []
     written = [os.path.join(p, f) for p, _, files in os.walk(env["XDG_CONFIG_HOME"]) for f in files]
     assert written and all(stat.S_IMODE(os.stat(f).st_mode) == 0o600 for f in written)
+
+
+def test_watch_goes_on_after_the_hub_was_killed(hub, directory):
+    out = os.path.join(directory, "watch.out")
+    with open(out, "w") as f:
+        watcher = subprocess.Popen([program("warren"), "network", "list", "--watch"], stdout=f,
+                                   env={**os.environ, **hub.environment()})
+    try:
+        hub.admin.post("/api/v1/networks", {"name": "before"})
+        wait_until(lambda: "before" in open(out).read(), "the first change")
+        hub.process.kill()
+        hub.start()
+        hub.admin.post("/api/v1/networks", {"name": "after"})
+        wait_until(lambda: "after" in open(out).read(), "the change after the restart")
+        assert watcher.poll() is None
+    finally:
+        watcher.terminate()
+        watcher.wait(10)
+
+
+def test_a_tunnel_is_changed_renamed_and_guarded_by_its_version(hub, echo_server):
+    hub.agent("a1")
+    hub.tunnel("127.0.0.1:1")
+    changed = hub.cli("tunnel", "update", "web", "--target", echo_server.address, "--rename", "shop", "--ttl", "1h",
+                      "--wait", "-o", "json")
+    assert changed["name"] == "shop" and changed["spec"]["ttl"] == "1h"
+    assert serves(changed["status"]["endpoint"]["address"])
+    assert hub.cli("tunnel", "update", "shop", "--no-ttl", "-o", "json")["spec"]["ttl"] is None
+    assert hub.cli("tunnel", "update", "shop", "--ttl", "2h", "--if-version", "1", check=False).returncode == 5
+    assert hub.cli("tunnel", "update", "shop", check=False).returncode == 2
+    gone = hub.cli("tunnel", "update", "shop", "--no-listen", "-o", "json")
+    assert gone["spec"]["access"]["endpoint"] is None
+    assert hub.cli("tunnel", "delete", "shop", "--if-version", "1", check=False).returncode == 5
+    assert hub.cli("tunnel", "delete", "shop").returncode == 0
+
+
+def test_exit_codes_are_those_of_the_manual(hub, directory):
+    hub.admin.post("/api/v1/networks", {"name": "empty"})
+    waiting = ["tunnel", "create", "--name", "x", "--network", "empty", "--target", "127.0.0.1:1", "--wait",
+               "--timeout", "500ms"]
+    bad = os.path.join(directory, "bad.token")
+    with open(os.open(bad, os.O_CREAT | os.O_WRONLY, 0o600), "w") as f:
+        f.write("wat_0000000000000000_" + "A" * 43)
+    for expected, words, env in [
+        (0, ["network", "list"], {}),
+        (2, ["network", "list", "--no-such-flag"], {}),
+        (2, ["network", "create", "Not_A_Name"], {}),
+        (3, ["network", "get", "nothing"], {}),
+        (4, ["network", "list"], {"WARREN_TOKEN_FILE": bad}),
+        (5, ["network", "create", "empty"], {}),
+        (6, waiting, {}),
+        (7, ["network", "list"], {"WARREN_HUB": "https://127.0.0.1:1"}),
+        (7, ["network", "list"], {"WARREN_CA": "sha256:" + "00" * 32}),
+    ]:
+        done = hub.cli(*words, check=False, env=env)
+        assert done.returncode == expected, (words, done.returncode, done.stderr)
+        assert expected == 0 or done.stderr.startswith("warren: ")
+
+
+def test_login_trusts_only_the_ca_that_was_agreed_on(hub):
+    der = subprocess.run(["openssl", "x509", "-in", hub.ca_path, "-outform", "DER"], capture_output=True).stdout
+    pin = hashlib.sha256(der).hexdigest()
+    env = {"WARREN_CA": "", "WARREN_HUB": "", "WARREN_TOKEN_FILE": ""}
+
+    def login(*words):
+        return hub.cli("login", hub.url, "--token-file", hub.token_path, *words, check=False, env=env)
+    done = login()
+    assert done.returncode == 7 and pin in done.stderr
+    assert hub.cli("context", "list", "-o", "json", env=env) == []
+    done = login("--ca", "sha256:" + "11" * 32)
+    assert done.returncode == 7
+    assert login("--ca", f"sha256:{pin}", "--name", "pinned").returncode == 0
+    assert login("--trust", "--name", "trusted").returncode == 0
+    assert {c["name"]: c["current"] for c in hub.cli("context", "list", "-o", "json", env=env)} \
+        == {"pinned": False, "trusted": True}
+    assert hub.cli("network", "list", "-o", "json", env=env) == []
+    hub.cli("context", "use", "pinned", env=env)
+    hub.cli("context", "remove", "trusted", env=env)
+    assert hub.cli("status", "-o", "json", env=env)["ready"] is True
+    hub.cli("logout", env=env)
+    assert hub.cli("network", "list", check=False, env=env).returncode == 2
+
+
+def test_login_asks_on_the_terminal_and_does_not_echo_the_token(hub):
+    token = open(hub.token_path).read().strip()
+    env = {**os.environ, **hub.environment(), "WARREN_CA": "", "WARREN_HUB": "", "WARREN_TOKEN_FILE": ""}
+    child, terminal = pty.fork()
+    if child == 0:
+        os.execve(program("warren"), ["warren", "login", hub.url], env)
+    shown = b""
+    answers = [(b"trust it: ", b"yes\n"), (b"API token: ", token.encode() + b"\n")]
+    while True:
+        try:
+            piece = os.read(terminal, 4096)
+        except OSError:
+            break
+        shown += piece
+        if answers and shown.endswith(answers[0][0]):
+            os.write(terminal, answers.pop(0)[1])
+    os.close(terminal)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0, shown
+    assert b"logged in" in shown and token.encode() not in shown
 
 
 def test_help_completion_and_man_pages_come_from_the_command_table(hub):
