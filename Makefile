@@ -3,7 +3,7 @@
 #   make                 builds build/warren and build/warren-agent
 #   make demo [KEEP=1]   shows the whole thing on this machine; KEEP=1 leaves it running
 #   make test            unit tests and system tests
-#   make lint            format, layers, static analysis
+#   make lint            format, layers, REST contract, static analysis
 #   make bench           measures against loopback, ssh -R and haproxy
 #   make fuzz            FUZZ_SECONDS=30 for each parser
 #   make install         PREFIX=/usr/local DESTDIR=
