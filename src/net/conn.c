@@ -109,6 +109,7 @@ void conn_attach(struct conn *c, struct loop *l, const struct conn_ops *ops, voi
     c->loop = l;
     c->last_input_ms = loop_now_ms(l);
     c->is_paused = false;
+    c->end_told = false;
     timer_init(&c->timer, l, conn_on_timer);
     int rc = io_start(&c->io, l, fd, conn_on_event);
     if (rc < 0) {
@@ -134,6 +135,14 @@ void conn_resume(struct conn *c)
     if (!c->is_paused)
         return;
     c->is_paused = false;
+    conn_wake(c);
+}
+
+void conn_shut(struct conn *c)
+{
+    if (c->state != CONN_OPEN || c->is_ending)
+        return;
+    c->is_ending = true;
     conn_wake(c);
 }
 

@@ -52,13 +52,19 @@ void conn_start(struct conn *c, const struct conn_ops *ops, void *arg);
 /* Another deadline for the handshake than 10 s; before conn_start. */
 void conn_set_handshake_ms(struct conn *c, uint32_t ms);
 
-/* Off the loop and back on one. Between the two nothing happens to it; on_close will not come. */
+/* Off the loop and back on one. Between the two nothing happens to it; on_close will not come. A
+ * new owner is told again of an end (on_end) that the old one knows of. */
 void conn_detach(struct conn *c);
 void conn_attach(struct conn *c, struct loop *l, const struct conn_ops *ops, void *arg);
 
 void conn_wake(struct conn *c);  /* on_fill has something */
 void conn_pause(struct conn *c); /* no more on_data or on_end until conn_resume */
 void conn_resume(struct conn *c);
+
+/* Half-close: what is buffered is sent, then the end (close_notify and FIN); reading goes on.
+ * on_fill must have nothing left and is not called again. When both sides have ended: conn_close.
+ */
+void conn_shut(struct conn *c);
 
 /* Sends what on_fill still gives and what is buffered, says goodbye, then on_close(0); at most 5 s.
  * No on_data or on_end any more. */

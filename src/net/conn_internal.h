@@ -38,7 +38,8 @@ struct conn {
     enum conn_state state;
     int err;
     bool is_paused, got_end, end_told;
-    bool *gone; /* set while pumping: told when a callback detaches the connection */
+    bool is_ending, has_ended; /* conn_shut: asked for, done */
+    bool *gone;                /* set while pumping: told when a callback detaches the connection */
 
     const uint8_t *in; /* ciphertext to decrypt, only inside the pump */
     size_t in_len;

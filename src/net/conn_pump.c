@@ -71,7 +71,7 @@ static bool write_side(struct conn *c)
 {
     struct buffers *b = buffers_of_thread();
     size_t len = 0;
-    if (c->unsent.len || !c->io.writable)
+    if (c->unsent.len || !c->io.writable || c->is_ending)
         return false;
     while (len < c->batch) {
         size_t n = c->ops->on_fill(c->arg, b->plain_out + len, c->batch - len + FILL_MIN - 1);
@@ -182,9 +182,10 @@ static void tell_end(struct conn *c)
 
 /* Closing */
 
-static void say_goodbye(struct conn *c)
+/* close_notify and FIN, when all before them is sent. */
+static void send_end(struct conn *c)
 {
-    if (c->unsent.len || !c->io.writable)
+    if (c->has_ended || c->unsent.len || !c->io.writable)
         return;
     conn_tls_goodbye(c);
     conn_flush(c);
@@ -193,7 +194,14 @@ static void say_goodbye(struct conn *c)
     if (c->state == CONN_DEAD)
         return;
     shutdown(c->io.fd, SHUT_WR);
-    c->state = CONN_LINGER;
+    c->has_ended = true;
+}
+
+static void say_goodbye(struct conn *c)
+{
+    send_end(c);
+    if (c->has_ended && c->state != CONN_DEAD)
+        c->state = CONN_LINGER;
 }
 
 static void linger(struct conn *c)
@@ -293,6 +301,8 @@ static bool pump_open(struct conn *c, const bool *gone)
             more_out = write_side(c);
         conn_flush(c);
     }
+    if (c->is_ending && c->state == CONN_OPEN)
+        send_end(c);
     if (c->state == CONN_CLOSING && !c->unsent.len && !more_out)
         say_goodbye(c);
     if (c->state == CONN_LINGER)
