@@ -47,7 +47,7 @@ struct http_exchange {
     size_t out_at;
     struct http_reply reply;
     struct timer timeout;
-    bool has_head;
+    bool has_head, is_connect;
     struct http_exchange *prev, *next;
 };
 
@@ -265,6 +265,8 @@ static int on_head(struct http1 *p, const struct http1_head *head)
 {
     struct http_exchange *x = container_of(p, struct http_exchange, parser);
     x->has_head = true;
+    if (x->is_connect && head->status / 100 == 2)
+        http1_expect_no_body(p);
     x->reply.status = head->status;
     x->reply.headers = copy_headers(head->fields, head->n_fields);
     x->reply.body.limit = x->client->reply_max;
@@ -302,6 +304,15 @@ static void fail_reading(struct http_exchange *x, int code)
 
 /* --- the connection --------------------------------------------------------------------------- */
 
+static void become_tunnel(struct http_exchange *x)
+{
+    struct conn *c = TAKE(x->conn);
+    detach(x);
+    conn_pause(c);
+    x->ops.on_tunnel(x->arg, c);
+    exchange_free(x);
+}
+
 static size_t on_data(void *arg, const uint8_t *data, size_t len)
 {
     struct http_exchange *x = arg;
@@ -312,7 +323,10 @@ static size_t on_data(void *arg, const uint8_t *data, size_t len)
         return len;
     if (n < 0)
         fail_reading(x, (int)n);
-    else if (x->parser.ended)
+    else if (x->parser.ended && x->is_connect && x->reply.status / 100 == 2) {
+        become_tunnel(x);
+        return (size_t)n;
+    } else if (x->parser.ended)
         succeed(x);
     return len;
 }
@@ -384,10 +398,12 @@ static void on_dialled(void *arg, const struct dial_result *r)
 static void write_request(struct http_client *c, const struct http_ask *ask, struct buf *out)
 {
     const char *method = ask->method ? ask->method : ask->body ? "POST" : "GET";
-    buf_printf(out, "%s %s%s HTTP/1.1\r\n", method, c->prefix, ask->path);
-    http1_put_field(out, "Host", c->authority);
+    bool is_connect = strcmp(method, "CONNECT") == 0;
+    buf_printf(out, "%s %s%s HTTP/1.1\r\n", method, is_connect ? "" : c->prefix, ask->path);
+    http1_put_field(out, "Host", is_connect ? ask->path : c->authority);
     http1_put_field(out, "User-Agent", "warren/" WARREN_VERSION);
-    http1_put_field(out, "Connection", "close");
+    if (!is_connect)
+        http1_put_field(out, "Connection", "close");
     if (c->bearer)
         buf_printf(out, "Authorization: Bearer %s\r\n", c->bearer);
     if (ask->content_type)
@@ -412,6 +428,7 @@ struct http_exchange *http_client_start(struct http_client *c, const struct http
     timer_init(&x->timeout, c->loop, on_timeout);
     http1_init_client(&x->parser, &parser_ops,
                       (struct http1_limits){HEAD_BYTES_MAX, HEAD_COUNT_MAX});
+    x->is_connect = ask->method && strcmp(ask->method, "CONNECT") == 0;
     if (ask->method && strcmp(ask->method, "HEAD") == 0)
         http1_expect_no_body(&x->parser);
     write_request(c, ask, &x->out);

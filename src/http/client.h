@@ -16,6 +16,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
+struct conn;
 struct loop;
 struct http_client;
 struct http_exchange;
@@ -36,7 +37,7 @@ struct http_client_config {
 
 struct http_ask {
     const char *method; /* NULL: GET, or POST with a body */
-    const char *path;   /* "/api/v1/tunnels?page_size=10", already escaped */
+    const char *path;   /* "/api/v1/tunnels?page_size=10", already escaped; CONNECT: host:port */
     const char *content_type;
     const void *body;
     size_t body_len;
@@ -68,6 +69,9 @@ struct http_exchange_ops {
     /* Exactly once, unless cancelled. On failure `d` says why (ERR_DNS, ERR_REFUSED, ERR_TLS,
      * ERR_TIMEOUT, ERR_PROTO, …) and `reply` is NULL. `reply` may be emptied by the callee. */
     void (*done)(void *arg, struct http_reply *reply, const struct diag *d);
+    /* CONNECT answered by 2xx: instead of `done`. The connection is the callee's, who starts it
+     * anew (conn_start); it is paused, with what came after the answer's head unread. */
+    void (*on_tunnel)(void *arg, struct conn *c);
 };
 /* Copies the ask. The callbacks come later, never from inside this call. */
 struct http_exchange *http_client_start(struct http_client *c, const struct http_ask *ask,

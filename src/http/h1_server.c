@@ -195,8 +195,31 @@ static void side_cut(struct http_request *req)
     conn_abort(h->link.conn, ERR_LIMIT);
 }
 
-static const struct http_side_ops side_ops = {side_answer, side_begin, side_send, side_finish,
-                                              side_cut};
+static void free_h1(struct h1 *h)
+{
+    timer_stop(&h->deadline);
+    timer_stop(&h->stall);
+    http_link_remove(&h->link);
+    http1_done(&h->parser);
+    buf_done(&h->out);
+    mem_free(h);
+}
+
+static struct conn *side_take(struct http_request *req)
+{
+    struct h1 *h = req->side;
+    struct conn *c = h->link.conn;
+    if (h->has_closed || unsent(h) > 0 || !conn_is_open(c))
+        return NULL;
+    req->side = NULL;
+    req->link = NULL;
+    conn_detach(c);
+    free_h1(h);
+    return c;
+}
+
+static const struct http_side_ops side_ops = {side_answer, side_begin, side_send,
+                                              side_finish, side_cut,   side_take};
 
 /* --- reading: struct http1_ops ---------------------------------------------------------------- */
 
@@ -361,14 +384,9 @@ static void on_close(void *arg, int err)
 {
     struct h1 *h = arg;
     h->has_closed = true;
-    timer_stop(&h->deadline);
-    timer_stop(&h->stall);
     if (h->req)
         http_request_gone(TAKE(h->req));
-    http_link_remove(&h->link);
-    http1_done(&h->parser);
-    buf_done(&h->out);
-    mem_free(h);
+    free_h1(h);
 }
 
 static const struct conn_ops conn_ops = {

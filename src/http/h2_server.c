@@ -110,8 +110,8 @@ static void side_cut(struct http_request *req)
     h2_reset(side->stream, H2_CANCEL);
 }
 
-static const struct http_side_ops side_ops = {side_answer, side_begin, side_send, side_finish,
-                                              side_cut};
+static const struct http_side_ops side_ops = {side_answer, side_begin, side_send,
+                                              side_finish, side_cut,   NULL};
 
 /* --- streams ---------------------------------------------------------------------------------- */
 

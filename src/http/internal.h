@@ -32,6 +32,7 @@ struct http_side_ops {
     size_t (*send)(struct http_request *req, const void *data, size_t len);
     void (*finish)(struct http_request *req);
     void (*cut)(struct http_request *req);
+    struct conn *(*take)(struct http_request *req); /* NULL: not possible, as of now or ever */
 };
 
 /* One address that has connections here. */
@@ -68,6 +69,8 @@ struct http_server {
     struct http_hooks hooks;
     struct http_limits limits;
     struct http_table *tables;
+    struct http_route connect; /* handler NULL: none */
+    void *connect_ctx;
     struct http_link *links;
     struct http_request *requests;
     struct http_source *sources; /* uthash */

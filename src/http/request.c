@@ -48,7 +48,7 @@ struct http_request *http_request_new(struct http_link *link, const struct http_
     req->n_fields = n_fields;
     req->peer = link->peer;
 
-    const char *path = path_of(target);
+    const char *path = strcmp(method, "CONNECT") == 0 ? target : path_of(target);
     size_t len = strcspn(path, "?");
     req->query = path[len] ? path + len + 1 : "";
     req->path = arena_strndup(&req->arena, path, len);
@@ -259,6 +259,16 @@ const struct addr *http_peer(const struct http_request *req)
 struct conn *http_conn(const struct http_request *req)
 {
     return req->link ? req->link->conn : NULL;
+}
+
+struct conn *http_take_conn(struct http_request *req)
+{
+    struct conn *c = req->side && req->ops->take ? req->ops->take(req) : NULL;
+    if (!c)
+        return NULL;
+    req->server->stats.status_class[2]++;
+    http_request_free(req);
+    return c;
 }
 
 bool http_request_is_gone(const struct http_request *req)

@@ -83,6 +83,11 @@ int http_route_find(struct http_server *s, struct http_request *req)
 {
     uint64_t best = 0;
     const char *allowed = "";
+    if (strcmp(req->method, "CONNECT") == 0 && s->connect.handler) {
+        req->route = &s->connect;
+        req->ctx = s->connect_ctx;
+        return 0;
+    }
     for (struct http_table *t = s->tables; t; t = t->next) {
         for (size_t i = 0; i < t->n; i++) {
             uint64_t score = match(req, t->rows[i].path);

@@ -54,6 +54,13 @@ void http_server_add(struct http_server *s, const struct http_route *rows, size_
     LL_APPEND(s->tables, t);
 }
 
+void http_server_on_connect(struct http_server *s,
+                            void (*handler)(struct http_request *req, void *ctx), void *ctx)
+{
+    s->connect = (struct http_route){.method = "CONNECT", .role = HTTP_PUBLIC, .handler = handler};
+    s->connect_ctx = ctx;
+}
+
 void http_server_stats(const struct http_server *s, struct http_stats *ret)
 {
     *ret = s->stats;

@@ -125,6 +125,19 @@ void *http_hook_data(const struct http_request *req);
 /* After HTTP_LATER: goes on with the next step, or answers with `d` if its code is not 0. */
 void http_request_continue(struct http_request *req, const struct diag *d);
 
+/* --- CONNECT (RFC 9110 section 9.3.6) ----------------------------------------------------------
+ */
+
+/* Serves CONNECT: http_path is the authority that the client asked for. The route is public: the
+ * handler itself judges Proxy-Authorization. Without one CONNECT is refused. */
+void http_server_on_connect(struct http_server *s,
+                            void (*handler)(struct http_request *req, void *ctx), void *ctx);
+
+/* Ends a CONNECT request without an answer and yields its connection, off its loop, with every
+ * byte that has arrived after the head. NULL, and the request is still to be answered: the client
+ * is gone, or the connection is HTTP/2. Not from within the handler: later. */
+struct conn *http_take_conn(struct http_request *req);
+
 /* --- answers ---------------------------------------------------------------------------------- */
 
 /* Adds a header to the answer that will be given. CR, LF and NUL in the value are a bug. */

@@ -222,6 +222,80 @@ static void a_request_is_answered_and_the_connection_stays(void **state)
     assert_false(b.got_end);
 }
 
+static void handle_connect(struct http_request *req, void *ctx)
+{
+    b.held = req;
+}
+
+static size_t on_tunnel_data(void *arg, const uint8_t *data, size_t len)
+{
+    buf_append(arg, data, len);
+    return len;
+}
+
+static size_t on_tunnel_fill(void *arg, uint8_t *out, size_t cap)
+{
+    return 0;
+}
+
+static void on_tunnel_close(void *arg, int err)
+{
+}
+
+static void connect_hands_the_connection_over_with_its_unread_bytes(void **state)
+{
+    static const struct conn_ops tunnel_ops = {
+        .on_data = on_tunnel_data, .on_fill = on_tunnel_fill, .on_close = on_tunnel_close};
+    CLEANUP(buf_done) struct buf got = {0};
+    struct http_stats stats;
+    http_server_on_connect(b.server, handle_connect, NULL);
+    say("CONNECT [::1]:80 HTTP/1.1\r\nHost: x\r\n\r\nGET / HTTP/1.1\r\n");
+    assert_string_equal(http_path(b.held), "[::1]:80");
+    struct conn *c = http_take_conn(b.held);
+    assert_non_null(c);
+    http_server_stats(b.server, &stats);
+    assert_int_equal(stats.conns, 0);
+    assert_int_equal(stats.in_flight, 0);
+    conn_attach(c, b.loop, &tunnel_ops, &got);
+    say("more");
+    assert_string_equal(buf_text(&got), "GET / HTTP/1.1\r\nmore");
+    assert_int_equal(b.got.len, 0);
+    conn_abort(c, ERR_CANCELED);
+    pump();
+}
+
+static void connect_can_be_answered_like_any_request(void **state)
+{
+    http_server_on_connect(b.server, handle_connect, NULL);
+    say("CONNECT a:80 HTTP/1.1\r\nHost: x\r\n\r\n");
+    http_respond_text(b.held, 407, "who?");
+    pump();
+    HEARD("HTTP/1.1 407 ");
+    say("GET /hello HTTP/1.1\r\nHost: x\r\n\r\n");
+    HEARD("hello");
+}
+
+static void connect_of_a_client_that_has_gone_yields_nothing(void **state)
+{
+    http_server_on_connect(b.server, handle_connect, NULL);
+    say("CONNECT a:80 HTTP/1.1\r\nHost: x\r\n\r\n");
+    struct linger zero = {.l_onoff = 1};
+    setsockopt(b.fd, SOL_SOCKET, SO_LINGER, &zero, sizeof(zero));
+    hang_up();
+    assert_null(http_take_conn(b.held));
+    http_respond_empty(b.held, 503);
+}
+
+static void connect_is_refused_where_nobody_serves_it_or_with_a_body(void **state)
+{
+    say("CONNECT a:80 HTTP/1.1\r\nHost: x\r\n\r\n");
+    HEARD("HTTP/1.1 404 ");
+    http_server_on_connect(b.server, handle_connect, NULL);
+    say("CONNECT a:80 HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\n\r\nabc");
+    HEARD("HTTP/1.1 413 ");
+    assert_null(b.held);
+}
+
 static void pipelined_requests_are_answered_in_order(void **state)
 {
     say("GET /items/1 HTTP/1.1\r\nHost: x\r\n\r\nGET /hold HTTP/1.1\r\nHost: x\r\n\r\n"
@@ -721,6 +795,10 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         TEST(a_request_is_answered_and_the_connection_stays),
+        TEST(connect_hands_the_connection_over_with_its_unread_bytes),
+        TEST(connect_can_be_answered_like_any_request),
+        TEST(connect_of_a_client_that_has_gone_yields_nothing),
+        TEST(connect_is_refused_where_nobody_serves_it_or_with_a_body),
         TEST(pipelined_requests_are_answered_in_order),
         TEST(many_pipelined_big_answers_do_not_pile_up),
         TEST(the_old_protocol_and_connection_close_end_the_connection),
