@@ -16,6 +16,7 @@ extern const struct command_set network_commands;
 extern const struct command_set agent_commands;
 extern const struct command_set tunnel_commands;
 extern const struct command_set audit_commands;
+extern const struct command_set connect_commands;
 
 /* Rows with the flags of a hub and of output after their own. */
 #define REMOTE_FLAGS(...)                                        \

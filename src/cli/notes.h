@@ -12,7 +12,7 @@
     "  0 done             4 not authenticated or not permitted\n"                   \
     "  1 failed           5 conflicts with what exists, or was changed meanwhile\n" \
     "  2 wrong usage      6 timed out\n"                                            \
-    "  3 no such object   7 the hub cannot be reached\n"
+    "  3 no such object   7 the hub or the target cannot be reached\n"
 
 #define WARREN_NOTES                                                                          \
     "Environment:\n"                                                                          \

@@ -69,6 +69,11 @@ const char *remote_hub(const struct remote *r)
     return r->settings.hub;
 }
 
+const struct http_client_config *remote_http(const struct remote *r)
+{
+    return &r->http;
+}
+
 /* --- paths ----------------------------------------------------------------------------------- */
 
 /* RFC 3986 §2.3: all but unreserved characters as %XX. */

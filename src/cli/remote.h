@@ -26,6 +26,8 @@ DEFINE_CLEANUP(struct remote *, remote_free)
 struct remote *remote_new(struct call *c, const char *hub, const char *token, const char *ca);
 
 const char *remote_hub(const struct remote *r);
+/* Borrowed: for what is no call of the API. */
+const struct http_client_config *remote_http(const struct remote *r);
 
 /* "/api/v1/<collection>/<name><suffix>", the name escaped; a heap string. `name` and `suffix` may
  * be NULL. */

@@ -211,8 +211,7 @@ static struct conn *side_take(struct http_request *req)
     struct conn *c = h->link.conn;
     if (h->has_closed || unsent(h) > 0 || !conn_is_open(c))
         return NULL;
-    req->side = NULL;
-    req->link = NULL;
+    http_request_leave(req);
     conn_detach(c);
     free_h1(h);
     return c;

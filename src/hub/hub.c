@@ -196,6 +196,7 @@ static int open_http(struct hub *h, struct diag *d)
     identity_add_renew_routes(h->identity, h->renew);
     h->fleet_api = fleet_api_new(&api, h->http);
     tunnels_serve(h->tunnels, h->http);
+    tunnels_serve_proxy(h->tunnels, h->http, h->identity);
     hub_status_serve(h);
     return 0;
 }

@@ -5,15 +5,19 @@
 #include "base/macro.h"
 #include "base/mem.h"
 #include "base/time.h"
+#include "net/bridge.h"
 #include "net/listener.h"
 #include "net/relay.h"
+#include "wire/http1.h"
 #include "wire/proxy_status.h"
 
+#include <assert.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/socket.h>
 #include <unistd.h>
 #include <utlist.h>
 
@@ -39,6 +43,7 @@ struct exposure {
     struct relay_set relays; /* its counters are read by anyone */
     char authority[EXPOSURE_AUTHORITY_SIZE];
     uint32_t n_clients;
+    struct client *proxied;
     struct defer last_gone;
     int target_err;
     bool is_stopped;
@@ -55,10 +60,15 @@ struct exposure {
     struct exposure *prev, *next;
 };
 
-/* One client's connection, the relay's argument. */
+/* One client's connection, the relay's argument. It lives until both are gone: the relay, and the
+ * bridge of a client that came through the proxy. */
 struct client {
     struct exposure *exposure;
     int64_t opened;
+    struct relay *relay;
+    struct bridge *bridge;      /* NULL: a socket of the listener, or gone */
+    bool has_left;              /* its connection was lost, not ended */
+    struct client *prev, *next; /* of `proxied` while there is a bridge */
 };
 
 /* ---- worker to main ---- */
@@ -138,9 +148,12 @@ static void check_stopped(struct exposure *e)
 
 /* ---- clients ---- */
 
-static const char *end_text(const struct exposure *e, const struct relay_result *res)
+static const char *end_text(const struct exposure *e, const struct client *c,
+                            const struct relay_result *res)
 {
     int stop_err = atomic_load_explicit(&e->stop_err, memory_order_acquire);
+    if (c->has_left)
+        return "client_reset";
     switch (res->end) {
     case RELAY_END_FINISHED:
         return "closed";
@@ -176,7 +189,7 @@ static void add_record(struct exposure *e, const struct client *c, const struct 
     r->closed = time_wall_ms();
     r->bytes_in = res->bytes_read;
     r->bytes_out = res->bytes_written;
-    r->end = end_text(e, res);
+    r->end = end_text(e, c, res);
     r->error = res->end == RELAY_END_NOT_OPENED ? res->err : 0;
     if (e->n_records == RECORDS_BATCH)
         flush_records(e);
@@ -184,36 +197,96 @@ static void add_record(struct exposure *e, const struct client *c, const struct 
         timer_start(&e->flush_timer, RECORDS_DELAY_MS);
 }
 
-static void on_relay_open(void *arg, struct relay *r)
+static struct client *client_new(struct exposure *e)
 {
-    struct client *c = arg;
-    tell_target(c->exposure, 0);
+    struct client *c = NEW(struct client);
+    c->exposure = e;
+    c->opened = time_wall_ms();
+    e->n_clients++;
+    return c;
 }
 
-static void on_relay_end(void *arg, struct relay *r, const struct relay_result *res)
+static void free_if_gone(struct client *c)
 {
-    CLEANUP(mem_free) struct client *c = arg;
     struct exposure *e = c->exposure;
-    if (res->end == RELAY_END_NOT_OPENED) {
-        char client[ADDR_TEXT_SIZE];
-        addr_format(relay_peer(r), client, sizeof(client));
-        LOG_INFO("target not reached", LOG_STR("tunnel", e->tunnel), LOG_STR("client", client),
-                 LOG_STR("target", e->authority), LOG_STR("error", proxy_status_token(res->err)));
-        tell_target(e, res->err);
-    }
-    add_record(e, c, relay_peer(r), res);
+    if (c->relay || c->bridge)
+        return;
+    mem_free(c);
     e->n_clients--;
     check_stopped(e);
 }
 
+static void say_opened(struct bridge *b)
+{
+    CLEANUP(buf_done) struct buf head = {0};
+    http1_put_status(&head, 200);
+    http1_put_end(&head);
+    bridge_say(b, head.data, head.len);
+}
+
+static void say_failed(struct bridge *b, int err)
+{
+    char field[PROXY_STATUS_SIZE], length[24];
+    CLEANUP(buf_done) struct buf head = {0}, body = {0};
+    int status = proxy_status_format(err, field);
+    buf_printf(&body, "the target was not reached: %s\n", error_text(err));
+    snprintf(length, sizeof(length), "%zu", body.len);
+    http1_put_status(&head, status);
+    http1_put_field(&head, "proxy-status", field);
+    http1_put_field(&head, "content-type", "text/plain; charset=utf-8");
+    http1_put_field(&head, "content-length", length);
+    http1_put_field(&head, "connection", "close");
+    http1_put_end(&head);
+    buf_append(&head, body.data, body.len);
+    bridge_say(b, head.data, head.len);
+}
+
+/* What the end of the relay is to the bridge. */
+static void end_bridge(struct bridge *b, const struct relay_result *res)
+{
+    bool was_refused = res->end == RELAY_END_NOT_OPENED;
+    if (was_refused)
+        say_failed(b, res->err);
+    bridge_finish(b, was_refused || res->end == RELAY_END_FINISHED ? 0 : ERR_RESET);
+}
+
+static void on_relay_open(void *arg, struct relay *r)
+{
+    struct client *c = arg;
+    tell_target(c->exposure, 0);
+    if (c->bridge)
+        say_opened(c->bridge);
+}
+
+static void log_not_reached(const struct exposure *e, const struct addr *peer, int err)
+{
+    char client[ADDR_TEXT_SIZE];
+    addr_format(peer, client, sizeof(client));
+    LOG_INFO("target not reached", LOG_STR("tunnel", e->tunnel), LOG_STR("client", client),
+             LOG_STR("target", e->authority), LOG_STR("error", proxy_status_token(err)));
+}
+
+static void on_relay_end(void *arg, struct relay *r, const struct relay_result *res)
+{
+    struct client *c = arg;
+    struct exposure *e = c->exposure;
+    if (res->end == RELAY_END_NOT_OPENED) {
+        log_not_reached(e, relay_peer(r), res->err);
+        tell_target(e, res->err);
+    }
+    add_record(e, c, relay_peer(r), res);
+    c->relay = NULL;
+    if (c->bridge)
+        end_bridge(c->bridge, res);
+    free_if_gone(c);
+}
+
 static const struct relay_ops client_ops = {.on_open = on_relay_open, .on_end = on_relay_end};
 
-static void on_accept(void *arg, int fd, const struct addr *peer)
+/* Relays `fd` (taken). Without success the client is recorded, and freed unless it has a bridge. */
+static void open_relay(struct client *c, int fd, const struct addr *peer)
 {
-    struct exposure *e = arg;
-    struct client *c = NEW(struct client);
-    c->exposure = e;
-    c->opened = time_wall_ms();
+    struct exposure *e = c->exposure;
     const struct h2_header headers[] = {{"warren-tunnel", e->tunnel},
                                         {"warren-lease", e->lease_text}};
     const struct relay_open_params params = {.peer = *peer,
@@ -223,15 +296,78 @@ static void on_accept(void *arg, int fd, const struct addr *peer)
                                              .set = &e->relays,
                                              .ops = &client_ops,
                                              .arg = c};
-    struct relay *r;
-    e->n_clients++;
-    int err = relay_open(e->link->hc, fd, &params, &r);
-    if (err < 0) {
-        const struct relay_result res = {.end = RELAY_END_NOT_OPENED, .err = err};
-        add_record(e, c, peer, &res);
-        e->n_clients--;
-        mem_free(c);
+    struct relay_result res = {.end = RELAY_END_NOT_OPENED, .err = ERR_UNAVAILABLE};
+    if (e->link->hc)
+        res.err = relay_open(e->link->hc, fd, &params, &c->relay);
+    else
+        close(fd);
+    if (res.err == 0)
+        return;
+    add_record(e, c, peer, &res);
+    if (c->bridge)
+        end_bridge(c->bridge, &res);
+    free_if_gone(c);
+}
+
+static void on_accept(void *arg, int fd, const struct addr *peer)
+{
+    open_relay(client_new(arg), fd, peer);
+}
+
+/* ---- clients of the proxy ---- */
+
+static void on_bridge_end(void *arg, int err)
+{
+    struct client *c = arg;
+    c->bridge = NULL;
+    DL_DELETE(c->exposure->proxied, c);
+    c->has_left = err < 0;
+    if (c->relay)
+        relay_abort(c->relay, ERR_RESET);
+    else
+        free_if_gone(c);
+}
+
+static const struct bridge_ops client_bridge_ops = {.on_end = on_bridge_end};
+
+static void ignore_close(void *arg, int err)
+{
+}
+
+static const struct conn_ops nobody = {.on_close = ignore_close};
+
+struct arrival {
+    struct exposure *exposure;
+    struct conn *conn;
+};
+
+static void arrive_on_worker(void *arg)
+{
+    CLEANUP(mem_free) struct arrival *a = arg;
+    struct exposure *e = a->exposure;
+    struct addr peer = *conn_peer_addr(a->conn);
+    int fds[2];
+    conn_attach(a->conn, e->worker, &nobody, NULL);
+    if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0, fds) < 0) {
+        conn_abort(a->conn, ERR_LIMIT);
+        return;
     }
+    struct client *c = client_new(e);
+    if (bridge_new(a->conn, fds[0], &client_bridge_ops, c, &c->bridge) < 0) {
+        close(fds[1]);
+        free_if_gone(c);
+        return;
+    }
+    DL_APPEND(e->proxied, c);
+    open_relay(c, fds[1], &peer);
+}
+
+/* Those whose relay has ended and that still take their last bytes. */
+static void cut_proxied(struct exposure *e)
+{
+    struct client *c;
+    DL_FOREACH (e->proxied, c)
+        bridge_finish(c->bridge, atomic_load(&e->stop_err));
 }
 
 /* ---- the worker's side of starting and stopping ---- */
@@ -273,6 +409,7 @@ static void stop_on_worker(void *arg)
     fleet_link_unuse(e->link, &e->link_user);
     e->is_stopped = true;
     relay_set_abort(&e->relays, atomic_load(&e->stop_err));
+    cut_proxied(e);
     check_stopped(e);
 }
 
@@ -340,6 +477,14 @@ void exposure_retarget(struct exposure *e, const char *authority)
     r->exposure = e;
     snprintf(r->authority, sizeof(r->authority), "%s", authority);
     loop_post(e->worker, retarget_on_worker, r);
+}
+
+void exposure_take(struct exposure *e, struct conn *c)
+{
+    assert(!e->is_stopping);
+    struct arrival *a = NEW(struct arrival);
+    *a = (struct arrival){e, c};
+    loop_post(e->worker, arrive_on_worker, a);
 }
 
 void exposure_stop_accepting(struct exposure *e)

@@ -15,6 +15,7 @@
 
 #define EXPOSURE_AUTHORITY_SIZE (HOST_SIZE + 8)
 
+struct conn;
 struct exposure;
 
 /* How a client's connection went, for the access log. */
@@ -58,6 +59,11 @@ void exposure_stop(struct exposure *e, int err);
 void exposure_retarget(struct exposure *e, const char *authority);
 /* No new clients; streams go on. */
 void exposure_stop_accepting(struct exposure *e);
+
+/* A client of the proxy (net/conn.h: detached, HTTP/1.1) that asked for this tunnel's target: gets
+ * the answer to its CONNECT (200, or the failure's status and Proxy-Status) and is then relayed
+ * like a client of a listener. Not when stopping. */
+void exposure_take(struct exposure *e, struct conn *c);
 
 /* Adds what this exposure has carried. */
 void exposure_traffic(const struct exposure *e, struct tunnel_traffic *sum);

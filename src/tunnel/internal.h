@@ -25,8 +25,10 @@ struct tunnel_object {
     int target_err;
     struct tunnel_traffic past;  /* of exposures that are gone, and of earlier hubs */
     struct tunnel_traffic saved; /* what the database has */
-    struct timer lease_timer, end_timer, hold_timer;
+    struct timer lease_timer, end_timer, hold_timer, idle_timer;
     struct timer listen_timer;         /* tries again to listen */
+    uint64_t used_ms;                  /* loop time of the last use of one made on demand */
+    bool is_ending;                    /* ... which is being deleted */
     struct tunnel_object *prev, *next; /* in its network */
     struct tunnel_object *dirty_prev, *dirty_next;
     UT_hash_handle hh;
@@ -55,6 +57,7 @@ struct tunnels {
     bool is_draining;
     uint64_t lease_changes;
     uint64_t dial_errors[PROXY_STATUS_COUNT]; /* by proxy_status_index */
+    struct tunnel_proxy *proxy;               /* NULL: not served */
     void (*on_stopped)(void *arg);
     void *on_stopped_arg;
 };
@@ -89,6 +92,12 @@ void tunnel_tell_removed(struct tunnel_object *o); /* deleted or over */
 void tunnel_lose(struct tunnel_object *o, int err, const char *why);
 void tunnel_lease_cleared(struct tunnel_object *o);
 void tunnel_lease_timer(struct timer *t);
+
+/* tunnel_proxy.c: clients that come by CONNECT */
+void tunnel_proxy_changed(struct tunnels *ts);         /* something that one may wait for */
+void tunnel_proxy_watch_idle(struct tunnel_object *o); /* if it was made on demand */
+void tunnel_proxy_used(struct tunnel_object *o);
+void tunnel_proxy_free(struct tunnels *ts);
 
 /* tunnel_store.c: on the store's thread unless they say otherwise. */
 struct tunnel_stored {

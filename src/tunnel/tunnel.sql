@@ -42,3 +42,6 @@ CREATE TABLE connection (
 );
 
 CREATE INDEX connection_by_tunnel ON connection (tunnel, opened);
+
+-- migration 2: tunnels made on demand end when they are not used
+ALTER TABLE tunnel ADD COLUMN idle_ms BIGINT;

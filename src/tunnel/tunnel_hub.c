@@ -96,6 +96,7 @@ static bool is_served(const struct tunnel_object *o)
 
 void tunnel_refresh_phase(struct tunnel_object *o)
 {
+    tunnel_proxy_changed(o->owner);
     if (tunnel_phase_is_over(o->t.phase) || o->t.phase == TUNNEL_FAILED || o->is_deleted)
         return;
     if (!is_served(o))
@@ -262,6 +263,7 @@ void tunnel_free_object(struct tunnel_object *o)
     tunnel_forget_status(o);
     timer_stop(&o->lease_timer);
     timer_stop(&o->end_timer);
+    timer_stop(&o->idle_timer);
     mem_free(o);
 }
 
@@ -314,8 +316,11 @@ static void on_records(void *arg, const struct exposure_record *records, size_t 
     tunnel_save_records(arg, records, n);
     struct tunnels *ts = arg;
     for (size_t i = 0; i < n; i++) {
+        struct tunnel_object *o = tunnel_find(ts, records[i].tunnel);
         if (records[i].error < 0)
             ts->dial_errors[proxy_status_index(records[i].error)]++;
+        if (o)
+            tunnel_proxy_used(o);
     }
 }
 
@@ -452,6 +457,7 @@ void tunnel_begin(struct tunnel_object *o)
     start_listening(o);
     hold_clients(o);
     arm_end(o);
+    tunnel_proxy_watch_idle(o);
     tunnel_save_status(o);
     tunnel_tell(o);
 }
@@ -505,7 +511,9 @@ void tunnel_remove(struct tunnel_object *o)
     }
     tunnel_forget_status(o);
     o->is_deleted = true;
+    tunnel_proxy_changed(ts);
     timer_stop(&o->end_timer);
+    timer_stop(&o->idle_timer);
     stop_listening(o);
     lease_lose(&o->lease);
     timer_stop(&o->lease_timer);
@@ -596,6 +604,7 @@ int tunnels_new(struct fleet *f, struct tunnels **ret, struct diag *d)
 void tunnels_drain(struct tunnels *ts)
 {
     ts->is_draining = true;
+    tunnel_proxy_changed(ts);
     for (struct tunnel_object *o = ts->objects; o; o = o->hh.next) {
         stop_listening(o);
         for (struct exposure *e = o->exposures; e; e = exposure_next(e))
@@ -622,6 +631,7 @@ void tunnels_free(struct tunnels *ts)
         return;
     timer_stop(&ts->save_timer);
     timer_stop(&ts->status_timer);
+    tunnel_proxy_free(ts);
     HASH_ITER (hh, ts->objects, o, next) {
         HASH_DEL(ts->objects, o);
         tunnel_free_object(o);

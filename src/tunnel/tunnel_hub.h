@@ -36,4 +36,8 @@ void tunnels_stats(const struct tunnels *ts, struct tunnels_stats *ret);
 struct http_server;
 void tunnels_serve(struct tunnels *ts, struct http_server *http);
 
+/* The proxy into networks: CONNECT with a network's name and an API token. */
+struct identity;
+void tunnels_serve_proxy(struct tunnels *ts, struct http_server *http, struct identity *identity);
+
 extern const struct store_schema tunnel_schema;

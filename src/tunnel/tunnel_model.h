@@ -67,6 +67,7 @@ struct tunnel {
     char endpoint[ADDR_TEXT_SIZE]; /* empty: does not listen */
     struct tunnel_holder server, agent;
     int64_t created, started, closed; /* wall ms; 0: not yet */
+    int64_t idle_ms; /* made on demand: deleted when unused for so long; 0: by somebody */
 };
 
 const char *tunnel_phase_name(enum tunnel_phase phase);

@@ -36,16 +36,17 @@ int tunnel_store_insert(struct tx *tx, const struct tunnel *t, int64_t ends)
 {
     struct spec_text text;
     format_spec(&t->spec, &text);
-    TRY(tx_exec(tx,
-                "INSERT INTO tunnel (id, tenant, name, version, network, target, protocol, listen, "
-                "internal, ttl_ms, ends, phase, reason, lease_epoch, streams_total, bytes_in, "
-                "bytes_out, created) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, "
-                "'', 0, 0, 0, 0, $13)",
-                STORE_TEXT(t->id), STORE_TEXT(t->tenant), STORE_TEXT(t->name),
-                STORE_INT(t->version), STORE_TEXT(t->spec.network), STORE_TEXT(text.target),
-                STORE_TEXT(tunnel_protocol_name(t->spec.protocol)), listen_value(&t->spec, &text),
-                STORE_INT(t->spec.internal), nonzero(t->spec.ttl_ms), nonzero(ends),
-                STORE_TEXT(tunnel_phase_name(t->phase)), STORE_INT(t->created)));
+    TRY(tx_exec(
+        tx,
+        "INSERT INTO tunnel (id, tenant, name, version, network, target, protocol, listen, "
+        "internal, ttl_ms, ends, phase, reason, lease_epoch, streams_total, bytes_in, "
+        "bytes_out, created, idle_ms) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, "
+        "$12, '', 0, 0, 0, 0, $13, $14)",
+        STORE_TEXT(t->id), STORE_TEXT(t->tenant), STORE_TEXT(t->name), STORE_INT(t->version),
+        STORE_TEXT(t->spec.network), STORE_TEXT(text.target),
+        STORE_TEXT(tunnel_protocol_name(t->spec.protocol)), listen_value(&t->spec, &text),
+        STORE_INT(t->spec.internal), nonzero(t->spec.ttl_ms), nonzero(ends),
+        STORE_TEXT(tunnel_phase_name(t->phase)), STORE_INT(t->created), nonzero(t->idle_ms)));
     return store_publish(tx, t->tenant, "tunnel", t->id, STORE_PUT);
 }
 
@@ -119,6 +120,7 @@ static int read_row(const struct rows *rows, struct tunnel_stored *s)
     t->created = row_int(rows, 18);
     t->started = row_int(rows, 19);
     t->closed = row_int(rows, 20);
+    t->idle_ms = row_int(rows, 21);
     return 0;
 }
 
@@ -131,7 +133,7 @@ int tunnel_store_each(struct tx *tx, void (*fn)(void *arg, const struct tunnel_s
         tx,
         "SELECT id, tenant, name, version, network, target, protocol, listen, internal, ttl_ms, "
         "ends, phase, reason, endpoint, lease_epoch, streams_total, bytes_in, bytes_out, "
-        "created, started, closed FROM tunnel ORDER BY created");
+        "created, started, closed, idle_ms FROM tunnel ORDER BY created");
     while ((rc = row_next(&rows)) > 0) {
         if (read_row(&rows, &s) < 0)
             LOG_ERROR("a stored tunnel cannot be read", LOG_STR("tunnel", s.t.id));
