@@ -5,8 +5,18 @@ extern "C" {
 }
 
 #include <cstdio>
+#include <stdexcept>
 #include <string>
 #include <string_view>
+
+/* toml++ asserts what a file can make untrue ("a = [}"): an error in the file, and no reason to end
+ * a hub that reloads it. */
+static constexpr void expect(bool is_true)
+{
+    if (!is_true)
+        throw std::runtime_error("this is not TOML");
+}
+#define TOML_ASSERT(expr) expect(static_cast<bool>(expr))
 #include <toml++/toml.h>
 
 namespace
