@@ -84,6 +84,15 @@ void tunnel_set_phase(struct tunnel_object *o, enum tunnel_phase phase, const ch
 /* Works out pending or active, and why, from what is there. */
 void tunnel_refresh_phase(struct tunnel_object *o);
 void tunnel_free_object(struct tunnel_object *o);
+bool tunnel_is_served(const struct tunnel_object *o);
+const char *tunnel_pending_reason(const struct tunnel_object *o); /* why it waits */
+
+/* tunnel_listen.c */
+void tunnel_listen_init(struct tunnel_object *o);
+void tunnel_start_listening(struct tunnel_object *o); /* if it shall and does not; may fail it */
+void tunnel_stop_listening(struct tunnel_object *o);  /* the address is free at once */
+void tunnel_hold_clients(struct tunnel_object *o);    /* they wait from now on, for a while */
+void tunnel_stop_refusing(struct tunnel_object *o);
 
 /* tunnel_grant.c: leases, and what agents are told. */
 void tunnel_grants_init(struct tunnels *ts);

@@ -1,9 +1,9 @@
 /*
- * Objects, listeners and exposures. A tunnel serves while three things are there: a lease, a
- * reverse connection ("link") of the holder, and, if it has an endpoint, a listening socket. The
- * socket lives as long as the object and stays the same through fail-overs: while nobody serves,
- * clients wait in its queue, and after TUNNEL_HOLD_MS they are reset. Each link of the holder gets
- * an exposure.
+ * Objects and exposures; their sockets are in tunnel_listen.c. A tunnel serves while three things
+ * are there: a lease, a reverse connection ("link") of the holder, and, if it has an endpoint, a
+ * listening socket. The socket lives as long as the object and stays the same through fail-overs:
+ * while nobody serves, clients wait in its queue, and after TUNNEL_HOLD_MS they are reset. Each
+ * link of the holder gets an exposure.
  */
 #include "tunnel/internal.h"
 
@@ -17,12 +17,9 @@
 #include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
-#include <sys/socket.h>
-#include <unistd.h>
 #include <utlist.h>
 
 #define SAVE_INTERVAL_MS 10000
-#define LISTEN_RETRY_MS  2000
 
 /* ---- finding ---- */
 
@@ -75,15 +72,14 @@ void tunnel_set_phase(struct tunnel_object *o, enum tunnel_phase phase, const ch
     tunnel_save_status(o);
 }
 
-/* Why a pending tunnel waits. */
-static const char *pending_reason(const struct tunnel_object *o)
+const char *tunnel_pending_reason(const struct tunnel_object *o)
 {
     const struct fleet_network *n = fleet_network_find(o->owner->fleet, o->t.spec.network);
     return n && n->online ? "waiting for an agent of the network to take it"
                           : "no agent of its network is connected";
 }
 
-static bool is_served(const struct tunnel_object *o)
+bool tunnel_is_served(const struct tunnel_object *o)
 {
     if (o->lease.state != LEASE_HELD)
         return false;
@@ -99,8 +95,8 @@ void tunnel_refresh_phase(struct tunnel_object *o)
     tunnel_proxy_changed(o->owner);
     if (tunnel_phase_is_over(o->t.phase) || o->t.phase == TUNNEL_FAILED || o->is_deleted)
         return;
-    if (!is_served(o))
-        tunnel_set_phase(o, TUNNEL_PENDING, "%s", pending_reason(o));
+    if (!tunnel_is_served(o))
+        tunnel_set_phase(o, TUNNEL_PENDING, "%s", tunnel_pending_reason(o));
     else if (o->target_err) {
         char target[EXPOSURE_AUTHORITY_SIZE];
         host_port_format(&o->t.spec.target, target, sizeof(target));
@@ -109,94 +105,6 @@ void tunnel_refresh_phase(struct tunnel_object *o)
     } else {
         tunnel_set_phase(o, TUNNEL_ACTIVE, "%s", "");
     }
-}
-
-/* ---- listening ---- */
-
-static void on_refuse(void *arg, int fd, const struct addr *peer)
-{
-    const struct linger reset = {.l_onoff = 1};
-    setsockopt(fd, SOL_SOCKET, SO_LINGER, &reset, sizeof(reset));
-    close(fd);
-}
-
-static void stop_refusing(struct tunnel_object *o)
-{
-    timer_stop(&o->hold_timer);
-    if (o->refuser)
-        listener_stop(TAKE(o->refuser));
-}
-
-static void on_hold_over(struct timer *t)
-{
-    struct tunnel_object *o = container_of(t, struct tunnel_object, hold_timer);
-    if (o->listen_fd >= 0 && !is_served(o))
-        listener_start(o->owner->loop, o->listen_fd, on_refuse, o, &o->refuser);
-}
-
-/* Clients wait from now on, for a while. */
-static void hold_clients(struct tunnel_object *o)
-{
-    if (o->listen_fd >= 0 && !o->refuser && !timer_is_running(&o->hold_timer))
-        timer_start(&o->hold_timer, TUNNEL_HOLD_MS);
-}
-
-/* shutdown: the workers' duplicates of the socket do not listen any more either, and the address is
- * free for the next. */
-static void stop_listening(struct tunnel_object *o)
-{
-    stop_refusing(o);
-    timer_stop(&o->listen_timer);
-    if (o->listen_fd >= 0) {
-        shutdown(o->listen_fd, SHUT_RD);
-        close(o->listen_fd);
-    }
-    o->listen_fd = -1;
-}
-
-/* A port chosen by the hub is kept through restarts, so that clients find the tunnel again. */
-static uint16_t earlier_port(const struct tunnel_object *o)
-{
-    struct host_port was;
-    if (o->t.spec.listen.port || host_port_parse(o->t.endpoint, false, &was, NULL) < 0)
-        return o->t.spec.listen.port;
-    return was.port;
-}
-
-static int listen_on(struct tunnel_object *o, struct diag *d)
-{
-    struct addr at, bound;
-    TRY(addr_parse(o->t.spec.listen.host, earlier_port(o), &at));
-    int rc = listener_bind(&at, false, &o->listen_fd, &bound, d);
-    if (rc < 0 && o->t.spec.listen.port == 0 && addr_port(&at) != 0) {
-        addr_set_port(&at, 0);
-        rc = listener_bind(&at, false, &o->listen_fd, &bound, d);
-    }
-    if (rc < 0)
-        return rc;
-    addr_format(&bound, o->t.endpoint, sizeof(o->t.endpoint));
-    return 0;
-}
-
-static void start_listening(struct tunnel_object *o)
-{
-    struct diag d = {0};
-    if (!o->t.spec.has_endpoint || o->listen_fd >= 0) {
-        if (!o->t.spec.has_endpoint)
-            o->t.endpoint[0] = '\0';
-        return;
-    }
-    int rc = listen_on(o, &d);
-    if (rc < 0) {
-        o->listen_fd = -1;
-        tunnel_set_phase(o, TUNNEL_FAILED, "cannot listen on %s:%u: %.180s", o->t.spec.listen.host,
-                         o->t.spec.listen.port, d.text[0] ? d.text : error_text(rc));
-        o->t.endpoint[0] = '\0';
-        timer_start(&o->listen_timer, LISTEN_RETRY_MS);
-        return;
-    }
-    LOG_INFO("tunnel listens", LOG_STR("tunnel", o->t.id), LOG_STR("name", o->t.name),
-             LOG_STR("address", o->t.endpoint));
 }
 
 /* ---- serving ---- */
@@ -216,7 +124,7 @@ static void serve_link(struct tunnel_object *o, struct fleet_link *link)
     char authority[EXPOSURE_AUTHORITY_SIZE];
     if (o->rebind || ts->is_draining || is_exposed_on(o, link))
         return;
-    stop_refusing(o);
+    tunnel_stop_refusing(o);
     host_port_format(&o->t.spec.target, authority, sizeof(authority));
     const struct exposure_config cfg = {.main = ts->loop,
                                         .link = link,
@@ -245,8 +153,8 @@ void tunnel_serve_links(struct tunnel_object *o)
         DL_FOREACH (a->links, link)
             serve_link(o, link);
     }
-    if (!is_served(o))
-        hold_clients(o);
+    if (!tunnel_is_served(o))
+        tunnel_hold_clients(o);
     tunnel_refresh_phase(o);
 }
 
@@ -254,12 +162,12 @@ void tunnel_stop_exposures(struct tunnel_object *o, int err)
 {
     for (struct exposure *e = o->exposures; e; e = exposure_next(e))
         exposure_stop(e, err);
-    hold_clients(o);
+    tunnel_hold_clients(o);
 }
 
 void tunnel_free_object(struct tunnel_object *o)
 {
-    stop_listening(o);
+    tunnel_stop_listening(o);
     tunnel_forget_status(o);
     timer_stop(&o->lease_timer);
     timer_stop(&o->end_timer);
@@ -276,11 +184,11 @@ static void all_stopped(struct tunnel_object *o)
     }
     if (o->rebind) {
         o->rebind = false;
-        stop_listening(o);
+        tunnel_stop_listening(o);
         if (o->t.phase == TUNNEL_FAILED)
-            tunnel_set_phase(o, TUNNEL_PENDING, "%s", pending_reason(o));
+            tunnel_set_phase(o, TUNNEL_PENDING, "%s", tunnel_pending_reason(o));
         if (!tunnel_phase_is_over(o->t.phase))
-            start_listening(o);
+            tunnel_start_listening(o);
         tunnel_save_status(o);
     }
     if (o->lease.state == LEASE_CLEARING)
@@ -333,19 +241,6 @@ static void on_target(void *arg, const char *tunnel, uint64_t lease_epoch, int e
     tunnel_refresh_phase(o);
 }
 
-/* An address that was taken or not there may have become free. */
-static void on_listen_timer(struct timer *t)
-{
-    struct tunnel_object *o = container_of(t, struct tunnel_object, listen_timer);
-    if (o->t.phase != TUNNEL_FAILED || o->rebind || o->owner->is_draining)
-        return;
-    start_listening(o);
-    if (o->listen_fd < 0)
-        return;
-    tunnel_set_phase(o, TUNNEL_PENDING, "%s", pending_reason(o));
-    tunnel_serve_links(o);
-}
-
 /* ---- what the fleet tells ---- */
 
 static struct tunnel_network *network_of_link(struct fleet_observer *ob,
@@ -379,8 +274,8 @@ static void on_link_down(struct fleet_observer *ob, struct fleet_link *link)
             if (exposure_link(e) == link)
                 exposure_stop(e, ERR_UNAVAILABLE);
         }
-        if (lease_is_held_by(&o->lease, link->agent) && !is_served(o)) {
-            hold_clients(o);
+        if (lease_is_held_by(&o->lease, link->agent) && !tunnel_is_served(o)) {
+            tunnel_hold_clients(o);
             tunnel_refresh_phase(o);
         }
     }
@@ -401,7 +296,7 @@ static void expire(struct timer *t)
     char ttl[32];
     text_from_duration_ms(o->t.spec.ttl_ms, ttl, sizeof(ttl));
     tunnel_set_phase(o, TUNNEL_EXPIRED, "its ttl of %s ran out", ttl);
-    stop_listening(o);
+    tunnel_stop_listening(o);
     o->t.endpoint[0] = '\0';
     tunnel_lose(o, ERR_EXPIRED, "expired");
     tunnel_tell_removed(o);
@@ -437,12 +332,10 @@ struct tunnel_object *tunnel_add(struct tunnels *ts, const struct tunnel *t, int
     o->t = *t;
     o->ends = ends;
     o->past = o->saved = *past;
-    o->listen_fd = -1;
     o->lease.epoch = t->agent.epoch;
     timer_init(&o->lease_timer, ts->loop, tunnel_lease_timer);
     timer_init(&o->end_timer, ts->loop, expire);
-    timer_init(&o->hold_timer, ts->loop, on_hold_over);
-    timer_init(&o->listen_timer, ts->loop, on_listen_timer);
+    tunnel_listen_init(o);
     HASH_ADD(hh, ts->objects, t.id, strlen(o->t.id), o);
     enlist(o);
     return o;
@@ -453,9 +346,9 @@ void tunnel_begin(struct tunnel_object *o)
     if (tunnel_phase_is_over(o->t.phase))
         return;
     o->t.phase = TUNNEL_PENDING;
-    snprintf(o->t.reason, sizeof(o->t.reason), "%s", pending_reason(o));
-    start_listening(o);
-    hold_clients(o);
+    snprintf(o->t.reason, sizeof(o->t.reason), "%s", tunnel_pending_reason(o));
+    tunnel_start_listening(o);
+    tunnel_hold_clients(o);
     arm_end(o);
     tunnel_proxy_watch_idle(o);
     tunnel_save_status(o);
@@ -514,7 +407,7 @@ void tunnel_remove(struct tunnel_object *o)
     tunnel_proxy_changed(ts);
     timer_stop(&o->end_timer);
     timer_stop(&o->idle_timer);
-    stop_listening(o);
+    tunnel_stop_listening(o);
     lease_lose(&o->lease);
     timer_stop(&o->lease_timer);
     for (struct exposure *e = o->exposures; e; e = exposure_next(e))
@@ -606,7 +499,7 @@ void tunnels_drain(struct tunnels *ts)
     ts->is_draining = true;
     tunnel_proxy_changed(ts);
     for (struct tunnel_object *o = ts->objects; o; o = o->hh.next) {
-        stop_listening(o);
+        tunnel_stop_listening(o);
         for (struct exposure *e = o->exposures; e; e = exposure_next(e))
             exposure_stop_accepting(e);
     }

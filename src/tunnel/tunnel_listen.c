@@ -1,0 +1,121 @@
+/*
+ * A tunnel's listening socket: bound by the main loop, kept through fail-overs, accepted from by
+ * the workers' exposures. While nobody serves, clients wait in its queue; after TUNNEL_HOLD_MS the
+ * refuser, a listener of the main loop, resets them. An address that cannot be bound is tried
+ * again.
+ */
+#include "tunnel/internal.h"
+
+#include "base/error.h"
+#include "base/log.h"
+
+#include <stdio.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#define LISTEN_RETRY_MS 2000
+
+static void on_refuse(void *arg, int fd, const struct addr *peer)
+{
+    const struct linger reset = {.l_onoff = 1};
+    setsockopt(fd, SOL_SOCKET, SO_LINGER, &reset, sizeof(reset));
+    close(fd);
+}
+
+void tunnel_stop_refusing(struct tunnel_object *o)
+{
+    timer_stop(&o->hold_timer);
+    if (o->refuser)
+        listener_stop(TAKE(o->refuser));
+}
+
+static void on_hold_over(struct timer *t)
+{
+    struct tunnel_object *o = container_of(t, struct tunnel_object, hold_timer);
+    if (o->listen_fd >= 0 && !tunnel_is_served(o))
+        listener_start(o->owner->loop, o->listen_fd, on_refuse, o, &o->refuser);
+}
+
+void tunnel_hold_clients(struct tunnel_object *o)
+{
+    if (o->listen_fd >= 0 && !o->refuser && !timer_is_running(&o->hold_timer))
+        timer_start(&o->hold_timer, TUNNEL_HOLD_MS);
+}
+
+/* shutdown: the workers' duplicates of the socket do not listen any more either, and the address is
+ * free for the next. */
+void tunnel_stop_listening(struct tunnel_object *o)
+{
+    tunnel_stop_refusing(o);
+    timer_stop(&o->listen_timer);
+    if (o->listen_fd >= 0) {
+        shutdown(o->listen_fd, SHUT_RD);
+        close(o->listen_fd);
+    }
+    o->listen_fd = -1;
+}
+
+/* A port chosen by the hub is kept through restarts, so that clients find the tunnel again. */
+static uint16_t earlier_port(const struct tunnel_object *o)
+{
+    struct host_port was;
+    if (o->t.spec.listen.port || host_port_parse(o->t.endpoint, false, &was, NULL) < 0)
+        return o->t.spec.listen.port;
+    return was.port;
+}
+
+static int listen_on(struct tunnel_object *o, struct diag *d)
+{
+    struct addr at, bound;
+    TRY(addr_parse(o->t.spec.listen.host, earlier_port(o), &at));
+    int rc = listener_bind(&at, false, &o->listen_fd, &bound, d);
+    if (rc < 0 && o->t.spec.listen.port == 0 && addr_port(&at) != 0) {
+        addr_set_port(&at, 0);
+        rc = listener_bind(&at, false, &o->listen_fd, &bound, d);
+    }
+    if (rc < 0)
+        return rc;
+    addr_format(&bound, o->t.endpoint, sizeof(o->t.endpoint));
+    return 0;
+}
+
+void tunnel_start_listening(struct tunnel_object *o)
+{
+    struct diag d = {0};
+    if (!o->t.spec.has_endpoint || o->listen_fd >= 0) {
+        if (!o->t.spec.has_endpoint)
+            o->t.endpoint[0] = '\0';
+        return;
+    }
+    int rc = listen_on(o, &d);
+    if (rc < 0) {
+        o->listen_fd = -1;
+        tunnel_set_phase(o, TUNNEL_FAILED, "cannot listen on %s:%u: %.180s", o->t.spec.listen.host,
+                         o->t.spec.listen.port, d.text[0] ? d.text : error_text(rc));
+        o->t.endpoint[0] = '\0';
+        timer_start(&o->listen_timer, LISTEN_RETRY_MS);
+        return;
+    }
+    LOG_INFO("tunnel listens", LOG_STR("tunnel", o->t.id), LOG_STR("name", o->t.name),
+             LOG_STR("address", o->t.endpoint));
+}
+
+/* An address that was taken or not there may have become free. */
+static void on_listen_timer(struct timer *t)
+{
+    struct tunnel_object *o = container_of(t, struct tunnel_object, listen_timer);
+    if (o->t.phase != TUNNEL_FAILED || o->rebind || o->owner->is_draining)
+        return;
+    tunnel_start_listening(o);
+    if (o->listen_fd < 0)
+        return;
+    tunnel_set_phase(o, TUNNEL_PENDING, "%s", tunnel_pending_reason(o));
+    tunnel_serve_links(o);
+}
+
+void tunnel_listen_init(struct tunnel_object *o)
+{
+    o->listen_fd = -1;
+    timer_init(&o->hold_timer, o->owner->loop, on_hold_over);
+    timer_init(&o->listen_timer, o->owner->loop, on_listen_timer);
+}
