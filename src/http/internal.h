@@ -129,6 +129,12 @@ struct http_request {
 
     struct http_header out[HTTP_OUT_MAX];
     size_t n_out;
+    struct { /* an answer that the hook `after` holds back */
+        int status;
+        const char *content_type;
+        char *body;
+        size_t len;
+    } held;
     struct http_sse sse;
     struct http_request *prev, *next;
 };

@@ -79,21 +79,44 @@ struct http_answer http_answer_make(struct http_request *req, int status, const 
     return a;
 }
 
-void http_respond(struct http_request *req, int status, const char *content_type, const void *body,
-                  size_t len)
+static void send_answer(struct http_request *req, int status, const char *content_type,
+                        const void *body, size_t len)
 {
-    struct http_server *s = req->server;
-    if (s) {
-        s->stats.status_class[(unsigned)status / 100 % 6]++;
-        if (req->passed_before && s->hooks.after)
-            s->hooks.after(req, status, body, len, s->hooks.arg);
-    }
     if (req->side) {
         struct http_header headers[HTTP_ANSWER_HEADERS];
         struct http_answer a = http_answer_make(req, status, content_type, body, len, headers);
         req->ops->answer(req, &a);
     }
     http_request_free(req);
+}
+
+static bool is_held_back(struct http_request *req, int status, const void *body, size_t len)
+{
+    struct http_server *s = req->server;
+    if (!s || !req->passed_before || !s->hooks.after)
+        return false;
+    req->passed_before = false;
+    return s->hooks.after(req, status, body, len, s->hooks.arg) == HTTP_LATER;
+}
+
+void http_respond(struct http_request *req, int status, const char *content_type, const void *body,
+                  size_t len)
+{
+    if (req->server)
+        req->server->stats.status_class[(unsigned)status / 100 % 6]++;
+    if (!is_held_back(req, status, body, len)) {
+        send_answer(req, status, content_type, body, len);
+        return;
+    }
+    req->held.status = status;
+    req->held.content_type = arena_strdup(&req->arena, content_type);
+    req->held.body = arena_strndup(&req->arena, body, len);
+    req->held.len = len;
+}
+
+void http_request_release(struct http_request *req)
+{
+    send_answer(req, req->held.status, req->held.content_type, req->held.body, req->held.len);
 }
 
 void http_respond_text(struct http_request *req, int status, const char *text)

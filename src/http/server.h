@@ -52,8 +52,9 @@ struct http_hooks {
      * from storage or continues). NULL: none. */
     int (*before)(struct http_request *req, struct diag *d, void *arg);
 
-    /* Told of each answer that a handler gave to a request which went through `before`. */
-    void (*after)(struct http_request *req, int status, const void *body, size_t len, void *arg);
+    /* Told of each answer that a handler gave to a request which went through `before`. 0: it goes
+     * out now; HTTP_LATER: it is kept until http_request_release. */
+    int (*after)(struct http_request *req, int status, const void *body, size_t len, void *arg);
     void *arg;
 };
 
@@ -124,6 +125,8 @@ void http_set_hook_data(struct http_request *req, void *data);
 void *http_hook_data(const struct http_request *req);
 /* After HTTP_LATER: goes on with the next step, or answers with `d` if its code is not 0. */
 void http_request_continue(struct http_request *req, const struct diag *d);
+/* After HTTP_LATER from `after`: the answer goes out, the request is over. */
+void http_request_release(struct http_request *req);
 
 /* --- CONNECT (RFC 9110 section 9.3.6) ----------------------------------------------------------
  */

@@ -102,11 +102,15 @@ static int keep_work(struct tx *tx, void *arg)
                              r->answer.body.len);
 }
 
+/* The answer goes out only now: what a client has seen survives a crash. */
 static void keep_done(void *arg, int err)
 {
+    struct repeat *r = arg;
     if (err)
         LOG_WARN("cannot keep the answer of a repeatable request", LOG_ERR(err));
-    repeat_free(arg);
+    if (r->req)
+        http_request_release(r->req);
+    repeat_free(r);
 }
 
 /* Keeps the answer, or forgets the key where there is none. */
@@ -122,7 +126,7 @@ static void reserve_done(void *arg, int err)
     if (!err && !r->found && http_request_is_gone(r->req)) {
         /* Nothing is done for a client that left; when it comes back it may use the key again. */
         http_set_hook_data(r->req, NULL);
-        http_request_continue(r->req, &d);
+        http_request_continue(TAKE(r->req), &d);
         keep(r);
         return;
     }
@@ -169,14 +173,14 @@ static bool is_final(int status)
     return status < 500 && status != 429;
 }
 
-void repeat_after(struct http_request *req, int status, const void *body, size_t len,
-                  void *identity)
+int repeat_after(struct http_request *req, int status, const void *body, size_t len, void *identity)
 {
     struct repeat *r = http_hook_data(req);
     if (!r)
-        return;
+        return 0;
     http_set_hook_data(req, NULL);
     if (is_final(status) && len <= ANSWER_MAX && seal(r->seal_key, body, len, &r->answer.body) == 0)
         r->answer.status = status;
     keep(r);
+    return HTTP_LATER;
 }

@@ -77,8 +77,8 @@ int view_check_secret(struct identity *i, const struct token *t, const struct to
 /* ---- identity_repeat.c: Idempotency-Key ---- */
 
 int repeat_before(struct http_request *req, struct diag *d, void *identity);
-void repeat_after(struct http_request *req, int status, const void *body, size_t len,
-                  void *identity);
+int repeat_after(struct http_request *req, int status, const void *body, size_t len,
+                 void *identity);
 
 /* ---- identity_audit.c, identity_est.c ---- */
 

@@ -107,9 +107,10 @@ static int authenticate(struct http_request *req, struct diag *d, void *arg)
     return b.auth ? diag_set(d, b.auth, "who are you?") : 0;
 }
 
-static void after(struct http_request *req, int status, const void *body, size_t len, void *arg)
+static int after(struct http_request *req, int status, const void *body, size_t len, void *arg)
 {
     b.after_status = status;
+    return 0;
 }
 
 /* Idempotency-Key: "stored" has an answer already. */
