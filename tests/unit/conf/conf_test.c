@@ -131,6 +131,7 @@ static void a_wrong_file_is_refused_with_line_and_reason(void **state)
         {"title = 2026-01-01", "title", "not a date or time"},
         {"title = \"a\\u0000b\"", "title", "not text with a NUL character"},
         {"title = {}", "title", "not a table"},
+        {"\n[.x]\n", "", "this is not TOML"},
         {"data = ''", "data", "the path is empty"},
         {"names = ['a', 'muchtoolong']", "names", "t.toml:1: names: 'muchtoolong' is too long"},
         {"names = [['a']]", "names", "not a list"},
