@@ -7,11 +7,7 @@ CREATE TABLE tunnel (
     name          TEXT NOT NULL,
     version       BIGINT NOT NULL,
     network       TEXT NOT NULL,
-    target        TEXT NOT NULL,
-    protocol      TEXT NOT NULL,
-    listen        TEXT,
-    internal      BIGINT NOT NULL,
-    ttl_ms        BIGINT,
+    spec          TEXT NOT NULL,
     ends          BIGINT,
     phase         TEXT NOT NULL,
     reason        TEXT NOT NULL,
@@ -24,6 +20,7 @@ CREATE TABLE tunnel (
     created       BIGINT NOT NULL,
     started       BIGINT,
     closed        BIGINT,
+    idle_ms       BIGINT,
     UNIQUE (tenant, name)
 );
 
@@ -42,6 +39,3 @@ CREATE TABLE connection (
 );
 
 CREATE INDEX connection_by_tunnel ON connection (tunnel, opened);
-
--- migration 2: tunnels made on demand end when they are not used
-ALTER TABLE tunnel ADD COLUMN idle_ms BIGINT;

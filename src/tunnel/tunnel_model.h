@@ -3,20 +3,13 @@
  */
 #pragma once
 
-#include "base/addr.h"
-#include "base/diag.h"
-#include "base/id.h"
+#include "tunnel/tunnel_spec.h"
 
 #include <jansson.h>
 #include <stdbool.h>
 #include <stdint.h>
 
-#define TUNNEL_NAME_SIZE   64
 #define TUNNEL_REASON_SIZE 256
-#define TUNNEL_TTL_MIN_MS  1000
-#define TUNNEL_TTL_MAX_MS  (INT64_C(366) * 86400 * 1000)
-
-enum tunnel_protocol { TUNNEL_TCP, TUNNEL_PROTOCOL_COUNT };
 
 /*
  *            agent serves            delete
@@ -33,16 +26,6 @@ enum tunnel_phase {
     TUNNEL_EXPIRED,
     TUNNEL_FAILED,
     TUNNEL_PHASE_COUNT
-};
-
-struct tunnel_spec {
-    char network[ID_SIZE];
-    struct host_port target;
-    enum tunnel_protocol protocol;
-    bool has_endpoint;
-    struct host_port listen; /* valid if has_endpoint; port 0: the hub chooses */
-    bool internal;
-    int64_t ttl_ms; /* 0: no end */
 };
 
 struct tunnel_traffic {
@@ -72,8 +55,6 @@ struct tunnel {
 
 const char *tunnel_phase_name(enum tunnel_phase phase);
 int tunnel_phase_parse(const char *s, enum tunnel_phase *ret);
-const char *tunnel_protocol_name(enum tunnel_protocol protocol);
-int tunnel_protocol_parse(const char *s, enum tunnel_protocol *ret);
 
 /* Whether the phase can still serve (pending, active or failed) or has ended for good. */
 bool tunnel_phase_is_over(enum tunnel_phase phase);
@@ -84,8 +65,7 @@ bool tunnel_phase_is_over(enum tunnel_phase phase);
 int tunnel_parse(const json_t *object, char name[TUNNEL_NAME_SIZE], struct tunnel_spec *ret,
                  char network_ref[TUNNEL_NAME_SIZE], struct diag *d);
 
-/* New references. tunnel_spec_json is what a merge patch (RFC 7396) is applied to. */
-json_t *tunnel_spec_json(const struct tunnel_spec *spec);
+/* A new reference. */
 json_t *tunnel_json(const struct tunnel *t, const struct tunnel_traffic *traffic);
 
 /* RFC 7396: a new object, `target` with `patch` applied. */

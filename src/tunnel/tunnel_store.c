@@ -6,25 +6,19 @@
 #include "wire/proxy_status.h"
 
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <utlist.h>
 
 #define RECORDS_KEEP 10000 /* ended connections kept per tunnel */
 
-/* Texts of a spec as they are stored. */
-struct spec_text {
-    char target[EXPOSURE_AUTHORITY_SIZE], listen[EXPOSURE_AUTHORITY_SIZE];
-};
-
-static void format_spec(const struct tunnel_spec *spec, struct spec_text *text)
+/* As it is stored; for free(). */
+static char *spec_text(const struct tunnel_spec *spec)
 {
-    host_port_format(&spec->target, text->target, sizeof(text->target));
-    host_port_format(&spec->listen, text->listen, sizeof(text->listen));
-}
-
-static struct store_value listen_value(const struct tunnel_spec *spec, const struct spec_text *text)
-{
-    return spec->has_endpoint ? STORE_TEXT(text->listen) : STORE_NULL;
+    json_t *json = tunnel_spec_json(spec);
+    char *text = json_dumps(json, JSON_COMPACT);
+    json_decref(json);
+    return text;
 }
 
 static struct store_value nonzero(int64_t v)
@@ -34,33 +28,29 @@ static struct store_value nonzero(int64_t v)
 
 int tunnel_store_insert(struct tx *tx, const struct tunnel *t, int64_t ends)
 {
-    struct spec_text text;
-    format_spec(&t->spec, &text);
-    TRY(tx_exec(
+    char *spec = spec_text(&t->spec);
+    int rc = tx_exec(
         tx,
-        "INSERT INTO tunnel (id, tenant, name, version, network, target, protocol, listen, "
-        "internal, ttl_ms, ends, phase, reason, lease_epoch, streams_total, bytes_in, "
-        "bytes_out, created, idle_ms) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, "
-        "$12, '', 0, 0, 0, 0, $13, $14)",
+        "INSERT INTO tunnel (id, tenant, name, version, network, spec, ends, phase, reason, "
+        "lease_epoch, streams_total, bytes_in, bytes_out, created, idle_ms) VALUES ($1, $2, "
+        "$3, $4, $5, $6, $7, $8, '', 0, 0, 0, 0, $9, $10)",
         STORE_TEXT(t->id), STORE_TEXT(t->tenant), STORE_TEXT(t->name), STORE_INT(t->version),
-        STORE_TEXT(t->spec.network), STORE_TEXT(text.target),
-        STORE_TEXT(tunnel_protocol_name(t->spec.protocol)), listen_value(&t->spec, &text),
-        STORE_INT(t->spec.internal), nonzero(t->spec.ttl_ms), nonzero(ends),
-        STORE_TEXT(tunnel_phase_name(t->phase)), STORE_INT(t->created), nonzero(t->idle_ms)));
-    return store_publish(tx, t->tenant, "tunnel", t->id, STORE_PUT);
+        STORE_TEXT(t->spec.network), STORE_TEXT(spec), nonzero(ends),
+        STORE_TEXT(tunnel_phase_name(t->phase)), STORE_INT(t->created), nonzero(t->idle_ms));
+    free(spec);
+    return rc < 0 ? rc : store_publish(tx, t->tenant, "tunnel", t->id, STORE_PUT);
 }
 
 int tunnel_store_update(struct tx *tx, const struct tunnel *t, int64_t ends, uint64_t if_version)
 {
-    struct spec_text text;
-    format_spec(&t->spec, &text);
-    TRY(tx_exec(tx,
-                "UPDATE tunnel SET name = $1, version = version + 1, target = $2, protocol = $3, "
-                "listen = $4, internal = $5, ttl_ms = $6, ends = $7 WHERE id = $8 AND version = $9",
-                STORE_TEXT(t->name), STORE_TEXT(text.target),
-                STORE_TEXT(tunnel_protocol_name(t->spec.protocol)), listen_value(&t->spec, &text),
-                STORE_INT(t->spec.internal), nonzero(t->spec.ttl_ms), nonzero(ends),
-                STORE_TEXT(t->id), STORE_INT(if_version)));
+    char *spec = spec_text(&t->spec);
+    int rc = tx_exec(tx,
+                     "UPDATE tunnel SET name = $1, version = version + 1, network = $2, spec = $3, "
+                     "ends = $4 WHERE id = $5 AND version = $6",
+                     STORE_TEXT(t->name), STORE_TEXT(t->spec.network), STORE_TEXT(spec),
+                     nonzero(ends), STORE_TEXT(t->id), STORE_INT(if_version));
+    free(spec);
+    TRY(rc);
     if (tx_changed(tx) == 0)
         return ERR_STALE;
     return store_publish(tx, t->tenant, "tunnel", t->id, STORE_PUT);
@@ -93,6 +83,15 @@ static void copy(char *out, size_t size, const char *in)
     snprintf(out, size, "%s", in ? in : "");
 }
 
+static int read_spec(const char *text, struct tunnel_spec *ret)
+{
+    char network[TUNNEL_NAME_SIZE];
+    json_t *json = json_loads(text, 0, NULL);
+    int rc = tunnel_spec_parse(json, ret, network, NULL);
+    json_decref(json);
+    return rc;
+}
+
 static int read_row(const struct rows *rows, struct tunnel_stored *s)
 {
     struct tunnel *t = &s->t;
@@ -101,26 +100,20 @@ static int read_row(const struct rows *rows, struct tunnel_stored *s)
     copy(t->tenant, sizeof(t->tenant), row_text(rows, 1));
     copy(t->name, sizeof(t->name), row_text(rows, 2));
     t->version = (uint64_t)row_int(rows, 3);
+    TRY(read_spec(row_text(rows, 5), &t->spec));
     copy(t->spec.network, sizeof(t->spec.network), row_text(rows, 4));
-    TRY(host_port_parse(row_text(rows, 5), false, &t->spec.target, NULL));
-    TRY(tunnel_protocol_parse(row_text(rows, 6), &t->spec.protocol));
-    t->spec.has_endpoint = !row_is_null(rows, 7);
-    if (t->spec.has_endpoint)
-        TRY(host_port_parse(row_text(rows, 7), true, &t->spec.listen, NULL));
-    t->spec.internal = row_int(rows, 8) != 0;
-    t->spec.ttl_ms = row_int(rows, 9);
-    s->ends = row_int(rows, 10);
-    TRY(tunnel_phase_parse(row_text(rows, 11), &t->phase));
-    copy(t->reason, sizeof(t->reason), row_text(rows, 12));
-    copy(t->endpoint, sizeof(t->endpoint), row_text(rows, 13));
-    t->agent.epoch = (uint64_t)row_int(rows, 14);
-    s->past.streams_total = (uint64_t)row_int(rows, 15);
-    s->past.bytes_in = (uint64_t)row_int(rows, 16);
-    s->past.bytes_out = (uint64_t)row_int(rows, 17);
-    t->created = row_int(rows, 18);
-    t->started = row_int(rows, 19);
-    t->closed = row_int(rows, 20);
-    t->idle_ms = row_int(rows, 21);
+    s->ends = row_int(rows, 6);
+    TRY(tunnel_phase_parse(row_text(rows, 7), &t->phase));
+    copy(t->reason, sizeof(t->reason), row_text(rows, 8));
+    copy(t->endpoint, sizeof(t->endpoint), row_text(rows, 9));
+    t->agent.epoch = (uint64_t)row_int(rows, 10);
+    s->past.streams_total = (uint64_t)row_int(rows, 11);
+    s->past.bytes_in = (uint64_t)row_int(rows, 12);
+    s->past.bytes_out = (uint64_t)row_int(rows, 13);
+    t->created = row_int(rows, 14);
+    t->started = row_int(rows, 15);
+    t->closed = row_int(rows, 16);
+    t->idle_ms = row_int(rows, 17);
     return 0;
 }
 
@@ -130,10 +123,9 @@ int tunnel_store_each(struct tx *tx, void (*fn)(void *arg, const struct tunnel_s
     struct tunnel_stored s;
     int rc;
     struct rows rows = tx_query(
-        tx,
-        "SELECT id, tenant, name, version, network, target, protocol, listen, internal, ttl_ms, "
-        "ends, phase, reason, endpoint, lease_epoch, streams_total, bytes_in, bytes_out, "
-        "created, started, closed, idle_ms FROM tunnel ORDER BY created");
+        tx, "SELECT id, tenant, name, version, network, spec, ends, phase, reason, endpoint, "
+            "lease_epoch, streams_total, bytes_in, bytes_out, created, started, closed, idle_ms "
+            "FROM tunnel ORDER BY created");
     while ((rc = row_next(&rows)) > 0) {
         if (read_row(&rows, &s) < 0)
             LOG_ERROR("a stored tunnel cannot be read", LOG_STR("tunnel", s.t.id));

@@ -1,0 +1,45 @@
+/*
+ * What a tunnel shall be: the member "spec" of the object. Stored, shown and patched as JSON, so
+ * that a new member is one field here and its lines in tunnel_spec.c. Pure functions, no I/O.
+ */
+#pragma once
+
+#include "base/addr.h"
+#include "base/diag.h"
+#include "base/id.h"
+
+#include <jansson.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+#define TUNNEL_NAME_SIZE  64
+#define TUNNEL_TTL_MIN_MS 1000
+#define TUNNEL_TTL_MAX_MS (INT64_C(366) * 86400 * 1000)
+
+enum tunnel_protocol { TUNNEL_TCP, TUNNEL_PROTOCOL_COUNT };
+const char *tunnel_protocol_name(enum tunnel_protocol protocol);
+
+struct tunnel_spec {
+    char network[ID_SIZE];
+    struct host_port target;
+    enum tunnel_protocol protocol;
+    bool has_endpoint;
+    struct host_port listen; /* valid if has_endpoint; port 0: the hub chooses */
+    bool internal;
+    int64_t ttl_ms; /* 0: no end */
+};
+
+/* Every member is checked, unknown ones are errors; `d->field` is the JSON path at fault. The
+ * network is a name or an id: the caller resolves it. */
+int tunnel_spec_parse(const json_t *spec, struct tunnel_spec *ret,
+                      char network_ref[TUNNEL_NAME_SIZE], struct diag *d);
+/* A new reference, complete: parsed again it gives the same spec. */
+json_t *tunnel_spec_json(const struct tunnel_spec *spec);
+
+/* An object whose members are all in `allowed` (ends with NULL). `path` prefixes the field named.
+ */
+int tunnel_check_members(const json_t *object, const char *path, const char *const *allowed,
+                         struct diag *d);
+/* The string at `key`, or `fallback` (NULL: the member is required). */
+int tunnel_get_string(const json_t *object, const char *key, const char *field,
+                      const char *fallback, const char **ret, struct diag *d);
