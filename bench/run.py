@@ -18,7 +18,7 @@ from collections import defaultdict
 
 import peers as peer_list
 import report
-from procs import (Group, cpu_seconds, machine_busy_seconds, memory_kib, own_seconds,
+from procs import (AwakeCores, Group, cpu_seconds, machine_busy_seconds, memory_kib, own_seconds,
                    wait_for)
 
 TOP = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
@@ -99,6 +99,10 @@ class Bench:
             self.record(f"rr{streams}_rate", peer, result["rate"])
         self.record(f"rr{streams}_p50", peer, result["p50_us"])
         self.record(f"rr{streams}_p99", peer, result["p99_us"])
+
+    def round_trips_awake(self, peer):
+        with AwakeCores():
+            self.record("rr1_awake_p50", peer, self.run("rr", peer)["p50_us"])
 
     def beside_bulk(self, peer, direction):
         extra = ["--from-target"] if direction == "from" else []
@@ -197,7 +201,7 @@ class Bench:
             for kind in kinds:
                 running.append(kind(self.directory, self.server_port))
             steps = [(self.bulk, n, d) for n in (1, 8) for d in ("to", "from")]
-            steps += [(self.round_trips, 1), (self.round_trips, 64)]
+            steps += [(self.round_trips, 1), (self.round_trips_awake,), (self.round_trips, 64)]
             steps += [(self.beside_bulk, "to"), (self.beside_bulk, "from")]
             steps += [(self.connections, 16), (self.connections, 1)]
             if not self.o.quick:
