@@ -30,6 +30,7 @@
 #include <assert.h>
 #include <errno.h>
 #include <netinet/tcp.h>
+#include <poll.h>
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/uio.h>
@@ -53,7 +54,8 @@ struct relay {
     struct h2conn_batch at_end;
     struct buf stash;
     uint16_t first_chunk, last_chunk;
-    bool is_hub;
+    bool is_hub, is_local;
+    bool other_ended;      /* local: told so */
     bool is_open : 1;      /* the target is reached */
     bool is_cut : 1;       /* `end` and `err` are decided, the socket is gone */
     bool socket_ended : 1; /* read to its end */
@@ -322,6 +324,13 @@ static void on_end(void *arg, struct h2_stream *s)
 
 /* Socket to stream */
 
+/* The end may just as well be a reset: relay_other_ended will say. */
+static bool is_doubtful_end(const struct relay *r)
+{
+    struct pollfd p = {.fd = r->io.fd};
+    return r->is_local && !r->other_ended && poll(&p, 1, 0) == 1 && (p.revents & POLLHUP);
+}
+
 static int on_produce(void *arg, struct h2_stream *s, uint8_t *out, size_t cap, bool *eof)
 {
     struct relay *r = arg;
@@ -338,6 +347,10 @@ static int on_produce(void *arg, struct h2_stream *s, uint8_t *out, size_t cap, 
     }
     if (n < 0 || (n == 0 && r->socket_err)) {
         cut_both(r, RELAY_END_SOCKET_RESET, n < 0 ? error_from_errno(errno) : r->socket_err);
+        return 0;
+    }
+    if (n == 0 && is_doubtful_end(r)) {
+        r->io.readable = false;
         return 0;
     }
     if (n == 0) {
@@ -479,6 +492,7 @@ int relay_open(struct h2conn *hc, int fd, const struct relay_open_params *p, str
         headers[i + 2] = p->headers[i];
     struct relay *r = make(hc, p->set, p->ops, p->arg);
     r->is_hub = true;
+    r->is_local = p->is_local;
     r->peer = p->peer;
     int rc = io_start(&r->io, h2conn_loop(hc), fd, on_event);
     if (rc == 0 && h2conn_is_ending(hc))
@@ -493,6 +507,20 @@ int relay_open(struct h2conn *hc, int fd, const struct relay_open_params *p, str
     }
     *ret = r;
     return 0;
+}
+
+void relay_other_ended(struct relay *r, int err)
+{
+    r->other_ended = true;
+    if (r->is_cut)
+        return;
+    if (err < 0) {
+        cut_both(r, RELAY_END_SOCKET_RESET, err);
+        return;
+    }
+    r->io.readable = true;
+    if (r->stream && !r->socket_ended)
+        h2_resume(r->stream);
 }
 
 static void answer_failure(struct h2_stream *s, int err)

@@ -67,11 +67,17 @@ struct relay_open_params {
     struct relay_set *set;
     const struct relay_ops *ops;
     void *arg;
+    bool is_local; /* one end of a socketpair: see relay_other_ended */
 };
 
 /* Hub: asks the agent behind `hc` to connect, and relays `fd` (taken, also on failure, when it is
  * reset; its options are the caller's affair). ERR_LIMIT, ERR_UNAVAILABLE as of h2_request. */
 int relay_open(struct h2conn *hc, int fd, const struct relay_open_params *p, struct relay **ret);
+
+/* A local socket cannot say "reset": who closes its other end tells how that end went, always. An
+ * end-of-file of a closed one counts only then: 0: it was the proper end; else the stream is reset.
+ */
+void relay_other_ended(struct relay *r, int err);
 
 struct relay_accept_params {
     struct host_port target;

@@ -8,6 +8,7 @@
 #include "net/bridge.h"
 #include "net/listener.h"
 #include "net/relay.h"
+#include "tunnel/expose_internal.h"
 #include "wire/http1.h"
 #include "wire/proxy_status.h"
 
@@ -67,6 +68,7 @@ struct client {
     int64_t opened;
     struct relay *relay;
     struct bridge *bridge;      /* NULL: a socket of the listener, or gone */
+    struct exposure_dial *dial; /* NULL: nobody on the main loop asked for it */
     bool has_left;              /* its connection was lost, not ended */
     struct client *prev, *next; /* of `proxied` while there is a bridge */
 };
@@ -250,12 +252,22 @@ static void end_bridge(struct bridge *b, const struct relay_result *res)
     bridge_finish(b, was_refused || res->end == RELAY_END_FINISHED ? 0 : ERR_RESET);
 }
 
+static void end_near_side(struct client *c, const struct relay_result *res)
+{
+    if (c->bridge)
+        end_bridge(c->bridge, res);
+    if (c->dial)
+        exposure_dial_ended(TAKE(c->dial), res->end == RELAY_END_FINISHED ? 0 : res->err);
+}
+
 static void on_relay_open(void *arg, struct relay *r)
 {
     struct client *c = arg;
     tell_target(c->exposure, 0);
     if (c->bridge)
         say_opened(c->bridge);
+    if (c->dial)
+        exposure_dial_opened(c->dial);
 }
 
 static void log_not_reached(const struct exposure *e, const struct addr *peer, int err)
@@ -276,15 +288,14 @@ static void on_relay_end(void *arg, struct relay *r, const struct relay_result *
     }
     add_record(e, c, relay_peer(r), res);
     c->relay = NULL;
-    if (c->bridge)
-        end_bridge(c->bridge, res);
+    end_near_side(c, res);
     free_if_gone(c);
 }
 
 static const struct relay_ops client_ops = {.on_open = on_relay_open, .on_end = on_relay_end};
 
-/* Relays `fd` (taken). Without success the client is recorded, and freed unless it has a bridge. */
-static void open_relay(struct client *c, int fd, const struct addr *peer)
+/* Relays `fd` (taken). NULL: the client is recorded, and freed unless it has a bridge. */
+static struct relay *open_relay(struct client *c, int fd, const struct addr *peer)
 {
     struct exposure *e = c->exposure;
     const struct h2_header headers[] = {{"warren-tunnel", e->tunnel},
@@ -295,18 +306,27 @@ static void open_relay(struct client *c, int fd, const struct addr *peer)
                                              .n_headers = ARRAY_SIZE(headers),
                                              .set = &e->relays,
                                              .ops = &client_ops,
-                                             .arg = c};
+                                             .arg = c,
+                                             .is_local = c->dial != NULL};
     struct relay_result res = {.end = RELAY_END_NOT_OPENED, .err = ERR_UNAVAILABLE};
     if (e->link->hc)
         res.err = relay_open(e->link->hc, fd, &params, &c->relay);
     else
         close(fd);
     if (res.err == 0)
-        return;
+        return c->relay;
     add_record(e, c, peer, &res);
-    if (c->bridge)
-        end_bridge(c->bridge, &res);
+    end_near_side(c, &res);
     free_if_gone(c);
+    return NULL;
+}
+
+struct relay *exposure_open_dial(struct exposure *e, struct exposure_dial *d, int fd,
+                                 const struct addr *client)
+{
+    struct client *c = client_new(e);
+    c->dial = d;
+    return open_relay(c, fd, client);
 }
 
 static void on_accept(void *arg, int fd, const struct addr *peer)
@@ -477,6 +497,16 @@ void exposure_retarget(struct exposure *e, const char *authority)
     r->exposure = e;
     snprintf(r->authority, sizeof(r->authority), "%s", authority);
     loop_post(e->worker, retarget_on_worker, r);
+}
+
+struct loop *exposure_worker(const struct exposure *e)
+{
+    return e->worker;
+}
+
+struct loop *exposure_main(const struct exposure *e)
+{
+    return e->main;
 }
 
 void exposure_take(struct exposure *e, struct conn *c)

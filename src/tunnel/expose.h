@@ -65,6 +65,24 @@ void exposure_stop_accepting(struct exposure *e);
  * like a client of a listener. Not when stopping. */
 void exposure_take(struct exposure *e, struct conn *c);
 
+/* A stream to the target for somebody on the main loop, who keeps the other end of a socketpair: a
+ * client like any other in the access log, the counters, and what a lost lease cuts. */
+struct exposure_dial;
+struct exposure_dial_ops {
+    void (*on_open)(void *arg); /* the target is reached; bytes may have been written before */
+    /* Last call, unless exposure_dial_done came before: 0: both directions ended properly; else why
+     * the target was not reached (see proxy_status_format), or how the stream was cut. */
+    void (*on_end)(void *arg, int err);
+};
+
+/* Takes `fd` (non-blocking). Callbacks come later, on the main loop. The caller owes one
+ * exposure_dial_done. Not when stopping. */
+struct exposure_dial *exposure_dial(struct exposure *e, int fd, const struct addr *client,
+                                    const struct exposure_dial_ops *ops, void *arg);
+/* The caller is done with its end, of which it tells how it went just before it closes it: 0: its
+ * bytes and their end are all written; else the target sees a reset. No callback follows. */
+void exposure_dial_done(struct exposure_dial *d, int err);
+
 /* Adds what this exposure has carried. */
 void exposure_traffic(const struct exposure *e, struct tunnel_traffic *sum);
 

@@ -102,6 +102,12 @@ void tunnel_lose(struct tunnel_object *o, int err, const char *why);
 void tunnel_lease_cleared(struct tunnel_object *o);
 void tunnel_lease_timer(struct timer *t);
 
+/* A stream to the target, see exposure_dial: `fd` (taken on success) goes where the least streams
+ * are open. ERR_UNAVAILABLE: nobody serves the tunnel now; tunnel_pending_reason says why. */
+int tunnel_dial(struct tunnel_object *o, int fd, const struct addr *client,
+                const struct exposure_dial_ops *ops, void *arg, struct exposure_dial **ret);
+struct exposure *tunnel_pick_exposure(const struct tunnel_object *o); /* NULL: it does not serve */
+
 /* tunnel_proxy.c: clients that come by CONNECT */
 void tunnel_proxy_changed(struct tunnels *ts);         /* something that one may wait for */
 void tunnel_proxy_watch_idle(struct tunnel_object *o); /* if it was made on demand */

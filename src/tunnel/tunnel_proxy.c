@@ -250,24 +250,6 @@ void tunnel_proxy_watch_idle(struct tunnel_object *o)
 
 /* ---- waiting ---- */
 
-/* Where the least streams are open; NULL: it does not serve. */
-static struct exposure *pick_exposure(const struct tunnel_object *o)
-{
-    struct exposure *best = NULL;
-    uint64_t least = UINT64_MAX;
-    if (o->lease.state != LEASE_HELD)
-        return NULL;
-    for (struct exposure *e = o->exposures; e; e = exposure_next(e)) {
-        struct tunnel_traffic t = {0};
-        exposure_traffic(e, &t);
-        if (exposure_is_stopping(e) || t.streams_open >= least)
-            continue;
-        best = e;
-        least = t.streams_open;
-    }
-    return best;
-}
-
 static bool fits(const struct tunnel_object *o, const struct proxied *p)
 {
     return o->t.spec.internal && o->t.spec.protocol == TUNNEL_TCP && !o->is_ending &&
@@ -285,7 +267,7 @@ static struct tunnel_object *find_tunnel(const struct proxied *p)
     DL_FOREACH (n->objects, o) {
         if (!fits(o, p))
             continue;
-        if (pick_exposure(o))
+        if (tunnel_pick_exposure(o))
             return o;
         found = found ? found : o;
     }
@@ -309,7 +291,7 @@ static void advance(struct proxied *p)
     struct tunnels *ts = p->proxy->tunnels;
     struct fleet_network *n = fleet_network_find(ts->fleet, p->network);
     struct tunnel_object *o = find_tunnel(p);
-    struct exposure *e = o ? pick_exposure(o) : NULL;
+    struct exposure *e = o ? tunnel_pick_exposure(o) : NULL;
     if (http_request_is_gone(p->req))
         fail(p, ERR_CLOSED, "the client has gone");
     else if (ts->is_draining)

@@ -1,0 +1,107 @@
+/*
+ * A stream that the main loop asked for. Two threads share a struct exposure_dial:
+ *
+ *   main: exposure_dial ──────────► worker: relay          main: exposure_dial_done ─► worker:
+ *   main: on_open, on_end ◄──────── worker: opened, ended        relay_other_ended
+ *
+ * Each of the two sides holds a reference until its last message, which carries it over. The
+ * exposure itself is touched only where a relay keeps it in place.
+ */
+#include "tunnel/expose_internal.h"
+
+#include "base/macro.h"
+#include "base/mem.h"
+#include "loop/loop.h"
+#include "net/relay.h"
+
+#include <assert.h>
+#include <stdatomic.h>
+
+struct exposure_dial {
+    _Atomic uint32_t refs;
+    struct loop *main, *worker;
+    const struct exposure_dial_ops *ops;
+    void *arg;
+    struct exposure *exposure; /* valid until the relay began */
+    int fd;
+    struct addr client;
+    struct relay *relay; /* the worker's; NULL: ended */
+    int end_err;         /* the worker's, then the main loop's */
+    bool is_done;        /* the main loop's: the caller wants no more */
+    int done_err;        /* the main loop's, then the worker's */
+};
+
+static void unref(struct exposure_dial *d)
+{
+    if (atomic_fetch_sub(&d->refs, 1) == 1)
+        mem_free(d);
+}
+
+static void opened_on_main(void *arg)
+{
+    struct exposure_dial *d = arg;
+    if (!d->is_done)
+        d->ops->on_open(d->arg);
+    unref(d);
+}
+
+void exposure_dial_opened(struct exposure_dial *d)
+{
+    atomic_fetch_add(&d->refs, 1);
+    loop_post(d->main, opened_on_main, d);
+}
+
+static void ended_on_main(void *arg)
+{
+    struct exposure_dial *d = arg;
+    if (!d->is_done)
+        d->ops->on_end(d->arg, d->end_err);
+    unref(d);
+}
+
+void exposure_dial_ended(struct exposure_dial *d, int err)
+{
+    d->relay = NULL;
+    d->end_err = err;
+    loop_post(d->main, ended_on_main, d);
+}
+
+static void start_on_worker(void *arg)
+{
+    struct exposure_dial *d = arg;
+    struct relay *r = exposure_open_dial(d->exposure, d, d->fd, &d->client);
+    if (r)
+        d->relay = r;
+}
+
+struct exposure_dial *exposure_dial(struct exposure *e, int fd, const struct addr *client,
+                                    const struct exposure_dial_ops *ops, void *arg)
+{
+    assert(!exposure_is_stopping(e));
+    struct exposure_dial *d = NEW(struct exposure_dial);
+    d->refs = 2;
+    d->main = exposure_main(e);
+    d->worker = exposure_worker(e);
+    d->ops = ops;
+    d->arg = arg;
+    d->exposure = e;
+    d->fd = fd;
+    d->client = *client;
+    loop_post(d->worker, start_on_worker, d);
+    return d;
+}
+
+static void done_on_worker(void *arg)
+{
+    struct exposure_dial *d = arg;
+    if (d->relay)
+        relay_other_ended(d->relay, d->done_err);
+    unref(d);
+}
+
+void exposure_dial_done(struct exposure_dial *d, int err)
+{
+    d->is_done = true;
+    d->done_err = err;
+    loop_post(d->worker, done_on_worker, d);
+}
