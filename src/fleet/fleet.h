@@ -2,9 +2,9 @@
  * The fleet as one hub sees it: networks, their agents, who is logged in, and which reverse
  * connections each agent keeps open.
  *
- * Everything here belongs to the main loop, except the functions of fleet/link.h that say
- * otherwise. The view is loaded at start and follows the store's feed; a login raises the agent's
- * epoch in the database, and everything of a lower epoch (an older session, its reverse
+ * Everything here belongs to the main loop; a pool of reverse connections has another side on its
+ * worker (fleet/pool.h). The view is loaded at start and follows the store's feed; a login raises
+ * the agent's epoch in the database, and everything of a lower epoch (an older session, its reverse
  * connections) is ended.
  */
 #pragma once
@@ -18,7 +18,8 @@
 #include <stdint.h>
 #include <uthash.h>
 
-struct fleet_link;
+struct conn;
+struct fleet_pool;
 struct rpc_call;
 struct rpc_server;
 
@@ -50,17 +51,18 @@ struct fleet_agent {
     json_t *allow;         /* array of texts */
     struct rpc_call *call; /* of Connect; NULL: offline */
 
-    struct fleet_link *links; /* of the live session, utlist */
+    struct fleet_pool *pool; /* NULL: no reverse connection in this session so far */
     struct fleet_agent *prev, *next_in_network;
     UT_hash_handle hh;
 };
 
-/* Told on the main loop. `on_down` and `on_link_down` come while the object is still in place. */
+/* Told on the main loop. `on_pool_up`: the agent can be reached by data from now on, until
+ * `on_pool_down`. `on_down` and `on_pool_down` come while the object is still in place. */
 struct fleet_observer {
     void (*on_up)(struct fleet_observer *o, struct fleet_agent *a);
     void (*on_down)(struct fleet_observer *o, struct fleet_agent *a);
-    void (*on_link_up)(struct fleet_observer *o, struct fleet_link *l);
-    void (*on_link_down)(struct fleet_observer *o, struct fleet_link *l);
+    void (*on_pool_up)(struct fleet_observer *o, struct fleet_pool *p);
+    void (*on_pool_down)(struct fleet_observer *o, struct fleet_pool *p);
     /* What is still used in a network, asked before it is deleted. */
     size_t (*count_in_network)(struct fleet_observer *o, const char *network);
     struct fleet_observer *next;
@@ -78,9 +80,11 @@ struct fleet_config {
 
 /* Loads the view; blocks, for start-up. */
 int fleet_new(const struct fleet_config *cfg, struct fleet **ret, struct diag *d);
-/* Ends every session and link; `done` when the last link is gone from its worker. */
+/* A worker that can be a home for reverse connections; all of them before the first arrives. */
+void fleet_add_worker(struct fleet *f, struct loop *worker);
+/* Ends every session; `done` when the last reverse connection is gone from its worker. */
 void fleet_stop(struct fleet *f, void (*done)(void *arg), void *arg);
-void fleet_free(struct fleet *f); /* no link may be left */
+void fleet_free(struct fleet *f);
 void fleet_observe(struct fleet *f, struct fleet_observer *o);
 
 /* The server of the control sessions. Connect is registered; other capabilities add their rows. */
@@ -106,11 +110,13 @@ struct fleet_agent *fleet_caller(struct fleet *f, struct rpc_call *call, uint64_
 typedef struct Warren__V1__HubEvent Warren__V1__HubEvent;
 void fleet_send(struct fleet_agent *a, const Warren__V1__HubEvent *event);
 
-/* Ends the agent's session, links and whatever control connections it has, now. */
+/* Ends the agent's session, reverse connections and whatever control connections it has, now. */
 void fleet_cut(struct fleet *f, struct fleet_agent *a, const char *why);
 /* The same for one that was revoked a moment ago, perhaps before the view has seen it. */
 void fleet_cut_revoked(struct fleet *f, const char *agent);
 
+/* Whether streams can be opened to it: between on_pool_up and on_pool_down. */
+bool fleet_agent_is_reachable(const struct fleet_agent *a);
 /* Ends the agent's reverse connections; it may dial new ones. */
 void fleet_cut_links(struct fleet_agent *a);
 

@@ -13,8 +13,8 @@
 #include <string.h>
 #include <utlist.h>
 
-#define SESSIONS_MAX 8  /* control connections of one agent; the oldest gives way */
-#define LINKS_MAX    16 /* reverse connections, those not admitted yet among them */
+#define SESSIONS_MAX 8 /* control connections of one agent; the oldest gives way */
+#define LINKS_MAX    (2 * FLEET_LINKS_MAX) /* reverse connections, of superseded sessions too */
 
 /* A control connection, the user pointer of its rpc_session. */
 struct control {
@@ -114,7 +114,11 @@ void fleet_peer_close_sessions(struct fleet *f, const char *agent)
 
 bool fleet_peer_link_add(struct fleet *f, const char *agent)
 {
-    return ++peer_get(f, agent)->n_links <= LINKS_MAX;
+    struct fleet_peer *p = peer_get(f, agent);
+    if (p->n_links >= LINKS_MAX)
+        return false;
+    p->n_links++;
+    return true;
 }
 
 void fleet_peer_link_remove(struct fleet *f, const char *agent)

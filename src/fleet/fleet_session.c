@@ -20,8 +20,7 @@
 #include <string.h>
 #include <utlist.h>
 
-#define LINKS_MAX 8          /* reverse connections of the live session */
-#define BACKLOG   (8u << 20) /* bytes an agent is behind: a snapshot of the largest network fits */
+#define BACKLOG (8u << 20) /* bytes an agent is behind: a snapshot of the largest network fits */
 
 struct fleet_agent *fleet_caller(struct fleet *f, struct rpc_call *call, uint64_t session_epoch)
 {
@@ -62,22 +61,15 @@ static void departure_written(void *arg, int err)
     mem_free(arg);
 }
 
-static void link_down(struct fleet *f, struct fleet_agent *a, struct fleet_link *l)
+bool fleet_agent_is_reachable(const struct fleet_agent *a)
 {
-    struct fleet_observer *o;
-    LL_FOREACH (f->observers, o)
-        o->on_link_down(o, l);
-    l->is_up = false;
-    DL_DELETE(a->links, l);
+    return a->pool && a->pool->is_up;
 }
 
 void fleet_cut_links(struct fleet_agent *a)
 {
-    while (a->links) {
-        struct fleet_link *l = a->links;
-        link_down(a->fleet, a, l);
-        fleet_link_cut(l);
-    }
+    if (a->pool)
+        fleet_pool_cut(a->pool);
 }
 
 /* Ends what belongs to the live session, if there is one; `call` gets `status`. */
@@ -95,7 +87,8 @@ static void session_down(struct fleet *f, struct fleet_agent *a, enum rpc_status
     struct fleet_observer *o;
     LL_FOREACH (f->observers, o)
         o->on_down(o, a);
-    fleet_cut_links(a);
+    if (a->pool)
+        fleet_pool_end(TAKE(a->pool));
     rpc_on_cancel(call, NULL, NULL);
     rpc_finish(call, status, why);
 
@@ -274,49 +267,6 @@ void fleet_drain(struct fleet *f, uint32_t grace_ms)
         fleet_send(a, &event);
 }
 
-/* ---- reverse connections, told by link.c ---- */
-
-void fleet_link_born(struct fleet_link *l)
-{
-    struct fleet *f = l->fleet;
-    DL_APPEND2(f->links, l, all_prev, all_next);
-    if (!fleet_peer_link_add(f, l->agent) || f->is_stopping)
-        fleet_link_cut(l);
-}
-
-void fleet_link_arrived(struct fleet_link *l)
-{
-    struct fleet_agent *a = fleet_agent_find(l->fleet, l->agent);
-    struct fleet_link *other;
-    size_t n = 0;
-    if (a)
-        DL_COUNT(a->links, other, n);
-    if (!a || strcmp(a->tenant, l->tenant) != 0 || !a->call || (uint32_t)a->epoch != l->epoch ||
-        n >= LINKS_MAX) {
-        LOG_INFO("reverse connection refused", LOG_STR("agent", l->agent),
-                 LOG_INT("epoch", l->epoch), LOG_INT("newest", a ? a->epoch : 0));
-        fleet_link_cut(l);
-        return;
-    }
-    l->is_up = true;
-    DL_APPEND(a->links, l);
-    struct fleet_observer *o;
-    LL_FOREACH (l->fleet->observers, o)
-        o->on_link_up(o, l);
-}
-
-void fleet_link_left(struct fleet_link *l)
-{
-    struct fleet *f = l->fleet;
-    struct fleet_agent *a = l->is_up ? fleet_agent_find(f, l->agent) : NULL;
-    if (a)
-        link_down(f, a, l);
-    DL_DELETE2(f->links, l, all_prev, all_next);
-    fleet_peer_link_remove(f, l->agent);
-    if (f->on_stopped && !f->links)
-        f->on_stopped(f->on_stopped_arg);
-}
-
 /* ---- the object ---- */
 
 static const struct rpc_method methods[] = {
@@ -350,16 +300,13 @@ int fleet_new(const struct fleet_config *cfg, struct fleet **ret, struct diag *d
 
 void fleet_stop(struct fleet *f, void (*done)(void *arg), void *arg)
 {
-    struct fleet_link *l;
     f->is_stopping = true;
     for (struct fleet_agent *a = f->agents; a; a = a->hh.next)
         session_down(f, a, RPC_UNAVAILABLE, "the hub stops");
     fleet_peers_close(f);
-    DL_FOREACH2 (f->links, l, all_next)
-        fleet_link_cut(l);
     f->on_stopped = done;
     f->on_stopped_arg = arg;
-    if (!f->links)
+    if (!f->n_pools)
         done(arg);
 }
 
@@ -370,7 +317,14 @@ void fleet_free(struct fleet *f)
     rpc_server_free(f->rpc);
     fleet_peers_free(f);
     fleet_view_free(f);
+    mem_free(f->homes);
     mem_free(f);
+}
+
+void fleet_add_worker(struct fleet *f, struct loop *worker)
+{
+    f->homes = mem_grow(f->homes, (f->n_homes + 1) * sizeof(*f->homes));
+    f->homes[f->n_homes++] = (struct fleet_home){worker, 0};
 }
 
 void fleet_observe(struct fleet *f, struct fleet_observer *o)

@@ -17,7 +17,12 @@ struct fleet {
     struct store_subscriber feed;
     size_t online;
     struct fleet_peer *peers; /* by agent */
-    struct fleet_link *links; /* all that workers have, up or not yet; `all_prev`, `all_next` */
+    struct fleet_home {
+        struct loop *worker;
+        size_t n_pools;
+    } * homes;
+    size_t n_homes;
+    size_t n_pools; /* those whose last connection is still to go among them */
     bool is_stopping;
     void (*on_stopped)(void *arg);
     void *on_stopped_arg;
@@ -47,12 +52,18 @@ void *fleet_peer_session_open(struct rpc_session *s, void *fleet);
 void fleet_peer_session_close(struct rpc_session *s, void *user, int err, void *fleet);
 const struct spiffe *fleet_peer_of(struct rpc_call *call); /* NULL: disconnected, or no identity */
 void fleet_peer_close_sessions(struct fleet *f, const char *agent);
-bool fleet_peer_link_add(struct fleet *f, const char *agent); /* false: one too many, but counted */
+bool fleet_peer_link_add(struct fleet *f, const char *agent); /* false: one too many */
 void fleet_peer_link_remove(struct fleet *f, const char *agent);
 void fleet_peers_close(struct fleet *f);
 void fleet_peers_free(struct fleet *f); /* after the rpc server */
 
-/* fleet_session.c: called by link.c on the main loop. */
-void fleet_link_born(struct fleet_link *l);
-void fleet_link_arrived(struct fleet_link *l);
-void fleet_link_left(struct fleet_link *l);
+/* pool.c, on the worker. */
+void fleet_pool_join(struct fleet_link *l);
+void fleet_pool_leave(struct fleet_link *l); /* no new streams; may be called again */
+/* pool.c, on the main loop. */
+struct fleet_pool *fleet_pool_new(struct fleet_agent *a);
+void fleet_pool_up(struct fleet_pool *p);
+void fleet_pool_down(struct fleet_pool *p); /* if it is up */
+void fleet_pool_cut(struct fleet_pool *p);  /* every connection */
+void fleet_pool_end(struct fleet_pool *p);  /* ... and there will be none any more */
+void fleet_pool_free_if_over(struct fleet_pool *p);

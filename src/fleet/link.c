@@ -1,27 +1,18 @@
-#include "fleet/internal.h"
+#include "fleet/link.h"
 
 #include "base/error.h"
 #include "base/log.h"
 #include "base/mem.h"
+#include "fleet/internal.h"
 #include "net/h2conn.h"
 #include "pki/cert.h"
 
-#include <stdio.h>
+#include <string.h>
 #include <utlist.h>
 
 #define SETTINGS_MS 10000 /* for an agent to tell its session */
 
-void fleet_link_use(struct fleet_link *l, struct link_user *u)
-{
-    DL_APPEND(l->users, u);
-}
-
-void fleet_link_unuse(struct fleet_link *l, struct link_user *u)
-{
-    if (u->prev)
-        DL_DELETE(l->users, u);
-    u->prev = u->next = NULL;
-}
+/* ---- the end ---- */
 
 static void free_on_worker(void *arg)
 {
@@ -31,19 +22,42 @@ static void free_on_worker(void *arg)
 static void left_on_main(void *arg)
 {
     struct fleet_link *l = arg;
-    fleet_link_left(l);
-    loop_post(l->worker, free_on_worker, l);
+    struct fleet_pool *p = l->pool;
+    DL_DELETE2(p->members, l, member_prev, member_next);
+    p->n_members--;
+    fleet_peer_link_remove(p->fleet, p->agent);
+    loop_post(p->worker, free_on_worker, l);
+    fleet_pool_free_if_over(p);
 }
 
-static void born_on_main(void *arg)
+static void on_close(void *arg, int err)
 {
-    fleet_link_born(arg);
+    struct fleet_link *l = arg;
+    LOG_DEBUG("reverse connection closed", LOG_STR("agent", l->pool->agent), LOG_ERR(err));
+    l->hc = NULL;
+    timer_stop(&l->deadline);
+    fleet_pool_leave(l);
+    loop_post(l->pool->fleet->cfg.loop, left_on_main, l);
 }
 
-static void arrived_on_main(void *arg)
+static void cut_on_worker(void *arg)
 {
-    fleet_link_arrived(arg);
+    struct fleet_link *l = arg;
+    if (!l->hc)
+        return;
+    h2conn_abort(l->hc, ERR_CANCELED);
+    fleet_pool_leave(l);
 }
+
+void fleet_link_cut(struct fleet_link *l)
+{
+    if (l->is_cut)
+        return;
+    l->is_cut = true;
+    loop_post(l->pool->worker, cut_on_worker, l);
+}
+
+/* ---- the beginning ---- */
 
 static void on_deadline(struct timer *t)
 {
@@ -53,60 +67,63 @@ static void on_deadline(struct timer *t)
 static void on_settings(void *arg)
 {
     struct fleet_link *l = arg;
-    uint32_t epoch;
+    uint32_t epoch = 0;
     timer_stop(&l->deadline);
-    if (!h2_peer_setting(h2conn_session(l->hc), FLEET_SETTING_EPOCH, &epoch)) {
-        LOG_WARN("reverse connection without a session epoch", LOG_STR("agent", l->agent));
-        h2conn_abort(l->hc, ERR_PROTO);
+    bool is_told = h2_peer_setting(h2conn_session(l->hc), FLEET_SETTING_EPOCH, &epoch);
+    if (is_told && epoch == (uint32_t)l->pool->epoch && !h2conn_is_ending(l->hc)) {
+        fleet_pool_join(l);
         return;
     }
-    l->epoch = epoch;
-    loop_post(l->fleet->cfg.loop, arrived_on_main, l);
-}
-
-static void on_close(void *arg, int err)
-{
-    struct fleet_link *l = arg;
-    LOG_DEBUG("reverse connection closed", LOG_STR("agent", l->agent), LOG_ERR(err));
-    l->hc = NULL;
-    timer_stop(&l->deadline);
-    while (l->users) {
-        struct link_user *u = l->users;
-        fleet_link_unuse(l, u);
-        u->on_gone(u);
-    }
-    loop_post(l->fleet->cfg.loop, left_on_main, l);
+    LOG_INFO("reverse connection refused", LOG_STR("agent", l->pool->agent),
+             LOG_INT("epoch", epoch), LOG_INT("newest", l->pool->epoch));
+    h2conn_abort(l->hc, is_told ? ERR_STALE : ERR_PROTO);
 }
 
 static const struct h2conn_ops link_ops = {.on_settings = on_settings, .on_close = on_close};
 
-void fleet_link_accept(struct fleet *f, struct conn *c)
+struct arrival {
+    struct fleet_link *link;
+    struct conn *conn;
+};
+
+static void arrive_on_worker(void *arg)
+{
+    CLEANUP(mem_free) struct arrival *a = arg;
+    struct fleet_link *l = a->link;
+    const struct h2conn_config cfg = {0};
+    timer_init(&l->deadline, l->pool->worker, on_deadline);
+    timer_start(&l->deadline, SETTINGS_MS);
+    l->hc = h2conn_attach(a->conn, l->pool->worker, &cfg, &link_ops, l);
+}
+
+/* The agent whose live session this connection may belong to. */
+static struct fleet_agent *agent_of(struct fleet *f, struct conn *c)
 {
     struct spiffe id;
-    if (cert_identity(conn_peer_cert(c), f->cfg.trust_domain, &id) < 0) {
+    if (f->is_stopping || !conn_is_open(c) ||
+        cert_identity(conn_peer_cert(c), f->cfg.trust_domain, &id) < 0)
+        return NULL;
+    struct fleet_agent *a = fleet_agent_find(f, id.agent);
+    return a && strcmp(a->tenant, id.tenant) == 0 && a->call ? a : NULL;
+}
+
+void fleet_link_accept(struct fleet *f, struct conn *c)
+{
+    struct fleet_agent *a = agent_of(f, c);
+    if (!a || (a->pool && a->pool->n_members >= FLEET_LINKS_MAX) ||
+        !fleet_peer_link_add(f, a->id)) {
+        LOG_INFO("reverse connection refused", LOG_STR("agent", a ? a->id : "not logged in"));
         conn_abort(c, ERR_DENIED);
         return;
     }
+    if (!a->pool)
+        a->pool = fleet_pool_new(a);
     struct fleet_link *l = NEW(struct fleet_link);
-    l->fleet = f;
-    l->worker = conn_loop(c);
-    snprintf(l->tenant, sizeof(l->tenant), "%s", id.tenant);
-    snprintf(l->agent, sizeof(l->agent), "%s", id.agent);
-    const struct h2conn_config cfg = {0};
-    l->hc = h2conn_new(c, &cfg, &link_ops, l);
-    timer_init(&l->deadline, l->worker, on_deadline);
-    timer_start(&l->deadline, SETTINGS_MS);
-    loop_post(f->cfg.loop, born_on_main, l);
-}
-
-static void cut_on_worker(void *arg)
-{
-    struct fleet_link *l = arg;
-    if (l->hc)
-        h2conn_abort(l->hc, ERR_CANCELED);
-}
-
-void fleet_link_cut(struct fleet_link *l)
-{
-    loop_post(l->worker, cut_on_worker, l);
+    struct arrival *arrival = NEW(struct arrival);
+    l->pool = a->pool;
+    DL_APPEND2(l->pool->members, l, member_prev, member_next);
+    l->pool->n_members++;
+    conn_detach(c);
+    *arrival = (struct arrival){l, c};
+    loop_post(l->pool->worker, arrive_on_worker, arrival);
 }

@@ -45,16 +45,12 @@ static void on_conn(void *arg, struct conn *c, size_t lane)
         conn_abort(c, ERR_UNAVAILABLE);
         return;
     }
-    if (lane == LANE_AGENT)
+    if (lane == LANE_REVERSE)
+        fleet_link_accept(h->fleet, c);
+    else if (lane == LANE_AGENT)
         rpc_server_take(fleet_rpc(h->fleet), c);
     else
         http_server_take(lane == LANE_RENEW ? h->renew : h->http, c);
-}
-
-static void on_reverse(void *arg, struct conn *c)
-{
-    struct hub *h = arg;
-    fleet_link_accept(h->fleet, c);
 }
 
 /* ---- identity's news ---- */
@@ -210,13 +206,12 @@ static int start_worker(struct hub *h, int fd)
         .tls = h->tls,
         .max_waiting = (uint32_t)MAX(s->limits.handshakes / n, (int64_t)1),
         .max_per_address = (uint32_t)MAX(s->limits.handshakes_per_address / n, (int64_t)1),
-        .own_lane = LANE_REVERSE,
-        .on_own = on_reverse,
         .on_conn = on_conn,
         .arg = h};
     struct worker *w;
     TRY(worker_start(&cfg, fd, &w));
     h->workers[h->started_workers++] = w;
+    fleet_add_worker(h->fleet, worker_loop(w));
     return 0;
 }
 

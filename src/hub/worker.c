@@ -32,10 +32,6 @@ static void hand_over(void *arg)
 static void on_conn(void *arg, struct conn *c, size_t lane)
 {
     struct worker *w = arg;
-    if (lane == w->cfg.own_lane) {
-        w->cfg.on_own(w->cfg.arg, c);
-        return;
-    }
     conn_detach(c);
     struct handover *h = NEW(struct handover);
     *h = (struct handover){w, c, lane};
@@ -82,6 +78,11 @@ int worker_start(const struct worker_config *cfg, int fd, struct worker **ret)
     w->stats = server_stats(w->server);
     *ret = w;
     return 0;
+}
+
+struct loop *worker_loop(const struct worker *w)
+{
+    return w->loop;
 }
 
 /* The socket too: a client that nobody will accept is refused, not left waiting. */

@@ -1,6 +1,6 @@
 /*
- * A worker: a thread with a loop that accepts on the hub's port, shakes hands, keeps the reverse
- * connections that landed on it, and hands all other connections to the main loop.
+ * A worker: a thread with a loop that accepts on the hub's port, shakes hands, and hands the
+ * connections to the main loop, which sends those of agents' data to the worker that is their home.
  */
 #pragma once
 
@@ -12,16 +12,15 @@ struct worker_config {
     struct loop *main;
     struct tls_server *tls;
     uint32_t max_waiting, max_per_address; /* unfinished handshakes, of this worker */
-    /* Which lane stays: called on the worker, which owns `c`. */
-    size_t own_lane;
-    void (*on_own)(void *arg, struct conn *c);
-    /* All others: called on the main loop with the connection detached. */
+    /* Called on the main loop with the connection detached. */
     void (*on_conn)(void *arg, struct conn *c, size_t lane);
     void *arg;
 };
 
 /* `fd`: a listening socket for this worker (SO_REUSEPORT), taken. */
 int worker_start(const struct worker_config *cfg, int fd, struct worker **ret);
+
+struct loop *worker_loop(const struct worker *w);
 
 void worker_stop_accepting(struct worker *w);
 /* Drops unfinished handshakes too; `done` on the main loop: no connection comes any more. */

@@ -35,12 +35,12 @@ struct exposure {
     uint64_t lease_epoch;
     char lease_text[24];
 
-    struct fleet_link *link; /* as a name; followed on the worker only, until stop_on_worker */
+    struct fleet_pool *pool; /* as a name; followed on the worker only, until stop_on_worker */
 
     /* The worker's. */
     int listen_fd;
     struct listener *listener;
-    struct link_user link_user;
+    struct pool_user pool_user;
     struct relay_set relays; /* its counters are read by anyone */
     char authority[EXPOSURE_AUTHORITY_SIZE];
     uint32_t n_clients;
@@ -309,8 +309,9 @@ static struct relay *open_relay(struct client *c, int fd, const struct addr *pee
                                              .arg = c,
                                              .is_local = c->dial != NULL};
     struct relay_result res = {.end = RELAY_END_NOT_OPENED, .err = ERR_UNAVAILABLE};
-    if (e->link->hc)
-        res.err = relay_open(e->link->hc, fd, &params, &c->relay);
+    struct h2conn *hc = fleet_pool_pick(e->pool, POOL_STREAM);
+    if (hc)
+        res.err = relay_open(hc, fd, &params, &c->relay);
     else
         close(fd);
     if (res.err == 0)
@@ -402,19 +403,19 @@ static void stop_listening(struct exposure *e)
     e->listen_fd = -1;
 }
 
-static void on_link_gone(struct link_user *u)
+static void on_pool_gone(struct pool_user *u)
 {
-    stop_listening(container_of(u, struct exposure, link_user));
+    stop_listening(container_of(u, struct exposure, pool_user));
 }
 
 static void start_on_worker(void *arg)
 {
     struct exposure *e = arg;
     timer_init(&e->flush_timer, e->worker, on_flush_timer);
-    if (!e->link->hc)
+    if (!fleet_pool_is_usable(e->pool))
         return; /* gone meanwhile; main will stop this exposure */
-    e->link_user.on_gone = on_link_gone;
-    fleet_link_use(e->link, &e->link_user);
+    e->pool_user.on_gone = on_pool_gone;
+    fleet_pool_use(e->pool, &e->pool_user);
     if (e->listen_fd < 0)
         return;
     int err = listener_start(e->worker, e->listen_fd, on_accept, e, &e->listener);
@@ -426,7 +427,7 @@ static void stop_on_worker(void *arg)
 {
     struct exposure *e = arg;
     stop_listening(e);
-    fleet_link_unuse(e->link, &e->link_user);
+    fleet_pool_unuse(e->pool, &e->pool_user);
     e->is_stopped = true;
     relay_set_abort(&e->relays, atomic_load(&e->stop_err));
     cut_proxied(e);
@@ -463,8 +464,8 @@ int exposure_start(const struct exposure_config *cfg, struct exposure **ret)
     }
     struct exposure *e = NEW(struct exposure);
     e->main = cfg->main;
-    e->link = cfg->link;
-    e->worker = cfg->link->worker;
+    e->pool = cfg->pool;
+    e->worker = cfg->pool->worker;
     e->ops = cfg->ops;
     e->arg = cfg->arg;
     e->owner = cfg->owner;
@@ -472,7 +473,7 @@ int exposure_start(const struct exposure_config *cfg, struct exposure **ret)
     e->listen_fd = fd;
     e->lease_epoch = cfg->lease_epoch;
     snprintf(e->tunnel, sizeof(e->tunnel), "%s", cfg->tunnel);
-    snprintf(e->agent, sizeof(e->agent), "%s", cfg->link->agent);
+    snprintf(e->agent, sizeof(e->agent), "%s", cfg->pool->agent);
     snprintf(e->authority, sizeof(e->authority), "%s", cfg->authority);
     snprintf(e->lease_text, sizeof(e->lease_text), "%" PRIu64, cfg->lease_epoch);
     loop_post(e->worker, start_on_worker, e);
@@ -580,9 +581,9 @@ void *exposure_owner(const struct exposure *e)
     return e->owner;
 }
 
-struct fleet_link *exposure_link(const struct exposure *e)
+struct fleet_pool *exposure_pool(const struct exposure *e)
 {
-    return e->link;
+    return e->pool;
 }
 
 bool exposure_is_stopping(const struct exposure *e)

@@ -1,6 +1,7 @@
 /*
- * One tunnel served over one reverse connection: accepts clients on the tunnel's listening socket
- * and relays each to the agent. Made and stopped by the main loop, works on the link's worker.
+ * One tunnel served by one agent: accepts clients on the tunnel's listening socket and relays each
+ * over the agent's pool of reverse connections. Made and stopped by the main loop, works on the
+ * pool's worker.
  *
  *   main: exposure_start --post--> worker: listens on its own watch of the socket
  *   main: exposure_stop  --post--> worker: cuts every stream --post--> main: on_stopped, freed
@@ -10,7 +11,7 @@
 #pragma once
 
 #include "base/addr.h"
-#include "fleet/link.h"
+#include "fleet/pool.h"
 #include "tunnel/tunnel_model.h"
 
 #define EXPOSURE_AUTHORITY_SIZE (HOST_SIZE + 8)
@@ -40,7 +41,7 @@ struct exposure_ops {
 
 struct exposure_config {
     struct loop *main;
-    struct fleet_link *link; /* up */
+    struct fleet_pool *pool; /* up */
     int listen_fd;           /* duplicated; -1: no listener */
     const char *tunnel;
     uint64_t lease_epoch;
@@ -92,7 +93,7 @@ void exposure_list_open(struct exposure *e,
                         void *arg);
 
 void *exposure_owner(const struct exposure *e);
-struct fleet_link *exposure_link(const struct exposure *e);
+struct fleet_pool *exposure_pool(const struct exposure *e);
 bool exposure_is_stopping(const struct exposure *e);
 
 /* The owner's list (utlist, `prev` and `next` of the main loop). */

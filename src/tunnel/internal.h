@@ -75,8 +75,8 @@ void tunnel_change(struct tunnel_object *o, const struct tunnel *to, int64_t end
 void tunnel_remove(struct tunnel_object *o);
 void tunnel_traffic(const struct tunnel_object *o, struct tunnel_traffic *ret);
 json_t *tunnel_object_json(struct tunnel_object *o);
-/* Starts serving over every link of the holder; ends serving. */
-void tunnel_serve_links(struct tunnel_object *o);
+/* Starts serving over the holder's pool; ends serving. */
+void tunnel_serve(struct tunnel_object *o);
 void tunnel_stop_exposures(struct tunnel_object *o, int err);
 void tunnel_set_phase(struct tunnel_object *o, enum tunnel_phase phase, const char *format, ...)
     PRINTF_LIKE(3, 4);

@@ -142,7 +142,7 @@ void tunnel_lease_timer(struct timer *t)
     if (lease_is_expired(&o->lease, now)) {
         tunnel_lose(o, ERR_UNAVAILABLE, "not renewed in time");
         if (a)
-            fleet_cut_links(a); /* a frozen agent reads no resets: its streams end with the link */
+            fleet_cut_links(a); /* a frozen agent reads no resets: its streams end with them */
     } else if (o->lease.state == LEASE_HELD) {
         timer_start(t, o->lease.expires_ms - now);
     }
@@ -203,7 +203,7 @@ static void taking_written(void *arg, int err)
         timer_start(&o->lease_timer, LEASE_LIFE_MS);
         reply_lease(t->call, o);
         tunnel_tell(o);
-        tunnel_serve_links(o);
+        tunnel_serve(o);
         return;
     }
     if (o->is_deleted && !o->exposures)
@@ -270,7 +270,8 @@ static void handle_renew(struct rpc_call *call, const ProtobufCMessage *msg, voi
         DL_FOREACH (n->objects, o) {
             if (!lease_is_held_by(&o->lease, a->id))
                 continue;
-            if (a->links) /* who holds but cannot serve for a lease's life gives way to others */
+            if (fleet_agent_is_reachable(
+                    a)) /* who holds but cannot serve for a lease's life gives way to others */
                 lease_renew(&o->lease, a->id, loop_now_ms(ts->loop));
             warren__v1__lease__init(&leases[i]);
             leases[i].tunnel = o->t.id;

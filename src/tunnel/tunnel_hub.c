@@ -1,9 +1,9 @@
 /*
  * Objects and exposures; their sockets are in tunnel_listen.c. A tunnel serves while three things
- * are there: a lease, a reverse connection ("link") of the holder, and, if it has an endpoint, a
+ * are there: a lease, a pool of reverse connections of the holder, and, if it has an endpoint, a
  * listening socket. The socket lives as long as the object and stays the same through fail-overs:
- * while nobody serves, clients wait in its queue, and after TUNNEL_HOLD_MS they are reset. Each
- * link of the holder gets an exposure.
+ * while nobody serves, clients wait in its queue, and after TUNNEL_HOLD_MS they are reset. The
+ * holder's pool gets an exposure.
  */
 #include "tunnel/internal.h"
 
@@ -109,25 +109,25 @@ void tunnel_refresh_phase(struct tunnel_object *o)
 
 /* ---- serving ---- */
 
-static bool is_exposed_on(const struct tunnel_object *o, const struct fleet_link *link)
+static bool is_exposed_on(const struct tunnel_object *o, const struct fleet_pool *pool)
 {
     for (const struct exposure *e = o->exposures; e; e = exposure_next(e)) {
-        if (exposure_link(e) == link && !exposure_is_stopping(e))
+        if (exposure_pool(e) == pool && !exposure_is_stopping(e))
             return true;
     }
     return false;
 }
 
-static void serve_link(struct tunnel_object *o, struct fleet_link *link)
+static void expose(struct tunnel_object *o, struct fleet_pool *pool)
 {
     struct tunnels *ts = o->owner;
     char authority[EXPOSURE_AUTHORITY_SIZE];
-    if (o->rebind || ts->is_draining || is_exposed_on(o, link))
+    if (o->rebind || ts->is_draining || is_exposed_on(o, pool))
         return;
     tunnel_stop_refusing(o);
     host_port_format(&o->t.spec.target, authority, sizeof(authority));
     const struct exposure_config cfg = {.main = ts->loop,
-                                        .link = link,
+                                        .pool = pool,
                                         .listen_fd = o->listen_fd,
                                         .tunnel = o->t.id,
                                         .lease_epoch = o->lease.epoch,
@@ -145,14 +145,12 @@ static void serve_link(struct tunnel_object *o, struct fleet_link *link)
     exposure_list_add(&o->exposures, e);
 }
 
-void tunnel_serve_links(struct tunnel_object *o)
+void tunnel_serve(struct tunnel_object *o)
 {
     struct fleet_agent *a = fleet_agent_find(o->owner->fleet, o->lease.agent);
-    struct fleet_link *link;
-    if (o->lease.state == LEASE_HELD && a && o->t.phase != TUNNEL_FAILED) {
-        DL_FOREACH (a->links, link)
-            serve_link(o, link);
-    }
+    if (o->lease.state == LEASE_HELD && a && fleet_agent_is_reachable(a) &&
+        o->t.phase != TUNNEL_FAILED)
+        expose(o, a->pool);
     if (!tunnel_is_served(o))
         tunnel_hold_clients(o);
     tunnel_refresh_phase(o);
@@ -194,7 +192,7 @@ static void all_stopped(struct tunnel_object *o)
     if (o->lease.state == LEASE_CLEARING)
         tunnel_lease_cleared(o);
     else
-        tunnel_serve_links(o);
+        tunnel_serve(o);
 }
 
 static void all_ended(struct tunnels *ts)
@@ -243,38 +241,38 @@ static void on_target(void *arg, const char *tunnel, uint64_t lease_epoch, int e
 
 /* ---- what the fleet tells ---- */
 
-static struct tunnel_network *network_of_link(struct fleet_observer *ob,
-                                              const struct fleet_link *link)
+static struct tunnel_network *network_of_pool(struct fleet_observer *ob,
+                                              const struct fleet_pool *pool)
 {
     struct tunnels *ts = container_of(ob, struct tunnels, observer);
-    struct fleet_agent *a = fleet_agent_find(ts->fleet, link->agent);
+    struct fleet_agent *a = fleet_agent_find(ts->fleet, pool->agent);
     return a ? tunnel_network_of(ts, a->network->id) : NULL;
 }
 
-static void on_link_up(struct fleet_observer *ob, struct fleet_link *link)
+static void on_pool_up(struct fleet_observer *ob, struct fleet_pool *pool)
 {
-    struct tunnel_network *n = network_of_link(ob, link);
+    struct tunnel_network *n = network_of_pool(ob, pool);
     struct tunnel_object *o;
     if (!n)
         return;
     DL_FOREACH (n->objects, o) {
-        if (lease_is_held_by(&o->lease, link->agent))
-            tunnel_serve_links(o);
+        if (lease_is_held_by(&o->lease, pool->agent))
+            tunnel_serve(o);
     }
 }
 
-static void on_link_down(struct fleet_observer *ob, struct fleet_link *link)
+static void on_pool_down(struct fleet_observer *ob, struct fleet_pool *pool)
 {
-    struct tunnel_network *n = network_of_link(ob, link);
+    struct tunnel_network *n = network_of_pool(ob, pool);
     struct tunnel_object *o;
     if (!n)
         return;
     DL_FOREACH (n->objects, o) {
         for (struct exposure *e = o->exposures; e; e = exposure_next(e)) {
-            if (exposure_link(e) == link)
+            if (exposure_pool(e) == pool)
                 exposure_stop(e, ERR_UNAVAILABLE);
         }
-        if (lease_is_held_by(&o->lease, link->agent) && !tunnel_is_served(o)) {
+        if (lease_is_held_by(&o->lease, pool->agent) && !tunnel_is_served(o)) {
             tunnel_hold_clients(o);
             tunnel_refresh_phase(o);
         }
@@ -482,8 +480,8 @@ int tunnels_new(struct fleet *f, struct tunnels **ret, struct diag *d)
         tunnels_free(ts);
         return diag_set(d, rc, "cannot read the tunnels: %s", error_text(rc));
     }
-    ts->observer.on_link_up = on_link_up;
-    ts->observer.on_link_down = on_link_down;
+    ts->observer.on_pool_up = on_pool_up;
+    ts->observer.on_pool_down = on_pool_down;
     ts->observer.count_in_network = count_in_network;
     tunnel_grants_init(ts);
     fleet_observe(f, &ts->observer);

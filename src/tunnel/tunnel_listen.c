@@ -110,7 +110,7 @@ static void on_listen_timer(struct timer *t)
     if (o->listen_fd < 0)
         return;
     tunnel_set_phase(o, TUNNEL_PENDING, "%s", tunnel_pending_reason(o));
-    tunnel_serve_links(o);
+    tunnel_serve(o);
 }
 
 void tunnel_listen_init(struct tunnel_object *o)

@@ -80,12 +80,6 @@ static char *pem_of(X509 *cert)
     return text;
 }
 
-static void on_own(void *arg, struct conn *c)
-{
-    struct bench *b = arg;
-    fleet_link_accept(b->fleet, c);
-}
-
 static void nothing(void *arg, int err)
 {
 }
@@ -95,7 +89,10 @@ static void on_conn(void *arg, struct conn *c, size_t lane)
     static const struct conn_ops ops = {.on_close = nothing};
     struct bench *b = arg;
     conn_attach(c, b->loop, &ops, NULL);
-    rpc_server_take(fleet_rpc(b->fleet), c);
+    if (lane == REVERSE)
+        fleet_link_accept(b->fleet, c);
+    else
+        rpc_server_take(fleet_rpc(b->fleet), c);
 }
 
 static void open_tls(struct bench *b)
@@ -158,12 +155,11 @@ int bench_set_up(void **state)
                                          .tls = b->tls,
                                          .max_waiting = 100,
                                          .max_per_address = 100,
-                                         .own_lane = REVERSE,
-                                         .on_own = on_own,
                                          .on_conn = on_conn,
                                          .arg = b};
     int fd = test_listen(&b->address);
     assert_int_equal(worker_start(&worker, fd, &b->worker), 0);
+    fleet_add_worker(b->fleet, worker_loop(b->worker));
     snprintf(b->url, sizeof(b->url), "https://127.0.0.1:%u", addr_port(&b->address));
     b->target_fd = test_listen(&b->target_address);
     assert_int_equal(listener_start(b->loop, b->target_fd, on_target_accept, b, &b->target), 0);

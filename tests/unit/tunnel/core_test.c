@@ -236,13 +236,6 @@ static void objects_come_back_as_they_were_stored(void **state)
     assert_int_equal(stored.t.version, 1);
 }
 
-static void cut_links(struct bench *b, const char *agent)
-{
-    struct fleet_link *l;
-    DL_FOREACH (fleet_agent_find(b->fleet, agent)->links, l)
-        fleet_link_cut(l);
-}
-
 static void a_lost_link_is_dialled_again_and_serves(void **state)
 {
     struct bench *b = *state;
@@ -253,7 +246,7 @@ static void a_lost_link_is_dialled_again_and_serves(void **state)
     wait_active(b, o);
     uint64_t epoch = o->lease.epoch;
     open_stream(b, o, &client);
-    cut_links(b, AGENT_1);
+    fleet_cut_links(fleet_agent_find(b->fleet, AGENT_1));
     wait_for(b->loop, bench_is_ended(client));
     open_stream(b, o, &again); /* waits in the queue until the link is back */
     assert_int_equal(o->lease.epoch, epoch);
@@ -331,7 +324,7 @@ static void everything_at_once_leaves_nothing_behind(void **state)
         if (t->t.endpoint[0] && t->listen_fd >= 0)
             clients[n++] = bench_connect(b, t);
         if (i % 50 == 49)
-            cut_links(b, AGENT_1);
+            fleet_cut_links(fleet_agent_find(b->fleet, AGENT_1));
         if (i % 30 == 29)
             tunnel_lose(t, ERR_UNAVAILABLE, "test");
         for (e = t->exposures; e; e = exposure_next(e)) {

@@ -1,0 +1,58 @@
+/*
+ * The reverse connections of one agent's session, all on one worker: its home, the one that had the
+ * fewest pools when the first of them arrived. Whoever needs a stream to the agent asks the pool,
+ * on that worker, for the connection to open it on.
+ *
+ * The worker knows which connections can be used; main hears when there is a first one
+ * (on_pool_up) and when the last is gone (on_pool_down), any number of times in a session. A pool
+ * lives until its session has ended and its last connection is gone: what main posts to the worker
+ * from within on_pool_down, or before, still finds it in place.
+ */
+#pragma once
+
+#include "base/id.h"
+#include "loop/loop.h"
+
+#include <stdbool.h>
+#include <stdint.h>
+
+struct fleet;
+struct fleet_link;
+struct h2conn;
+
+#define FLEET_LINKS_MAX 32 /* connections of one session */
+
+/* Who uses a pool on its worker and must know at once that no connection is left. Embedded. */
+struct pool_user {
+    void (*on_gone)(struct pool_user *u);
+    struct pool_user *prev, *next;
+};
+
+struct fleet_pool {
+    /* Constant. */
+    struct fleet *fleet;
+    struct loop *worker;
+    char tenant[ID_SIZE], agent[ID_SIZE];
+    uint64_t epoch; /* of the session */
+
+    /* The worker's. */
+    struct fleet_link *links; /* those that can be used */
+    struct pool_user *users;
+
+    /* The main loop's. */
+    struct fleet_link *members; /* all that the worker has or will have */
+    size_t n_members;
+    size_t home;
+    bool is_up, is_over;
+};
+
+/* What a stream will carry. */
+enum pool_class { POOL_STREAM, POOL_DATAGRAMS };
+
+/* Worker: the connection for a new stream; NULL: there is none now. */
+struct h2conn *fleet_pool_pick(const struct fleet_pool *p, enum pool_class class);
+bool fleet_pool_is_usable(const struct fleet_pool *p);
+
+/* Worker. A user is off the list when on_gone is called; unuse is harmless then. */
+void fleet_pool_use(struct fleet_pool *p, struct pool_user *u);
+void fleet_pool_unuse(struct fleet_pool *p, struct pool_user *u);
