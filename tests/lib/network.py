@@ -67,7 +67,7 @@ class Host:
         subprocess.run(["ip", "netns", "exec", self.name, "sysctl", "-qw", f"{name}={value}"],
                        check=True, capture_output=True)
 
-    def remove(self):
+    def close(self):
         subprocess.run(["ip", "netns", "del", self.name], capture_output=True)
 
 
@@ -141,4 +141,4 @@ class CustomerNetwork:
 
     def close(self):
         for host in self.hosts:
-            host.remove()
+            host.close()
