@@ -11,11 +11,14 @@
 #define BUFFERS_PLAIN  ((256u << 10) + (32u << 10))
 #define BUFFERS_CIPHER (BUFFERS_PLAIN + (32u << 10))
 
+#define BUFFERS_DATAGRAMS 32
+
 struct buffers {
     uint8_t cipher_in[BUFFERS_CIPHER];
     uint8_t plain_in[BUFFERS_PLAIN];
     uint8_t plain_out[BUFFERS_PLAIN];
     uint8_t cipher_out[BUFFERS_CIPHER];
+    uint8_t datagrams[BUFFERS_DATAGRAMS][64 << 10]; /* see net/udp.h */
 };
 
 struct buffers *buffers_of_thread(void);

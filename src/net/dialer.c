@@ -204,7 +204,8 @@ static void connected(struct dial *d, struct attempt *a)
         io_stop(&a->io);
     a->io.fd = -1;
     stop_racing(d);
-    setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one));
+    if (!d->p.is_datagram)
+        setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one));
     if (!d->p.tls) {
         d->fd = fd;
         finish(d, 0);
@@ -272,7 +273,8 @@ static bool launch(struct dial *d, const struct addr *addr)
     }
     struct attempt *a = take_slot(d);
     *a = (struct attempt){.dial = d, .addr = *addr, .io.fd = -1};
-    int fd = socket(addr->sa.sa_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+    int type = d->p.is_datagram ? SOCK_DGRAM : SOCK_STREAM;
+    int fd = socket(addr->sa.sa_family, type | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
     if (fd < 0) {
         note_failure(d, errno == EMFILE || errno == ENFILE ? ERR_LIMIT : error_from_errno(errno));
         return false;

@@ -38,6 +38,7 @@ struct dial_params {
      * May be NULL. */
     int (*check)(void *arg, const struct addr *a);
     struct tls_client *tls;                                  /* NULL: plain */
+    bool is_datagram;                                        /* a connected UDP socket; plain */
     void (*on_done)(void *arg, const struct dial_result *r); /* once, later; not after cancel */
     void *arg;
 };

@@ -25,7 +25,7 @@ struct listener {
     bool *gone; /* set while accepting */
 };
 
-static int bind_failed(int fd, const struct addr *a, struct diag *d)
+int listener_bind_failed(int fd, const struct addr *a, struct diag *d)
 {
     char text[ADDR_TEXT_SIZE];
     int saved = errno, code;
@@ -67,7 +67,7 @@ int listener_bind(const struct addr *a, bool reuse_port, int *ret_fd, struct add
     setsockopt(fd, SOL_SOCKET, SO_KEEPALIVE, &one, sizeof(one));
     setsockopt(fd, IPPROTO_TCP, TCP_KEEPIDLE, &idle, sizeof(idle));
     if (bind(fd, &a->sa, a->len) < 0 || listen(fd, BACKLOG) < 0)
-        return bind_failed(fd, a, d);
+        return listener_bind_failed(fd, a, d);
     if (ret_bound) {
         ret_bound->len = sizeof(ret_bound->in6);
         getsockname(fd, &ret_bound->sa, &ret_bound->len);

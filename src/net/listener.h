@@ -15,6 +15,9 @@ struct listener;
 int listener_bind(const struct addr *a, bool reuse_port, int *ret_fd, struct addr *ret_bound,
                   struct diag *d);
 
+/* What errno says after a bind that failed, as an error and in words; closes `fd`. */
+int listener_bind_failed(int fd, const struct addr *a, struct diag *d);
+
 /* Begins to accept. `on_accept` owns the accepted descriptor (non-blocking). Accepts
  * at most 64 a turn; waits 100 ms when the process is out of descriptors. The listener uses `fd`
  * but does not own it: close it after the last listener on it has stopped. */

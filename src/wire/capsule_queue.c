@@ -8,11 +8,14 @@
 
 #define FIRST_BYTES 2048
 
-static void drop_oldest(struct capsule_queue *q)
+bool capsule_queue_drop(struct capsule_queue *q)
 {
+    if (q->head == q->tail)
+        return false;
     bool is_datagram = q->data[q->head] == 0;
     q->dropped += is_datagram;
     q->head += (uint32_t)capsule_size(q->data + q->head);
+    return true;
 }
 
 /* Room for `size` bytes at the tail. Twice the limit, so that what is moved to the front was paid
@@ -46,7 +49,7 @@ static void make_room(struct capsule_queue *q, size_t size)
 {
     assert(size <= q->limit);
     while (q->tail - q->head + size > q->limit)
-        drop_oldest(q);
+        capsule_queue_drop(q);
     reserve(q, (uint32_t)size);
 }
 

@@ -21,6 +21,9 @@ struct capsule_queue {
 void capsule_queue_put(struct capsule_queue *q, const void *payload, size_t len);
 void capsule_queue_note(struct capsule_queue *q, const uint8_t *capsule, size_t size);
 
+/* Drops the oldest; false if there is none that could be. */
+bool capsule_queue_drop(struct capsule_queue *q);
+
 /* Moves at most `cap` bytes of what is next in the stream to `out`. A capsule is cut only where it
  * would be the first. */
 size_t capsule_queue_take(struct capsule_queue *q, uint8_t *out, size_t cap);

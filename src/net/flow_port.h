@@ -1,0 +1,47 @@
+/*
+ * A listening UDP socket whose clients, told apart by their addresses, each have a flow.
+ *
+ * A client is anyone who can put an address into a packet, so clients are many and cheap to make
+ * up. A new one costs an entry and a stream for at most FRESH_MS, until the target has answered and
+ * the client gone on; then it is kept like a NAT's mapping, until it was idle for `idle_ms`. When
+ * there are too many, the fresh one that was silent longest makes way; a flood of new ones is
+ * slowed down. After a failure to open its flow, a client's datagrams are dropped for RETRY_MS.
+ *
+ * Answers leave from the address that the client has sent to. Thread: one loop.
+ */
+#pragma once
+
+#include "net/flow.h"
+
+struct flow_port;
+
+#define FLOW_PORT_FRESH_MS  30000  /* the same as Linux's connection tracking */
+#define FLOW_PORT_IDLE_MS   120000 /* RFC 9298 section 3.1, RFC 4787 REQ-5: two minutes or more */
+#define FLOW_PORT_FLOWS_MAX 4096
+
+struct flow_port_ops {
+    /* A new client has sent a datagram: flow_open with these ops and this argument, or an error. */
+    int (*open)(void *arg, const struct addr *client, const struct flow_ops *ops, void *flow_arg,
+                struct flow **ret);
+    void (*on_open)(void *arg, const struct addr *client); /* its flow is; may be NULL */
+    /* The target's answer to a datagram was an error; may be NULL. */
+    void (*on_error)(void *arg, const struct addr *client, int err);
+    void (*on_end)(void *arg, const struct addr *client, const struct flow *f,
+                   const struct flow_result *res);
+};
+
+struct flow_port_config {
+    struct loop *loop;
+    int fd;                      /* of udp_bind; the owner closes it after flow_port_free */
+    uint32_t idle_ms, flows_max; /* 0: as above */
+    struct flow_set *set;
+    const struct flow_port_ops *ops;
+    void *arg;
+};
+
+int flow_port_new(const struct flow_port_config *cfg, struct flow_port **ret);
+void flow_port_refuse_new(struct flow_port *p); /* clients it knows go on */
+void flow_port_stop(struct flow_port *p);       /* takes nothing more from the socket */
+void flow_port_free(struct flow_port *p);       /* after the last flow's on_end */
+
+const struct addr *flow_port_client(const struct flow *f); /* of a flow of a port */

@@ -1,0 +1,182 @@
+#include "net/flow_target.h"
+
+#include "base/buf.h"
+#include "base/error.h"
+#include "base/macro.h"
+#include "base/mem.h"
+#include "loop/io.h"
+#include "net/dialer.h"
+#include "net/udp.h"
+
+#include <string.h>
+#include <unistd.h>
+
+#define BATCHES_A_TURN 2           /* other flows of the agent want their turn too */
+#define EARLY_BYTES    (128 << 10) /* datagrams that come while a name is resolved */
+
+struct flow_target {
+    struct io io; /* fd -1: not connected */
+    struct loop *loop;
+    struct flow *flow;
+    struct flow_target_params p;
+    struct dial *dial;
+    struct buf early; /* length (size_t) and bytes of each */
+    struct udp_sender sender;
+    uint64_t unsent_told;
+    struct h2conn_batch at_end;
+    struct defer again;
+};
+
+/* An ICMP error is told once, whichever call met it first. */
+static void tell_error(struct flow_target *t, int err)
+{
+    int queued = udp_take_error(t->io.fd);
+    err = queued ? queued : err;
+    if (err)
+        flow_tell_error(t->flow, err);
+}
+
+static void flush(struct flow_target *t)
+{
+    udp_flush(&t->sender);
+    flow_set_lost(t->p.set, t->sender.unsent - t->unsent_told);
+    t->unsent_told = t->sender.unsent;
+    int err = t->sender.err;
+    t->sender.err = 0;
+    if (err)
+        tell_error(t, err);
+}
+
+static void on_batch_end(struct h2conn_batch *b)
+{
+    flush(container_of(b, struct flow_target, at_end));
+}
+
+static void keep_early(struct flow_target *t, const uint8_t *data, size_t len)
+{
+    t->early.limit = EARLY_BYTES;
+    if (buf_reserve(&t->early, sizeof(len) + len) < 0) {
+        flow_set_lost(t->p.set, 1);
+        return;
+    }
+    buf_append(&t->early, &len, sizeof(len));
+    buf_append(&t->early, data, len);
+}
+
+static void send_early(struct flow_target *t)
+{
+    size_t len;
+    for (size_t at = 0; at < t->early.len; at += len) {
+        memcpy(&len, t->early.data + at, sizeof(len));
+        at += sizeof(len);
+        udp_send(&t->sender, (const uint8_t *)t->early.data + at, len, NULL);
+    }
+    flush(t);
+    buf_done(&t->early);
+}
+
+static void on_datagram(void *arg, struct flow *f, const uint8_t *data, size_t len, bool is_kept)
+{
+    struct flow_target *t = arg;
+    if (t->io.fd < 0) {
+        keep_early(t, data, len);
+        return;
+    }
+    udp_send(&t->sender, data, len, NULL);
+    if (is_kept)
+        flush(t);
+    else
+        h2conn_at_batch_end(flow_h2conn(f), &t->at_end);
+}
+
+static void on_end(void *arg, struct flow *f, const struct flow_result *res)
+{
+    struct flow_target *t = arg;
+    (void)f;
+    if (t->dial)
+        dial_cancel(t->dial);
+    if (udp_is_gathering(&t->sender))
+        udp_flush(&t->sender);
+    h2conn_batch_cancel(&t->at_end);
+    loop_defer_cancel(&t->again);
+    io_close(&t->io);
+    buf_done(&t->early);
+    t->p.on_end(t->p.arg, res);
+    mem_free(t);
+}
+
+static const struct flow_ops target_ops = {.on_datagram = on_datagram, .on_end = on_end};
+
+static void receive(struct flow_target *t)
+{
+    struct udp_datagram batch[UDP_BATCH];
+    for (int i = 0; i < BATCHES_A_TURN && t->io.readable; i++) {
+        int n = udp_receive(t->io.fd, batch, NULL);
+        if (n < 0)
+            tell_error(t, n);
+        if (n == 0)
+            t->io.readable = false;
+        for (int k = 0; k < n; k++)
+            flow_send(t->flow, batch[k].data, batch[k].len);
+    }
+    if (t->io.readable)
+        loop_defer(t->loop, &t->again);
+}
+
+static void on_event(struct io *io)
+{
+    struct flow_target *t = container_of(io, struct flow_target, io);
+    if (io->error) {
+        io->error = false;
+        tell_error(t, 0);
+    }
+    receive(t);
+}
+
+static void on_again(struct defer *d)
+{
+    receive(container_of(d, struct flow_target, again));
+}
+
+static void on_dialled(void *arg, const struct dial_result *res)
+{
+    struct flow_target *t = arg;
+    int err = res->err;
+    t->dial = NULL;
+    if (err == 0) {
+        err = io_start(&t->io, t->loop, res->fd, on_event);
+        if (err < 0) {
+            close(res->fd);
+            t->io.fd = -1;
+        }
+    }
+    if (err == 0) {
+        udp_watch_errors(res->fd);
+        t->sender.fd = res->fd;
+        send_early(t);
+    }
+    flow_answer(t->flow, err, &res->peer);
+}
+
+static int check_target(void *arg, const struct addr *a)
+{
+    const struct flow_target *t = arg;
+    return t->p.check ? t->p.check(t->p.check_arg, a) : 0;
+}
+
+void flow_target_accept(struct h2_stream *s, const struct flow_target_params *p)
+{
+    struct flow_target *t = NEW(struct flow_target);
+    t->p = *p;
+    t->io.fd = -1;
+    t->loop = h2conn_loop(h2conn_of(s));
+    t->at_end.fn = on_batch_end;
+    t->again.fn = on_again;
+    t->flow = flow_accept(s, p->set, &target_ops, t);
+    t->dial = dial_start(t->loop, &(struct dial_params){.target = p->target,
+                                                        .deadline_ms = p->deadline_ms,
+                                                        .check = check_target,
+                                                        .is_datagram = true,
+                                                        .on_done = on_dialled,
+                                                        .arg = t});
+}
