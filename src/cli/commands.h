@@ -15,6 +15,7 @@ extern const struct command_set tenant_commands;
 extern const struct command_set network_commands;
 extern const struct command_set agent_commands;
 extern const struct command_set tunnel_commands;
+extern const struct command_set apply_commands;
 extern const struct command_set audit_commands;
 extern const struct command_set connect_commands;
 

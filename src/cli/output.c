@@ -31,8 +31,8 @@ const json_t *output_at(const json_t *obj, const char *path)
 
 /* --- cells ----------------------------------------------------------------------------------- */
 
-/* UTF-8 that is known to be valid; C0, DEL and C1 controls become '?'. */
-static void put_safe(struct buf *out, const char *s)
+/* UTF-8 that is known to be valid. */
+void output_put_safe(struct buf *out, const char *s)
 {
     for (const unsigned char *p = (const unsigned char *)s; *p; p++) {
         if (*p < 0x20 || *p == 0x7f) {
@@ -67,7 +67,7 @@ static void put_bytes(struct buf *out, json_int_t n)
 }
 
 /* In the largest unit of which there are at least two. */
-static void put_age(struct buf *out, int64_t from_now_ms)
+void output_put_age(struct buf *out, int64_t from_now_ms)
 {
     static const struct {
         int64_t ms;
@@ -102,7 +102,7 @@ static void put_value(struct buf *out, const json_t *value)
     json_t *item;
     switch (value ? json_typeof(value) : JSON_NULL) {
     case JSON_STRING:
-        put_safe(out, json_string_value(value));
+        output_put_safe(out, json_string_value(value));
         break;
     case JSON_INTEGER:
         buf_printf(out, "%" JSON_INTEGER_FORMAT, json_integer_value(value));
@@ -135,13 +135,13 @@ static void put_cell(const struct output *o, const struct column *col, const jso
     if (col->kind == COLUMN_REF && text && o->name_of)
         name = o->name_of(o->arg, col->collection, text);
     if (name)
-        put_safe(out, name);
+        output_put_safe(out, name);
     else if (col->kind == COLUMN_BYTES && json_is_integer(value))
         put_bytes(out, json_integer_value(value));
     else if (col->kind == COLUMN_TIME && text && time_parse(text, &ms) == 0)
         put_time(out, ms);
     else if (col->kind == COLUMN_AGE && text && time_parse(text, &ms) == 0)
-        put_age(out, ms - o->now_ms);
+        output_put_age(out, ms - o->now_ms);
     else
         put_value(out, value);
     if (out->len == 0)

@@ -69,4 +69,9 @@ int output_item(const struct output *o, const json_t *obj);
 /* The value at a dotted path; NULL when some step is missing. */
 const json_t *output_at(const json_t *obj, const char *path);
 
+/* Text from elsewhere without control characters; "3m ago". */
+struct buf;
+void output_put_safe(struct buf *out, const char *s);
+void output_put_age(struct buf *out, int64_t from_now_ms);
+
 int yaml_write(FILE *out, const json_t *value, bool is_one_of_many);

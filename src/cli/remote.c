@@ -134,7 +134,7 @@ static int read_json(const struct http_reply *reply, json_t **ret, struct diag *
     return 0;
 }
 
-static int exchange(struct remote *r, const struct http_ask *ask, json_t **ret, struct diag *d)
+int remote_exchange(struct remote *r, const struct http_ask *ask, json_t **ret, struct diag *d)
 {
     struct http_reply reply = {0};
     int result = http_fetch(&r->http, ask, &reply, d);
@@ -147,7 +147,7 @@ static int exchange(struct remote *r, const struct http_ask *ask, json_t **ret, 
 int remote_get(struct remote *r, const char *path, const char *doing, json_t **ret)
 {
     struct diag d = {0};
-    int result = exchange(r, &(struct http_ask){.path = path}, ret, &d);
+    int result = remote_exchange(r, &(struct http_ask){.path = path}, ret, &d);
     return result < 0 ? remote_fail(r, doing, &d) : 0;
 }
 
@@ -159,7 +159,7 @@ static int list_page(struct remote *r, const char *path, char **token, json_t *i
     json_t *answer = NULL;
     remote_query(&page, "page_size", PAGE_SIZE);
     remote_query(&page, "page_token", *token);
-    TRY(exchange(r, &(struct http_ask){.path = page}, &answer, d));
+    TRY(remote_exchange(r, &(struct http_ask){.path = page}, &answer, d));
     const char *next = json_string_value(json_object_get(answer, "next_page_token"));
     free(*token);
     *token = mem_strdup(next);
@@ -225,7 +225,7 @@ int remote_send(struct remote *r, const char *method, const char *path, json_t *
     int result = 0;
     for (int tries = 0; tries < (is_post ? SEND_TRIES : 1); tries++) {
         d = (struct diag){0};
-        result = exchange(r, &ask, ret, &d);
+        result = remote_exchange(r, &ask, ret, &d);
         if (result != ERR_RESET && result != ERR_CLOSED)
             break;
     }

@@ -44,6 +44,8 @@ int remote_list(struct remote *r, const char *path, size_t limit, const char *do
  * carry an Idempotency-Key and are repeated when the connection breaks. `ret` may be NULL. */
 int remote_send(struct remote *r, const char *method, const char *path, json_t *body,
                 uint64_t if_version, const char *doing, json_t **ret);
+/* Any call: the diagnosis is the caller's. `ret` may be NULL. */
+int remote_exchange(struct remote *r, const struct http_ask *ask, json_t **ret, struct diag *d);
 /* One stream of events, until it breaks or `on_event` ends it. `resume`: Last-Event-ID, or NULL.
  * `silence_ms` 0: the usual. Does not touch the call's diagnosis: `d` is for the caller. */
 int remote_watch(struct remote *r, const char *path, const char *resume, uint32_t silence_ms,

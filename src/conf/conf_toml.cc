@@ -4,7 +4,9 @@ extern "C" {
 #include "base/error.h"
 }
 
+#include <cmath>
 #include <cstdio>
+#include <memory>
 #include <stdexcept>
 #include <string>
 #include <string_view>
@@ -114,7 +116,111 @@ int walk::node(const std::string &path, const toml::node &node) const
     return leaf(path, node, false);
 }
 
+/* toml++ descends into itself for each dot of a key, without an end. */
+constexpr size_t DOTS_MAX = 200;
+
+void refuse_long_keys(std::string_view text)
+{
+    size_t dots = 0;
+    for (char c : text) {
+        if (c == '\n' || c == '=')
+            dots = 0;
+        else if (c == '.' && ++dots > DOTS_MAX)
+            throw std::runtime_error("a line with too many dots");
+    }
+}
+
+struct json_free {
+    void operator()(json_t *value) const
+    {
+        json_decref(value);
+    }
+};
+using json_holder = std::unique_ptr<json_t, json_free>;
+
+struct tree {
+    json_t *lines;
+
+    json_t *node(const std::string &path, const toml::node &node, int depth) const;
+    json_t *table(const std::string &path, const toml::table &table, int depth) const;
+    json_t *array(const std::string &path, const toml::array &items, int depth) const;
+    void note(const std::string &path, const toml::node &node) const
+    {
+        json_object_set_new(lines, path.c_str(), json_integer(node.source().begin.line));
+    }
+};
+
+json_t *text_json(const std::string &text)
+{
+    if (text.find('\0') != std::string::npos)
+        throw std::runtime_error("text with a NUL character");
+    return json_stringn(text.data(), text.size());
+}
+
+json_t *tree::table(const std::string &path, const toml::table &table, int depth) const
+{
+    json_holder object(json_object());
+    for (const auto &[key, value] : table) {
+        const std::string name(key.str());
+        const std::string longer = path.empty() ? name : path + '.' + name;
+        note(longer, value);
+        json_object_set_new(object.get(), name.c_str(), node(longer, value, depth));
+    }
+    return object.release();
+}
+
+json_t *tree::array(const std::string &path, const toml::array &items, int depth) const
+{
+    json_holder array(json_array());
+    for (size_t i = 0; i < items.size(); i++) {
+        const std::string longer = path + '[' + std::to_string(i) + ']';
+        note(longer, items[i]);
+        json_array_append_new(array.get(), node(longer, items[i], depth));
+    }
+    return array.release();
+}
+
+json_t *tree::node(const std::string &path, const toml::node &node, int depth) const
+{
+    if (depth >= TOML_JSON_DEPTH)
+        throw std::runtime_error("nested too deep");
+    if (const auto *sub = node.as_table())
+        return table(path, *sub, depth + 1);
+    if (const auto *items = node.as_array())
+        return array(path, *items, depth + 1);
+    if (const auto *string = node.as_string())
+        return text_json(string->get());
+    if (const auto *integer = node.as_integer())
+        return json_integer(integer->get());
+    if (const auto *real = node.as_floating_point(); real && std::isfinite(real->get()))
+        return json_real(real->get());
+    if (const auto *boolean = node.as_boolean())
+        return json_boolean(boolean->get());
+    throw std::runtime_error("dates and endless numbers are not known here; write them as text");
+}
+
 } // namespace
+
+int conf_toml_json(const char *text, size_t len, json_t **ret, json_t **ret_lines,
+                   unsigned *error_line, char *error, size_t error_size)
+{
+    const tree t{json_object()};
+    *error_line = 0;
+    try {
+        refuse_long_keys(std::string_view(text, len));
+        const toml::table root = toml::parse(std::string_view(text, len));
+        *ret = t.table("", root, 0);
+        *ret_lines = t.lines;
+        return 0;
+    } catch (const toml::parse_error &e) {
+        *error_line = e.source().begin.line;
+        std::snprintf(error, error_size, "%s", std::string(e.description()).c_str());
+    } catch (const std::exception &e) {
+        std::snprintf(error, error_size, "%s", e.what());
+    }
+    json_decref(t.lines);
+    return ERR_INVALID;
+}
 
 int conf_toml_parse(const char *text, size_t len, int (*fn)(void *arg, const conf_toml_item *item),
                     void *arg, unsigned *error_line, char *error, size_t error_size)

@@ -1,8 +1,10 @@
 /*
- * TOML 1.0 flattened into items, the one place where C++ is met. Private to this folder.
+ * TOML 1.0, the one place where C++ is met: flattened into items for the settings of this folder,
+ * or as JSON for whoever reads objects from files.
  */
 #pragma once
 
+#include <jansson.h>
 #include <stdbool.h>
 #include <stddef.h>
 
@@ -32,6 +34,12 @@ struct conf_toml_item {
 int conf_toml_parse(const char *text, size_t len,
                     int (*fn)(void *arg, const struct conf_toml_item *item), void *arg,
                     unsigned *error_line, char *error, size_t error_size);
+
+/* A whole file as JSON, and {"a.b[0].c": LINE} for each key and element. Keys nested
+ * deeper than TOML_JSON_DEPTH are refused. New references; errors as above. */
+#define TOML_JSON_DEPTH 32
+int conf_toml_json(const char *text, size_t len, json_t **ret, json_t **ret_lines,
+                   unsigned *error_line, char *error, size_t error_size);
 
 #ifdef __cplusplus
 }

@@ -353,6 +353,7 @@ static int write_deletion(struct tx *tx, void *arg)
                 STORE_TEXT(w->id), STORE_INT(w->version)));
     if (tx_changed(tx) == 0)
         return ERR_STALE;
+    TRY(identity_applied_forget(tx, w->id));
     TRY(identity_audit_act(tx, &w->by, "network.delete", w->id, w->name));
     return store_publish(tx, w->by.tenant, "network", w->id, STORE_DELETE);
 }
@@ -428,6 +429,7 @@ struct fleet_api *fleet_api_new(const struct fleet_api_config *cfg, struct http_
     api->cfg = *cfg;
     api->started = time_wall_ms();
     http_server_add(http, routes, ARRAY_SIZE(routes), api);
+    fleet_serve_declared(cfg->fleet, http);
     return api;
 }
 

@@ -53,6 +53,17 @@ int rest_query_bool(struct http_request *req, const char *name, bool *ret, struc
  * ERR_STALE (412). */
 int rest_if_match(struct http_request *req, bool required, uint64_t *ret, struct diag *d);
 
+/* PUT of a declared object: `If-Match: "7"` replaces that version and `If-None-Match: *` makes it
+ * new; one of them is required unless ?dry_run=1 asks what would come of it. */
+struct rest_put {
+    const char *set; /* ?set=: the set that the object is to belong to; NULL: not said */
+    uint64_t if_version;
+    bool is_new, is_dry_run;
+};
+int rest_put(struct http_request *req, struct rest_put *ret, struct diag *d);
+/* Whether the preconditions fit an object of this version (0: there is none). */
+int rest_put_check(const struct rest_put *put, uint64_t version, struct diag *d);
+
 /* Answers. `body` is stolen. `version` (0: none) becomes the ETag "\"7\"". A GET or HEAD whose
  * If-None-Match fits is answered 304. */
 void http_respond_json(struct http_request *req, int status, json_t *body, uint64_t version);

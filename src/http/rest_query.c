@@ -88,3 +88,38 @@ int rest_watch(struct http_request *req, bool *ret_watch, int64_t *ret_after, st
     *ret_after = after;
     return 0;
 }
+
+int rest_put(struct http_request *req, struct rest_put *ret, struct diag *d)
+{
+    struct rest_put put = {.set = http_query(req, "set")};
+    const char *none = http_header(req, "If-None-Match");
+    TRY(rest_query_bool(req, "dry_run", &put.is_dry_run, d));
+    TRY(rest_if_match(req, false, &put.if_version, d));
+    if (put.set && !text_is_name(put.set))
+        return diag_set_field(d, ERR_INVALID, "set",
+                              "must be 1 to 63 of a-z, 0-9 and -, with no - at either end");
+    put.is_new = none && strcmp(none, "*") == 0;
+    if (none && !put.is_new)
+        return diag_set_field(d, ERR_INVALID, "If-None-Match", "must be *");
+    if (put.is_new && put.if_version)
+        return diag_set_field(d, ERR_INVALID, "If-None-Match", "contradicts If-Match");
+    if (!put.is_dry_run && !put.is_new && !put.if_version)
+        return diag_set_field(d, ERR_PRECONDITION, "If-Match",
+                              "say which version is replaced (If-Match: \"VERSION\"), or that it "
+                              "is to be new (If-None-Match: *)");
+    *ret = put;
+    return 0;
+}
+
+int rest_put_check(const struct rest_put *put, uint64_t version, struct diag *d)
+{
+    if (put->is_new && version)
+        return diag_set(d, ERR_STALE, "it exists already, at version %" PRIu64, version);
+    if (put->if_version && !version)
+        return diag_set(d, ERR_STALE, "it was deleted meanwhile");
+    if (put->if_version && put->if_version != version)
+        return diag_set(d, ERR_STALE,
+                        "it is at version %" PRIu64 ", not %" PRIu64 "; read it again", version,
+                        put->if_version);
+    return 0;
+}

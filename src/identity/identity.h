@@ -8,7 +8,7 @@
  * TLS handshakes on worker loops.
  *
  * Tables: tenant, token, network and agent (rows are made here, fleet/ reads them), audit,
- * idempotency. Changes are published in the feed as kinds "tenant", "token", "network", "agent".
+ * idempotency, applied. Changes are published in the feed as kinds "tenant", "token", "network", "agent".
  */
 #pragma once
 
@@ -20,6 +20,7 @@
 #include "pki/ca.h"
 #include "store/store.h"
 
+#include <jansson.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -148,3 +149,16 @@ int identity_audit(struct tx *tx, int64_t now_ms, const struct audit_entry *entr
 /* The same for what a caller did in its own tenant. */
 int identity_audit_act(struct tx *tx, const struct identity_caller *by, const char *action,
                        const char *object, const char *detail);
+
+/* ---- declared objects, inside a transaction ---- */
+
+/* Recorded by each PUT of an object, in the transaction that changes it (docs/apply.md). */
+struct identity_applied {
+    const char *kind, *object, *name; /* "tunnel", its id, its name */
+    const char *set;                  /* whose member it becomes; NULL: leave that alone */
+    uint64_t before, version;         /* of the object; before: 0 if it is new */
+    json_t *declared;                 /* what it was told to be */
+};
+int identity_applied_note(struct tx *tx, const struct identity_caller *by,
+                          const struct identity_applied *a);
+int identity_applied_forget(struct tx *tx, const char *object); /* it is deleted */

@@ -76,3 +76,18 @@ CREATE TABLE idempotency (
     PRIMARY KEY (token, key)
 );
 CREATE INDEX idempotency_by_time ON idempotency (created);
+
+-- migration 2: what `warren apply` set last, so that others' changes are noticed
+CREATE TABLE applied (
+    object   TEXT PRIMARY KEY,
+    tenant   TEXT NOT NULL REFERENCES tenant (id),
+    kind     TEXT NOT NULL,
+    name     TEXT NOT NULL,
+    owner    TEXT,            -- the set
+    version  BIGINT NOT NULL, -- of the object afterwards
+    since    BIGINT NOT NULL, -- its version before the token's unbroken row of applies
+    token    TEXT NOT NULL,
+    at       BIGINT NOT NULL,
+    declared TEXT NOT NULL    -- JSON
+);
+CREATE INDEX applied_by_tenant ON applied (tenant, object);

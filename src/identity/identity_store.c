@@ -55,6 +55,7 @@ int tenant_delete(struct tx *tx, const char *id)
         return ERR_CONFLICT;
     TRY(tx_exec(tx, "DELETE FROM agent WHERE tenant = $1", STORE_TEXT(id)));
     TRY(tx_exec(tx, "DELETE FROM token WHERE tenant = $1", STORE_TEXT(id)));
+    TRY(tx_exec(tx, "DELETE FROM applied WHERE tenant = $1", STORE_TEXT(id)));
     TRY(tx_exec(tx, "DELETE FROM audit WHERE tenant = $1", STORE_TEXT(id)));
     TRY(tx_exec(tx, "DELETE FROM tenant WHERE id = $1", STORE_TEXT(id)));
     return store_publish(tx, id, "tenant", id, STORE_DELETE);

@@ -80,7 +80,8 @@ int repeat_before(struct http_request *req, struct diag *d, void *identity);
 int repeat_after(struct http_request *req, int status, const void *body, size_t len,
                  void *identity);
 
-/* ---- identity_audit.c, identity_est.c ---- */
+/* ---- identity_applied.c, identity_audit.c, identity_est.c ---- */
 
+void applied_add_routes(struct identity *i, struct http_server *s);
 void audit_add_routes(struct identity *i, struct http_server *s);
 void est_add_routes(struct identity *i, struct http_server *s);

@@ -114,6 +114,10 @@ void tunnel_proxy_watch_idle(struct tunnel_object *o); /* if it was made on dema
 void tunnel_proxy_used(struct tunnel_object *o);
 void tunnel_proxy_free(struct tunnels *ts);
 
+/* tunnel_declare.c: PUT */
+struct http_server;
+void tunnels_serve_declared(struct tunnels *ts, struct http_server *http);
+
 /* tunnel_store.c: on the store's thread unless they say otherwise. */
 struct tunnel_stored {
     struct tunnel t;

@@ -503,4 +503,5 @@ static const struct http_route routes[] = {
 void tunnels_serve(struct tunnels *ts, struct http_server *http)
 {
     http_server_add(http, routes, ARRAY_SIZE(routes), ts);
+    tunnels_serve_declared(ts, http);
 }

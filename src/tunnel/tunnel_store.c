@@ -3,6 +3,7 @@
 #include "base/error.h"
 #include "base/log.h"
 #include "base/mem.h"
+#include "identity/identity.h"
 #include "wire/proxy_status.h"
 
 #include <stdio.h>
@@ -63,6 +64,7 @@ int tunnel_store_delete(struct tx *tx, const struct tunnel *t, uint64_t if_versi
     if (tx_changed(tx) == 0)
         return ERR_STALE;
     TRY(tx_exec(tx, "DELETE FROM connection WHERE tunnel = $1", STORE_TEXT(t->id)));
+    TRY(identity_applied_forget(tx, t->id));
     return store_publish(tx, t->tenant, "tunnel", t->id, STORE_DELETE);
 }
 
