@@ -16,11 +16,23 @@ static const struct mode {
     {"bulk", load_bulk, "streams that pour in one direction: Gbit/s"},
     {"rr", load_rr, "one byte to and fro on each stream: rate, p50, p99"},
     {"conn", load_conn, "a new connection for each exchange: rate, p50, p99"},
+    {"udp-rr", load_udp_rr, "a datagram to and fro on each flow: rate, p50, p99, lost"},
+    {"udp-flood", load_udp_flood, "datagrams without pause: how many a second arrive"},
     {"hold", load_hold, "idle streams, until standard input ends; then one byte on each"},
     {"stall", load_stall, "streams whose reader stands still, until standard input ends"},
 };
 
-enum { OPT_TO = 1, OPT_COUNTER, OPT_STREAMS, OPT_SECONDS, OPT_WARMUP, OPT_FROM, OPT_ONE_BYTE };
+enum {
+    OPT_TO = 1,
+    OPT_COUNTER,
+    OPT_STREAMS,
+    OPT_SECONDS,
+    OPT_WARMUP,
+    OPT_FROM,
+    OPT_ONE_BYTE,
+    OPT_ABANDON,
+    OPT_SIZE,
+};
 
 static const struct option options[] = {
     {"to", required_argument, NULL, OPT_TO},
@@ -30,15 +42,18 @@ static const struct option options[] = {
     {"warmup", required_argument, NULL, OPT_WARMUP},
     {"from-target", no_argument, NULL, OPT_FROM},
     {"one-byte", no_argument, NULL, OPT_ONE_BYTE},
+    {"abandon", no_argument, NULL, OPT_ABANDON},
+    {"size", required_argument, NULL, OPT_SIZE},
     {NULL, 0, NULL, 0},
 };
 
 __attribute__((noreturn)) static void usage(void)
 {
     fprintf(stderr, "usage: load MODE [--to IP:PORT] [--counter IP:PORT] [--streams N]\n"
-                    "            [--seconds S] [--warmup S] [--from-target] [--one-byte]\n");
+                    "            [--seconds S] [--warmup S] [--from-target] [--one-byte]\n"
+                    "            [--abandon] [--size BYTES]\n");
     for (size_t i = 0; i < sizeof(modes) / sizeof(modes[0]); i++)
-        fprintf(stderr, "  %-6s %s\n", modes[i].name, modes[i].summary);
+        fprintf(stderr, "  %-9s %s\n", modes[i].name, modes[i].summary);
     exit(2);
 }
 
@@ -59,7 +74,7 @@ static struct sockaddr_in parse_address(const char *text)
 
 static struct load_options parse_options(int argc, char **argv)
 {
-    struct load_options o = {.streams = 1, .seconds = 2, .warmup_seconds = 0.3};
+    struct load_options o = {.streams = 1, .size = LOAD_SIZE, .seconds = 2, .warmup_seconds = 0.3};
     o.to = parse_address("127.0.0.1:0");
     o.counter = o.to;
     for (int c; (c = getopt_long(argc, argv, "", options, NULL)) != -1;) {
@@ -84,6 +99,14 @@ static struct load_options parse_options(int argc, char **argv)
             break;
         case OPT_ONE_BYTE:
             o.one_byte = true;
+            break;
+        case OPT_ABANDON:
+            o.abandon = true;
+            break;
+        case OPT_SIZE:
+            o.size = atoi(optarg);
+            if (o.size < 8 || o.size > 2048)
+                usage();
             break;
         default:
             usage();

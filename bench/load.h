@@ -13,6 +13,7 @@
 #define LOAD_BLOCK      (128 * 1024) /* bytes of one bulk read or write, as iperf3 has it */
 #define LOAD_REQUEST    64           /* bytes of a LOAD_REPLY request, operation included */
 #define LOAD_RESPONSE   128          /* bytes of its answer */
+#define LOAD_SIZE       64           /* bytes of a datagram, if not told otherwise */
 #define LOAD_EVENTS_MAX 256
 
 enum load_op {
@@ -27,17 +28,20 @@ enum load_op {
 /* What the server has sunk so far, and when that was; both in the server's byte order, as this
  * never leaves the machine. */
 struct load_counter {
-    uint64_t bytes;
+    uint64_t bytes;     /* of streams */
+    uint64_t datagrams; /* LOAD_SINK, too */
     uint64_t at_ns;
 };
 
 struct load_options {
     struct sockaddr_in to;      /* where clients connect: the tunnel's entrance */
     struct sockaddr_in counter; /* the server itself, for LOAD_COUNTER */
-    int streams;
+    int streams;                /* or UDP sockets, each of them a flow */
+    int size;                   /* of a datagram */
     double seconds, warmup_seconds;
     bool from_target; /* direction of bulk and stalled streams */
     bool one_byte;    /* conn: one byte each way in place of request and response */
+    bool abandon;     /* bulk: reset the streams at the end; what is on its way isn't waited for */
 };
 
 /* Each mode prints one JSON object (hold and stall: two) and returns the exit status. */
@@ -48,10 +52,21 @@ int load_conn(const struct load_options *o);
 int load_hold(const struct load_options *o);
 int load_stall(const struct load_options *o);
 
+int load_udp_rr(const struct load_options *o);
+int load_udp_flood(const struct load_options *o);
+
+struct histogram;
+void load_print_latency(const struct histogram *h, double seconds, uint64_t errors, uint64_t lost);
+
+/* load_udp.c: the far end for datagrams, on a thread of its own */
+int load_udp_bind(const struct sockaddr_in *address);
+__attribute__((noreturn)) void load_udp_serve(int fd, _Atomic uint64_t *sunk);
+
 /* load_socket.c: helpers of both sides. They end the program, with a message, on failure. */
 uint64_t load_now_ns(void);
 int load_connect(const struct sockaddr_in *to, enum load_op op); /* non-blocking, op already sent */
 int load_connect_start(const struct sockaddr_in *to);            /* non-blocking, in progress */
+void load_connect_finish(int fd, enum load_op op);               /* waits for what was started */
 int load_epoll(void);
 void load_watch(int epoll, int fd, uint32_t events, uint32_t index);
 struct load_counter load_counter_get(const struct sockaddr_in *server);

@@ -33,7 +33,9 @@ static int *connect_all(const struct load_options *o, enum load_op op)
 {
     int *fds = calloc((size_t)o->streams, sizeof(*fds));
     for (int i = 0; i < o->streams; i++)
-        fds[i] = load_connect(&o->to, op);
+        fds[i] = load_connect_start(&o->to);
+    for (int i = 0; i < o->streams; i++)
+        load_connect_finish(fds[i], op);
     return fds;
 }
 
@@ -90,6 +92,15 @@ static uint64_t drain(const int *fds, int streams)
     return moved;
 }
 
+static void abandon(const int *fds, int streams)
+{
+    struct linger reset = {.l_onoff = 1};
+    for (int i = 0; i < streams; i++) {
+        setsockopt(fds[i], SOL_SOCKET, SO_LINGER, &reset, sizeof(reset));
+        close(fds[i]);
+    }
+}
+
 int load_bulk(const struct load_options *o)
 {
     struct load_counter start = load_counter_get(&o->counter), from, to;
@@ -105,7 +116,11 @@ int load_bulk(const struct load_options *o)
     uint64_t moved = run_bulk(epoll, fds, o->from_target, begin_ns + to_ns(o->seconds), &ended);
     uint64_t took_ns = load_now_ns() - begin_ns;
     to = load_counter_get(&o->counter);
-    total += moved + drain(fds, o->streams);
+    total += moved;
+    if (o->abandon)
+        abandon(fds, o->streams);
+    else
+        total += drain(fds, o->streams);
     if (!o->from_target) { /* what arrived is the truth, not what was sent */
         moved = to.bytes - from.bytes;
         took_ns = to.at_ns - from.at_ns;
@@ -117,14 +132,15 @@ int load_bulk(const struct load_options *o)
     return 0;
 }
 
-static void print_latency(const struct histogram *h, double seconds, uint64_t errors)
+void load_print_latency(const struct histogram *h, double seconds, uint64_t errors, uint64_t lost)
 {
-    printf("{\"rate\": %.1f, \"p50_us\": %.2f, \"p90_us\": %.2f, \"p99_us\": %.2f, "
-           "\"p999_us\": %.2f, \"max_us\": %.2f, \"count\": %llu, \"errors\": %llu}\n",
-           (double)h->count / seconds, histogram_percentile_us(h, 50),
-           histogram_percentile_us(h, 90), histogram_percentile_us(h, 99),
-           histogram_percentile_us(h, 99.9), (double)h->max_ns / 1000.0,
-           (unsigned long long)h->count, (unsigned long long)errors);
+    printf(
+        "{\"rate\": %.1f, \"p50_us\": %.2f, \"p90_us\": %.2f, \"p99_us\": %.2f, "
+        "\"p999_us\": %.2f, \"max_us\": %.2f, \"count\": %llu, \"errors\": %llu, \"lost\": %llu}\n",
+        (double)h->count / seconds, histogram_percentile_us(h, 50), histogram_percentile_us(h, 90),
+        histogram_percentile_us(h, 99), histogram_percentile_us(h, 99.9),
+        (double)h->max_ns / 1000.0, (unsigned long long)h->count, (unsigned long long)errors,
+        (unsigned long long)lost);
 }
 
 static bool ping(int fd)
@@ -174,7 +190,7 @@ int load_rr(const struct load_options *o)
             ping(fds[stream]);
         }
     }
-    print_latency(&h, o->seconds, errors);
+    load_print_latency(&h, o->seconds, errors, 0);
     free(sent_ns);
     free(fds);
     return 0;
@@ -247,7 +263,7 @@ int load_conn(const struct load_options *o)
             exchange_start(x, epoll, index, o);
         }
     }
-    print_latency(&h, o->seconds, errors);
+    load_print_latency(&h, o->seconds, errors, 0);
     free(all);
     return 0;
 }

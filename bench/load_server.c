@@ -1,7 +1,7 @@
 /*
- * The far end: one listening port, two threads. The main thread accepts, reads the operation and
+ * The far end: one listening port, three threads. The main thread accepts, reads the operation and
  * serves everything small; streams that sink or pour without end move to a second thread, so that
- * they do not delay a round trip that is measured beside them.
+ * they do not delay a round trip that is measured beside them. The third has the datagrams.
  *
  * Connections are looked up by descriptor in one table that both threads index; a descriptor
  * belongs to the thread whose epoll set it is in.
@@ -30,7 +30,7 @@ struct connection {
 static struct connection *table;
 static size_t table_size;
 static int small_epoll, bulk_epoll;
-static _Atomic uint64_t sunk_bytes;
+static _Atomic uint64_t sunk_bytes, sunk_datagrams;
 static char zeros[LOAD_BLOCK];
 
 /* Ignores errors of a peer that left: the next read of that connection sees them. */
@@ -66,7 +66,7 @@ static bool begin(int fd, char op)
         load_watch(small_epoll, fd, EPOLLHUP, (uint32_t)fd);
         return true;
     case LOAD_COUNTER: {
-        struct load_counter c = {.bytes = sunk_bytes, .at_ns = load_now_ns()};
+        struct load_counter c = {sunk_bytes, sunk_datagrams, load_now_ns()};
         send_some(fd, &c, sizeof(c));
         return false;
     }
@@ -126,6 +126,11 @@ static void *bulk_thread(void *unused)
     return unused;
 }
 
+static void *udp_thread(void *fd)
+{
+    load_udp_serve(*(int *)fd, &sunk_datagrams);
+}
+
 static void accept_some(int listener)
 {
     for (int i = 0; i < ACCEPT_BATCH; i++) {
@@ -143,7 +148,8 @@ static void accept_some(int listener)
     }
 }
 
-static int listen_on(const struct sockaddr_in *address)
+/* Listens there for streams, and on the same port for datagrams. */
+static int listen_on(const struct sockaddr_in *address, int *ret_udp)
 {
     int fd = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0), on = 1;
     setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof(on));
@@ -152,6 +158,7 @@ static int listen_on(const struct sockaddr_in *address)
     struct sockaddr_in bound = {0};
     socklen_t len = sizeof(bound);
     getsockname(fd, (struct sockaddr *)&bound, &len);
+    *ret_udp = load_udp_bind(&bound);
     printf("{\"port\": %d}\n", ntohs(bound.sin_port));
     fflush(stdout);
     return fd;
@@ -165,10 +172,12 @@ int load_serve(const struct load_options *o)
     table = calloc(table_size, sizeof(*table));
     small_epoll = load_epoll();
     bulk_epoll = load_epoll();
-    int listener = listen_on(&o->to);
+    static int udp;
+    int listener = listen_on(&o->to, &udp);
     load_watch(small_epoll, listener, EPOLLIN, (uint32_t)listener);
     pthread_t thread;
-    if (pthread_create(&thread, NULL, bulk_thread, NULL) != 0)
+    if (pthread_create(&thread, NULL, bulk_thread, NULL) != 0 ||
+        pthread_create(&thread, NULL, udp_thread, &udp) != 0)
         load_fail("no thread");
     struct epoll_event events[LOAD_EVENTS_MAX];
     for (;;) {

@@ -45,16 +45,17 @@ int load_connect_start(const struct sockaddr_in *to)
     setsockopt(fd, IPPROTO_IP, IP_BIND_ADDRESS_NO_PORT, &on, sizeof(on));
     struct sockaddr_in source = {.sin_family = AF_INET};
     source.sin_addr.s_addr = htonl(INADDR_LOOPBACK + next_source++ % SOURCES);
-    if (bind(fd, (struct sockaddr *)&source, sizeof(source)) < 0)
+    if (ntohl(to->sin_addr.s_addr) >> 24 == IN_LOOPBACKNET &&
+        bind(fd, (struct sockaddr *)&source, sizeof(source)) < 0)
         load_fail("bind: %s", strerror(errno));
     if (connect(fd, (const struct sockaddr *)to, sizeof(*to)) < 0 && errno != EINPROGRESS)
         load_fail("connect: %s", strerror(errno));
     return fd;
 }
 
-int load_connect(const struct sockaddr_in *to, enum load_op op)
+void load_connect_finish(int fd, enum load_op op)
 {
-    int fd = load_connect_start(to), error = 0;
+    int error = 0;
     socklen_t len = sizeof(error);
     struct pollfd p = {.fd = fd, .events = POLLOUT};
     if (poll(&p, 1, CONNECT_TIMEOUT_MS) != 1)
@@ -64,6 +65,12 @@ int load_connect(const struct sockaddr_in *to, enum load_op op)
     char byte = (char)op;
     if (write(fd, &byte, 1) != 1)
         load_fail("write: %s", strerror(errno));
+}
+
+int load_connect(const struct sockaddr_in *to, enum load_op op)
+{
+    int fd = load_connect_start(to);
+    load_connect_finish(fd, op);
     return fd;
 }
 

@@ -8,7 +8,7 @@ import os
 
 import peers
 import run
-from procs import free_port, port_open, wait_for
+from procs import free_port, wait_for
 
 
 class Pair(peers.Haproxy):
@@ -24,9 +24,9 @@ class Pair(peers.Haproxy):
         self.certificates()
         tls_port = free_port()
         hub = self.run("hub", tls_port, self.port)
-        wait_for("the hub end", lambda: port_open(tls_port))
+        wait_for("the hub end", lambda: self.place.port_open(tls_port))
         self.ends = {"hub": [hub], "agent": [self.run("agent", tls_port, self.target)]}
-        wait_for("the pair", lambda: port_open(self.port))
+        wait_for("the pair", lambda: self.place.port_open(self.port))
 
 
 peers.ALL["pair"] = Pair

@@ -1,7 +1,8 @@
 """The tunnels that are compared. Each brings a port of the load server to another local port.
 
-A peer has `port` (where clients connect), `ends` (name of an end: its processes) and `max_streams`
-(what the limit of descriptors lets it hold). All keys are made for the run and thrown away.
+A peer has `host` and `port` (where clients of the near side connect), `udp_port` (None: it has no UDP),
+`ends` (name of an end: its processes) and `max_streams` (what the limit of descriptors lets it hold). All
+keys are made for the run and thrown away.
 """
 
 import json
@@ -10,18 +11,21 @@ import pwd
 import shutil
 import subprocess
 
-from procs import Group, children, free_port, port_open, wait_for
+from place import Loopback
+from procs import Group, children, free_port, wait_for
 
 
 class Peer:
     name = ""
     max_streams = 10_000
+    host = "127.0.0.1"
+    udp_port = None
 
-    def __init__(self, directory, target_port):
+    def __init__(self, directory, target_port, place=Loopback()):
         self.directory = os.path.join(directory, self.name.split()[0])
         shutil.rmtree(self.directory, ignore_errors=True)
         os.makedirs(self.directory, mode=0o700)
-        self.target = target_port
+        self.target, self.place = target_port, place
         self.port = free_port()
         self.group = Group(self.directory)
         self.ends = {}
@@ -38,6 +42,13 @@ class Peer:
     def pids(self):
         return [pid for end in self.ends.values() for pid in end]
 
+    def near(self, name, argv, **kwargs):
+        """Starts a process of the client's and the hub's side."""
+        return self.group.start(name, self.place.near(argv), **kwargs)
+
+    def far(self, name, argv, **kwargs):
+        return self.group.start(name, self.place.far(argv), **kwargs)
+
     def start(self):
         raise NotImplementedError
 
@@ -52,7 +63,8 @@ class Direct(Peer):
     max_streams = 0
 
     def start(self):
-        self.port = self.target
+        self.port = self.udp_port = self.target
+        self.host = self.place.agent_host
 
 
 class Ssh(Peer):
@@ -67,7 +79,7 @@ class Ssh(Peer):
         os.makedirs("/run/sshd", exist_ok=True)
         user, sshd_port = pwd.getpwuid(os.getuid()).pw_name, free_port()
         config = self.write("sshd_config", f"""
-ListenAddress 127.0.0.1:{sshd_port}
+ListenAddress {self.place.hub_host}:{sshd_port}
 HostKey {self.path("host")}
 AuthorizedKeysFile {self.path("user.pub")}
 PermitRootLogin prohibit-password
@@ -76,14 +88,14 @@ StrictModes no
 UsePAM no
 PidFile none
 """)
-        sshd = self.group.start("sshd", ["/usr/sbin/sshd", "-D", "-e", "-f", config])
-        wait_for("sshd", lambda: port_open(sshd_port))
-        ssh = self.group.start("ssh", [
+        sshd = self.near("sshd", ["/usr/sbin/sshd", "-D", "-e", "-f", config])
+        wait_for("sshd", lambda: self.place.port_open(sshd_port, self.place.hub_host))
+        ssh = self.far("ssh", [
             "ssh", "-F", "none", "-N", "-T", "-p", sshd_port, "-i", self.path("user"),
             "-c", "aes128-gcm@openssh.com", "-o", "StrictHostKeyChecking=no",
             "-o", "UserKnownHostsFile=/dev/null", "-o", "ExitOnForwardFailure=yes",
-            "-R", f"127.0.0.1:{self.port}:127.0.0.1:{self.target}", f"{user}@127.0.0.1"])
-        wait_for("ssh -R", lambda: port_open(self.port))
+            "-R", f"127.0.0.1:{self.port}:127.0.0.1:{self.target}", f"{user}@{self.place.hub_host}"])
+        wait_for("ssh -R", lambda: self.place.port_open(self.port))
         self.ends = {"hub": children(sshd), "agent": [ssh]}
 
 
@@ -96,15 +108,15 @@ class Haproxy(Peer):
     def start(self):
         pem = self.certificates()
         tls_port = free_port()
+        ca, here = self.path("ca.pem"), self.place.agent_host
         self.ends = {
-            "hub": [self.run("hub", self.port, "", tls_port,
-                             f"ssl verify required ca-file {self.path('ca.pem')} crt {pem} "
-                             "sni str(agent)")],
-            "agent": [self.run("agent", tls_port,
-                               f"ssl crt {pem} verify required ca-file {self.path('ca.pem')}",
-                               self.target, "")],
+            "hub": [self.run(self.near, "hub", f"127.0.0.1:{self.port}", f"{here}:{tls_port} "
+                             f"ssl verify required ca-file {ca} crt {pem} sni str(agent)")],
+            "agent": [self.run(self.far, "agent", f"{here}:{tls_port} ssl crt {pem} verify required "
+                               f"ca-file {ca}", f"127.0.0.1:{self.target}")],
         }
-        wait_for("haproxy", lambda: port_open(tls_port) and port_open(self.port))
+        wait_for("haproxy", lambda: self.place.port_open(tls_port, here) and
+                 self.place.port_open(self.port))
 
     def certificates(self):
         p256 = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "2"]
@@ -117,7 +129,7 @@ class Haproxy(Peer):
         both = "".join(open(self.path(n)).read() for n in ("leaf.crt", "leaf.key"))
         return self.write("leaf.pem", both)
 
-    def run(self, name, port, bind_options, server_port, server_options):
+    def run(self, start, name, bind, server):
         config = self.write(name + ".cfg", f"""
 global
     nbthread 1
@@ -128,10 +140,10 @@ defaults
     timeout client 10m
     timeout server 10m
 listen {name}
-    bind 127.0.0.1:{port} {bind_options}
-    server next 127.0.0.1:{server_port} {server_options}
+    bind {bind}
+    server next {server}
 """)
-        return self.group.start(name, ["haproxy", "-db", "-f", config])
+        return start(name, ["haproxy", "-db", "-f", config])
 
 
 class Warren(Peer):
@@ -143,25 +155,26 @@ class Warren(Peer):
 
     def start(self):
         self.hub_port = free_port()
-        data = self.path("hub")
-        hub = self.group.start("hub-process", [self.program("warren"), "hub", "--data", data,
-                                               "--listen", f"127.0.0.1:{self.hub_port}"],
-                               env=dict(os.environ, WARREN_LIMIT_ENROLL=self.enroll_per_minute))
-        wait_for("the hub", lambda: os.stat(os.path.join(data, "admin.token")) and
-                 port_open(self.hub_port))
-        self.environment = dict(os.environ, WARREN_HUB=f"https://127.0.0.1:{self.hub_port}",
-                                WARREN_TOKEN_FILE=os.path.join(data, "admin.token"),
-                                WARREN_CA=os.path.join(data, "ca.pem"))
+        self.data, at = self.path("hub"), f"{self.place.hub_host}:{self.hub_port}"
+        hub = self.near("hub-process", [self.program("warren"), "hub", "--data", self.data,
+                                        "--listen", at, "--public-name", self.place.hub_host],
+                        env=dict(os.environ, WARREN_LIMIT_ENROLL=self.enroll_per_minute))
+        wait_for("the hub", lambda: os.stat(os.path.join(self.data, "admin.token")) and
+                 self.place.port_open(self.hub_port, self.place.hub_host))
+        self.environment = dict(os.environ, WARREN_HUB=f"https://{at}",
+                                WARREN_TOKEN_FILE=os.path.join(self.data, "admin.token"),
+                                WARREN_CA=os.path.join(self.data, "ca.pem"))
         token = self.token(1)
-        self.command("warren-agent", "enroll", "--hub", self.environment["WARREN_HUB"],
-                     "--token-file", token, "--data", self.path("agent"))
-        agent = self.group.start("agent-process", [self.program("warren-agent"), "run", "--data",
-                                                   self.path("agent")])
+        self.command(self.place.far, "warren-agent", "enroll", "--hub",
+                     self.environment["WARREN_HUB"], "--token-file", token, "--data",
+                     self.path("agent"))
+        agent = self.far("agent-process", [self.program("warren-agent"), "run", "--data",
+                                           self.path("agent")])
         self.ends = {"hub": [hub], "agent": [agent]}
 
     def open_tunnel(self):
         tunnel = json.loads(self.command(
-            "warren", "tunnel", "create", "--name", "bench", "--network", "bench", "--target",
+            self.place.near, "warren", "tunnel", "create", "--name", "bench", "--network", "bench", "--target",
             f"127.0.0.1:{self.target}", "--listen", "127.0.0.1:0", "--wait", "-o", "json"))
         self.port = int(tunnel["status"]["endpoint"]["address"].rsplit(":", 1)[1])
         return self
@@ -170,15 +183,15 @@ class Warren(Peer):
         places = [os.path.join(self.build, d, name) for d in ("", "src/cli")]
         return next((p for p in places if os.path.exists(p)), places[0])
 
-    def command(self, program, *argv):
-        p = subprocess.run([self.program(program), *argv], env=self.environment, timeout=30,
+    def command(self, where, program, *argv):
+        p = subprocess.run(where([self.program(program), *argv]), env=self.environment, timeout=30,
                            capture_output=True, text=True)
         if p.returncode:
             raise RuntimeError(f"{program} {' '.join(argv)}: {p.stdout}{p.stderr}")
         return p.stdout
 
     def token(self, uses):
-        created = self.command("warren", "token", "create", "--network", "bench", "--uses",
+        created = self.command(self.place.near, "warren", "token", "create", "--network", "bench", "--uses",
                                str(uses), "-o", "json")
         return self.write("bootstrap.token", json.loads(created)["token"])
 

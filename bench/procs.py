@@ -95,11 +95,6 @@ def wait_for(what, condition, seconds=15):
     raise RuntimeError(f"waited {seconds} s in vain for {what}")
 
 
-def port_open(port):
-    with socket.create_connection(("127.0.0.1", port), 0.5):
-        return True
-
-
 class Group:
     """Processes that end together."""
 

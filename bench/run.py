@@ -18,6 +18,8 @@ from collections import defaultdict
 
 import peers as peer_list
 import report
+import wan
+from place import network
 from procs import (AwakeCores, Group, cpu_seconds, machine_busy_seconds, memory_kib, own_seconds,
                    wait_for)
 
@@ -54,10 +56,10 @@ class Bench:
     # -- running the load generator
 
     def client(self, mode, peer, streams=1, seconds=None, extra=()):
-        argv = [self.load, mode, "--to", f"127.0.0.1:{peer.port}", "--counter",
-                f"127.0.0.1:{self.server_port}", "--streams", str(streams), "--seconds",
+        argv = [self.load, mode, "--to", f"{peer.host}:{peer.port}", "--counter",
+                f"{peer.place.target_host}:{peer.target}", "--streams", str(streams), "--seconds",
                 str(seconds or self.o.seconds), *extra]
-        return subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        return subprocess.Popen(peer.place.near(argv), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
     def finish(self, process, peer):
         out, _ = process.communicate(timeout=60)
@@ -196,6 +198,8 @@ class Bench:
     # -- the whole
 
     def rounds(self, kinds):
+        if self.o.only and self.o.only.startswith("wan"):
+            return
         running = []
         try:
             for kind in kinds:
@@ -217,6 +221,14 @@ class Bench:
         finally:
             for peer in running:
                 peer.stop()
+
+    def wan(self, kinds):
+        """Returns a note for the report."""
+        if not network.available():
+            return "nothing was measured over a wire: network namespaces need root"
+        if self.o.quick:
+            kinds = [k for k in kinds if k in wan.ESSENTIAL]
+        return wan.measure(self, kinds, say)
 
     def memory(self, kinds):
         for kind in kinds:
@@ -242,11 +254,11 @@ def build_directory():
 
 def parse_options():
     p = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    p.add_argument("--quick", action="store_true", help="one short round, under two minutes")
+    p.add_argument("--quick", action="store_true", help="one short round, about three minutes")
     p.add_argument("--rounds", type=int, help="default 5, quick 1")
     p.add_argument("--seconds", type=float, help="of each measurement; default 2, quick 0.8")
     p.add_argument("--peers", default="direct,ssh,haproxy,warren", help="of these, by commas")
-    p.add_argument("--only", help="measurements that begin so, without memory (bulk, round, …)")
+    p.add_argument("--only", help="measurements that begin so, without memory (bulk, round, wan, …)")
     p.add_argument("--agents", type=int, default=2000, help="size of the swarm")
     p.add_argument("-o", "--output", choices=["table", "json"], default="table")
     o = p.parse_args()
@@ -265,6 +277,7 @@ def main():
         bench = Bench(o, directory)
         try:
             bench.rounds(kinds)
+            wan_notes = [bench.wan(kinds)] if (o.only or "wan").startswith("wan") else []
             if not o.only:
                 bench.memory(kinds)
         finally:
@@ -275,7 +288,7 @@ def main():
     notes = [f"{platform.platform()}, {os.cpu_count()} cores; {o.rounds} rounds of {o.seconds:g} s "
              f"a measurement; {took:.0f} s in all",
              f"other programs used {max(others, 0):.0%} of the machine meanwhile" +
-             ("; read nothing but ratios, and those with care" if others > 0.1 else "")]
+             ("; read nothing but ratios, and those with care" if others > 0.1 else ""), *wan_notes]
     if o.output == "json":
         print(json.dumps({"samples": samples, "targets": report.judge(samples), "notes": notes},
                          indent=1))
