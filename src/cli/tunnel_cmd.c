@@ -93,6 +93,15 @@ static int access_body(struct call *c, json_t **ret)
     return 0;
 }
 
+/* What both commands say about the target beside its address; `target` may get members. */
+static void add_target_options(struct call *c, json_t *target)
+{
+    const char *proxy = call_text(c, "--proxy-protocol");
+    if (proxy)
+        json_object_set_new(target, "proxy_protocol",
+                            strcmp(proxy, "none") == 0 ? json_null() : json_string(proxy));
+}
+
 static int create_body(struct call *c, json_t **ret)
 {
     json_t *access = NULL;
@@ -102,6 +111,7 @@ static int create_body(struct call *c, json_t **ret)
                      "spec", "target", "network", call_text(c, "--network"), "address",
                      call_text(c, "--target"), "protocol", "tcp", "access", access, "ttl",
                      call_text(c, "--ttl"));
+    add_target_options(c, json_object_get(json_object_get(*ret, "spec"), "target"));
     return 0;
 }
 
@@ -114,9 +124,13 @@ static int update_body(struct call *c, json_t **ret)
         return call_fail(c, ERR_USAGE, NULL, "--ttl and --no-ttl exclude each other");
     TRY(check_address(c, "--target", false));
     TRY(access_body(c, &access));
-    json_t *body = json_object(), *spec = json_object();
+    json_t *body = json_object(), *spec = json_object(), *to = json_object();
     if (target)
-        json_object_set_new(spec, "target", json_pack("{s:s}", "address", target));
+        json_object_set_new(to, "address", json_string(target));
+    add_target_options(c, to);
+    if (json_object_size(to) > 0)
+        json_object_set(spec, "target", to);
+    json_decref(to);
     if (json_object_size(access) > 0)
         json_object_set(spec, "access", access);
     json_decref(access);
@@ -195,6 +209,14 @@ static const char *const yes_no[] = {"yes", "no", NULL};
 #define LISTEN_HELP   "Where the hub listens for clients; port 0 lets it pick one."
 #define INTERNAL_HELP "Whether it can be reached inside Warren, by proxy and mounts."
 
+#define PROXY_PROTOCOL_FLAG                                                              \
+    {                                                                                    \
+        .name = "--proxy-protocol", .type = FLAG_CHOICE, .metavar = "v1|v2|none",        \
+        .choices = proxy_protocols, .candidates = CANDIDATES_CHOICES,                    \
+        .help = "Tell the target each client's real address by a PROXY protocol header." \
+    }
+static const char *const proxy_protocols[] = {"v1", "v2", "none", NULL};
+
 static const struct flag_row create_rows[] = {
     {.name = "--name",
      .type = FLAG_TEXT,
@@ -212,6 +234,7 @@ static const struct flag_row create_rows[] = {
      .metavar = "HOST:PORT",
      .is_required = true,
      .help = TARGET_HELP},
+    PROXY_PROTOCOL_FLAG,
     {.name = "--listen",
      .type = FLAG_TEXT,
      .metavar = "ADDR:PORT",
@@ -234,6 +257,7 @@ static const struct flag_set create_flags = {"Flags", create_rows, ARRAY_SIZE(cr
 
 static const struct flag_row update_rows[] = {
     {.name = "--target", .type = FLAG_TEXT, .metavar = "HOST:PORT", .help = TARGET_HELP},
+    PROXY_PROTOCOL_FLAG,
     {.name = "--listen", .type = FLAG_TEXT, .metavar = "ADDR:PORT", .help = LISTEN_HELP},
     {.name = "--no-listen", .type = FLAG_SWITCH, .help = "No listener at the hub any more."},
     {.name = "--internal",

@@ -168,7 +168,9 @@ static int open_fleet(struct hub *h, struct diag *d)
                                      .lease_ms = LEASE_LIFE_MS,
                                      .renew_ms = LEASE_RENEW_MS};
     TRY(fleet_new(&cfg, &h->fleet, d));
-    return tunnels_new(h->fleet, &h->tunnels, d);
+    TRY(tunnels_new(h->fleet, &h->tunnels, d));
+    tunnels_set_trust(h->tunnels, &h->trust);
+    return 0;
 }
 
 static int open_http(struct hub *h, struct diag *d)
@@ -204,6 +206,7 @@ static int start_worker(struct hub *h, int fd)
     const struct worker_config cfg = {
         .main = h->loop,
         .tls = h->tls,
+        .trust = &h->trust,
         .max_waiting = (uint32_t)MAX(s->limits.handshakes / n, (int64_t)1),
         .max_per_address = (uint32_t)MAX(s->limits.handshakes_per_address / n, (int64_t)1),
         .on_conn = on_conn,
@@ -247,10 +250,23 @@ static int start_workers(struct hub *h, struct diag *d)
     return 0;
 }
 
+static int read_trust(struct hub *h, struct diag *d)
+{
+    const struct conf_list *from = &h->settings->proxy_protocol_from;
+    if (from->n > PROXY_TRUST_RULES)
+        return diag_set_field(d, ERR_LIMIT, "proxy_protocol.from", "may have %d entries",
+                              PROXY_TRUST_RULES);
+    for (size_t i = 0; i < from->n; i++)
+        TRY(addr_rule_parse(from->items[i], &h->trust.rules[i], d));
+    h->trust.n = from->n;
+    return 0;
+}
+
 static int start(struct hub *h, struct diag *d)
 {
     io_raise_descriptor_limit();
     gethostname(h->machine, sizeof(h->machine) - 1);
+    TRY(read_trust(h, d));
     TRY(open_store(h, d));
     TRY(open_identity(h, d));
     TRY(open_tls(h, d));

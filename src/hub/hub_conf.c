@@ -37,6 +37,15 @@ static int check_trust_domain(const char *item, struct diag *d)
     return 0;
 }
 
+static int check_proxy(const char *item, struct diag *d)
+{
+    struct addr_rule rule;
+    TRY(addr_rule_parse(item, &rule, d));
+    if (rule.n_ports)
+        return diag_set(d, ERR_INVALID, "'%.100s': an address or CIDR, without ports", item);
+    return 0;
+}
+
 #define AT(member) offsetof(struct hub_settings, member)
 
 static const struct conf_row rows[] = {
@@ -74,6 +83,11 @@ static const struct conf_row rows[] = {
     {"metrics.access", CONF_ENUM, AT(metrics_access), "loopback", "WARREN_METRICS_ACCESS",
      "--metrics-access", "WHO", "Who may read /metrics without an administrator's token.",
      CONF_RELOADABLE, .choices = metrics_accesses},
+    {"proxy_protocol.from", CONF_LIST, AT(proxy_protocol_from), NULL, "WARREN_PROXY_PROTOCOL_FROM",
+     "--proxy-protocol-from", "CIDR",
+     "Load balancers before this hub: their connections must begin with a PROXY header, which "
+     "names the real client.",
+     .check = check_proxy},
     {"limits.handshakes", CONF_INT, AT(limits.handshakes), "4096", "WARREN_LIMIT_HANDSHAKES", NULL,
      "N", "Unfinished TLS handshakes at a time, of all clients.", .min = 1, .max = 1000000},
     {"limits.handshakes_per_address", CONF_INT, AT(limits.handshakes_per_address), "1024",

@@ -24,6 +24,7 @@ enum {
     LEASE_CHANGES,
     HANDSHAKES,
     HANDSHAKES_WAITING,
+    PROXY_HEADERS,
     HTTP_REQUESTS,
     HTTP_CONNECTIONS,
     RPC_SESSIONS,
@@ -40,6 +41,7 @@ static const char *const phases[] = {"pending", "active", "closed", "expired", "
 static_assert(ARRAY_SIZE(phases) == TUNNEL_PHASE_COUNT, "a name for each phase");
 static const char *const directions[] = {"in", "out"};
 static const char *const handshake_results[] = {"finished", "failed", "evicted"};
+static const char *const header_results[] = {"accepted", "refused"};
 static const char *const status_classes[] = {"1xx", "2xx", "3xx", "4xx", "5xx"};
 static const char *const outcomes[] = {"done", "failed", "refused"};
 
@@ -63,6 +65,9 @@ static const struct metric_row rows[METRIC_COUNT] = {
     [HANDSHAKES] = {"warren_handshakes_total", METRIC_COUNTER, "TLS handshakes by result",
                     .labels = {{"result", handshake_results, ARRAY_SIZE(handshake_results)}}},
     [HANDSHAKES_WAITING] = {"warren_handshakes_waiting", METRIC_GAUGE, "Unfinished handshakes"},
+    [PROXY_HEADERS] = {"warren_proxy_headers_total", METRIC_COUNTER,
+                       "Connections of trusted load balancers by what became of their header",
+                       .labels = {{"result", header_results, ARRAY_SIZE(header_results)}}},
     [HTTP_REQUESTS] = {"warren_http_requests_total", METRIC_COUNTER, "HTTP answers by status",
                        .labels = {{"status", status_classes, ARRAY_SIZE(status_classes)}}},
     [HTTP_CONNECTIONS] = {"warren_http_connections", METRIC_GAUGE, "Open HTTP connections"},
@@ -107,6 +112,8 @@ static void collect_connections(struct hub *h, struct metrics *m)
         metric_add(m, HANDSHAKES, 2, (int64_t)atomic_load(&s->evicted));
         metric_add(m, HANDSHAKES_WAITING, 0, (int64_t)atomic_load(&s->waiting));
     }
+    metric_add(m, PROXY_HEADERS, 0, (int64_t)atomic_load(&h->trust.accepted));
+    metric_add(m, PROXY_HEADERS, 1, (int64_t)atomic_load(&h->trust.refused));
     http_server_stats(h->http, &http);
     for (size_t i = 0; i < ARRAY_SIZE(status_classes); i++)
         metric_add(m, HTTP_REQUESTS, i, (int64_t)http.status_class[i + 1]);

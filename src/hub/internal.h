@@ -9,6 +9,7 @@
 #include "hub/worker.h"
 #include "identity/identity.h"
 #include "loop/notify.h"
+#include "net/proxy_gate.h"
 #include "store/store.h"
 #include "tunnel/tunnel_hub.h"
 
@@ -30,6 +31,7 @@ struct hub {
     struct store_hub row;
     struct identity *identity;
     struct tls_server *tls;
+    struct proxy_trust trust;
     struct fleet *fleet;
     struct tunnels *tunnels;
     struct fleet_api *fleet_api;

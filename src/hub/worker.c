@@ -54,6 +54,7 @@ int worker_start(const struct worker_config *cfg, int fd, struct worker **ret)
     int rc = loop_new(&w->loop);
     if (rc == 0) {
         const struct server_config server = {.tls = cfg->tls,
+                                             .trust = cfg->trust,
                                              .on_conn = on_conn,
                                              .arg = w,
                                              .max_waiting = cfg->max_waiting,

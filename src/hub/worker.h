@@ -11,6 +11,7 @@ struct worker;
 struct worker_config {
     struct loop *main;
     struct tls_server *tls;
+    struct proxy_trust *trust;
     uint32_t max_waiting, max_per_address; /* unfinished handshakes, of this worker */
     /* Called on the main loop with the connection detached. */
     void (*on_conn)(void *arg, struct conn *c, size_t lane);

@@ -4,6 +4,7 @@
 #include "base/macro.h"
 #include "base/mem.h"
 #include "loop/io.h"
+#include "net/proxy_gate.h"
 
 #include <errno.h>
 #include <netinet/tcp.h>
@@ -21,6 +22,8 @@ struct listener {
     struct timer timer;
     void (*on_accept)(void *arg, int fd, const struct addr *peer);
     void *arg;
+    struct proxy_trust *trust; /* NULL: no proxies before us */
+    struct proxy_gate *gate;   /* if there is trust */
     bool is_paused;
     bool *gone; /* set while accepting */
 };
@@ -96,7 +99,10 @@ static void accept_some(struct listener *li)
                 timer_start(&li->timer, NO_DESCRIPTOR_MS);
             break;
         }
-        li->on_accept(li->arg, fd, &peer);
+        if (li->gate && proxy_trust_has(li->trust, &peer))
+            proxy_gate_take(li->gate, fd, &peer);
+        else
+            li->on_accept(li->arg, fd, &peer);
         if (gone)
             return;
     }
@@ -141,6 +147,14 @@ int listener_start(struct loop *l, int fd,
     return 0;
 }
 
+void listener_trust(struct listener *li, struct proxy_trust *trust)
+{
+    if (!trust || !trust->n)
+        return;
+    li->trust = trust;
+    li->gate = proxy_gate_new(li->loop, trust, li->on_accept, li->arg);
+}
+
 void listener_pause(struct listener *li)
 {
     li->is_paused = true;
@@ -162,5 +176,6 @@ void listener_stop(struct listener *li)
     loop_defer_cancel(&li->again);
     timer_stop(&li->timer);
     io_stop(&li->io);
+    proxy_gate_free(li->gate);
     mem_free(li);
 }

@@ -8,6 +8,7 @@
 #include "loop/loop.h"
 
 struct listener;
+struct proxy_trust;
 
 /* A non-blocking listening TCP socket, whose connections will have TCP_NODELAY and keepalive.
  * Port 0: any; `ret_bound` tells which (may be NULL).
@@ -24,6 +25,10 @@ int listener_bind_failed(int fd, const struct addr *a, struct diag *d);
 int listener_start(struct loop *l, int fd,
                    void (*on_accept)(void *arg, int fd, const struct addr *peer), void *arg,
                    struct listener **ret);
+/* Connections from these addresses tell who is behind them by a PROXY header (net/proxy_gate.h):
+ * `on_accept` comes when it was read, with that address. NULL: nobody is trusted. Before the first
+ * connection, so right after listener_start. */
+void listener_trust(struct listener *li, struct proxy_trust *trust);
 void listener_pause(struct listener *li); /* new connections wait in the kernel's queue */
 void listener_resume(struct listener *li);
 void listener_stop(struct listener *li); /* frees it; from on_accept too */

@@ -68,6 +68,12 @@ struct relay {
     struct addr peer;
     struct dialling *dialling; /* agent, until the target answers */
     struct defer over;         /* for an end that no stream reports */
+    struct prefix *prefix;     /* hub, until it is sent */
+};
+
+struct prefix {
+    uint16_t len, sent;
+    uint8_t data[];
 };
 
 struct dialling {
@@ -149,6 +155,7 @@ static void finish(struct relay *r)
     if (r->ops && r->ops->on_end)
         r->ops->on_end(r->arg, r, &res);
     buf_done(&r->stash);
+    mem_free(r->prefix);
     mem_free(r);
 }
 
@@ -331,10 +338,23 @@ static bool is_doubtful_end(const struct relay *r)
     return r->is_local && !r->other_ended && poll(&p, 1, 0) == 1 && (p.revents & POLLHUP);
 }
 
+static int send_prefix(struct relay *r, uint8_t *out, size_t cap)
+{
+    struct prefix *p = r->prefix;
+    size_t n = MIN(cap, (size_t)(p->len - p->sent));
+    memcpy(out, p->data + p->sent, n);
+    p->sent += (uint16_t)n;
+    if (p->sent == p->len)
+        mem_free(TAKE(r->prefix));
+    return (int)n;
+}
+
 static int on_produce(void *arg, struct h2_stream *s, uint8_t *out, size_t cap, bool *eof)
 {
     struct relay *r = arg;
     (void)s;
+    if (r->prefix && r->io.fd >= 0)
+        return send_prefix(r, out, cap);
     if (r->io.fd < 0 || !r->io.readable)
         return 0;
     ssize_t n;
@@ -481,7 +501,18 @@ static void forget(struct relay *r)
     r->set->open--;
     r->set->total--;
     close_socket(r, true);
+    mem_free(r->prefix);
     mem_free(r);
+}
+
+static struct prefix *copy_prefix(const struct relay_open_params *p)
+{
+    if (!p->prefix_len)
+        return NULL;
+    struct prefix *prefix = mem_new(sizeof(*prefix) + p->prefix_len);
+    prefix->len = p->prefix_len;
+    memcpy(prefix->data, p->prefix, p->prefix_len);
+    return prefix;
 }
 
 int relay_open(struct h2conn *hc, int fd, const struct relay_open_params *p, struct relay **ret)
@@ -494,6 +525,7 @@ int relay_open(struct h2conn *hc, int fd, const struct relay_open_params *p, str
     r->is_hub = true;
     r->is_local = p->is_local;
     r->peer = p->peer;
+    r->prefix = copy_prefix(p);
     int rc = io_start(&r->io, h2conn_loop(hc), fd, on_event);
     if (rc == 0 && h2conn_is_ending(hc))
         rc = ERR_UNAVAILABLE;
@@ -505,6 +537,8 @@ int relay_open(struct h2conn *hc, int fd, const struct relay_open_params *p, str
         forget(r);
         return rc;
     }
+    if (r->prefix)
+        h2_resume(r->stream);
     *ret = r;
     return 0;
 }

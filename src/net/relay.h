@@ -67,7 +67,9 @@ struct relay_open_params {
     struct relay_set *set;
     const struct relay_ops *ops;
     void *arg;
-    bool is_local; /* one end of a socketpair: see relay_other_ended */
+    bool is_local;      /* one end of a socketpair: see relay_other_ended */
+    const void *prefix; /* sent before the socket's bytes, not counted as theirs; may be NULL */
+    uint16_t prefix_len;
 };
 
 /* Hub: asks the agent behind `hc` to connect, and relays `fd` (taken, also on failure, when it is

@@ -271,6 +271,7 @@ int server_start(struct loop *l, int fd, const struct server_config *cfg, struct
         mem_free(s);
         return rc;
     }
+    listener_trust(s->listener, cfg->trust);
     s->cfg.tls = tls_server_ref(cfg->tls);
     timer_init(&s->sweep, l, on_sweep);
     timer_start(&s->sweep, SWEEP_MS);

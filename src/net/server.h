@@ -11,10 +11,12 @@
 
 #include <stdatomic.h>
 
+struct proxy_trust;
 struct server;
 
 struct server_config {
     struct tls_server *tls;
+    struct proxy_trust *trust; /* load balancers before us; NULL: none */
     /* A finished handshake. The callee owns `c`: conn_start here, or conn_detach and conn_attach
      * on another loop. `lane` indexes tls_server_config.lanes. */
     void (*on_conn)(void *arg, struct conn *c, size_t lane);

@@ -7,6 +7,7 @@
 #include "base/time.h"
 #include "net/bridge.h"
 #include "net/listener.h"
+#include "net/proxy_gate.h"
 #include "net/relay.h"
 #include "tunnel/expose_internal.h"
 #include "wire/http1.h"
@@ -43,6 +44,8 @@ struct exposure {
     struct pool_user pool_user;
     struct relay_set relays; /* its counters are read by anyone */
     char authority[EXPOSURE_AUTHORITY_SIZE];
+    enum proxy_version proxy;
+    struct proxy_trust *trust;
     uint32_t n_clients;
     struct client *proxied;
     struct defer last_gone;
@@ -294,12 +297,26 @@ static void on_relay_end(void *arg, struct relay *r, const struct relay_result *
 
 static const struct relay_ops client_ops = {.on_open = on_relay_open, .on_end = on_relay_end};
 
+/* The header that goes before what the client of `fd` sends; 0: none. */
+static size_t write_proxy_header(const struct exposure *e, int fd, const struct addr *client,
+                                 uint8_t out[PROXY_HEADER_OUT_MAX])
+{
+    struct addr here = {.len = sizeof(here.in6)};
+    if (e->proxy == PROXY_NONE)
+        return 0;
+    if (getsockname(fd, &here.sa, &here.len) < 0 ||
+        (here.sa.sa_family != AF_INET && here.sa.sa_family != AF_INET6))
+        here.len = 0; /* a socketpair: it came another way */
+    return proxy_header_write(e->proxy, false, client, &here, out);
+}
+
 /* Relays `fd` (taken). NULL: the client is recorded, and freed unless it has a bridge. */
 static struct relay *open_relay(struct client *c, int fd, const struct addr *peer)
 {
     struct exposure *e = c->exposure;
     const struct h2_header headers[] = {{"warren-tunnel", e->tunnel},
                                         {"warren-lease", e->lease_text}};
+    uint8_t prefix[PROXY_HEADER_OUT_MAX];
     const struct relay_open_params params = {.peer = *peer,
                                              .authority = e->authority,
                                              .headers = headers,
@@ -307,7 +324,10 @@ static struct relay *open_relay(struct client *c, int fd, const struct addr *pee
                                              .set = &e->relays,
                                              .ops = &client_ops,
                                              .arg = c,
-                                             .is_local = c->dial != NULL};
+                                             .is_local = c->dial != NULL,
+                                             .prefix = prefix,
+                                             .prefix_len =
+                                                 (uint16_t)write_proxy_header(e, fd, peer, prefix)};
     struct relay_result res = {.end = RELAY_END_NOT_OPENED, .err = ERR_UNAVAILABLE};
     struct h2conn *hc = fleet_pool_pick(e->pool, POOL_STREAM);
     if (hc)
@@ -421,6 +441,8 @@ static void start_on_worker(void *arg)
     int err = listener_start(e->worker, e->listen_fd, on_accept, e, &e->listener);
     if (err < 0)
         LOG_ERROR("cannot accept clients", LOG_STR("tunnel", e->tunnel), LOG_ERR(err));
+    else
+        listener_trust(e->listener, e->trust);
 }
 
 static void stop_on_worker(void *arg)
@@ -442,12 +464,14 @@ static void stop_accepting_on_worker(void *arg)
 struct retarget {
     struct exposure *exposure;
     char authority[EXPOSURE_AUTHORITY_SIZE];
+    enum proxy_version proxy;
 };
 
 static void retarget_on_worker(void *arg)
 {
     CLEANUP(mem_free) struct retarget *r = arg;
     snprintf(r->exposure->authority, sizeof(r->exposure->authority), "%s", r->authority);
+    r->exposure->proxy = r->proxy;
     r->exposure->target_err = 0;
 }
 
@@ -472,6 +496,8 @@ int exposure_start(const struct exposure_config *cfg, struct exposure **ret)
     e->last_gone.fn = on_last_gone;
     e->listen_fd = fd;
     e->lease_epoch = cfg->lease_epoch;
+    e->proxy = cfg->proxy;
+    e->trust = cfg->trust;
     snprintf(e->tunnel, sizeof(e->tunnel), "%s", cfg->tunnel);
     snprintf(e->agent, sizeof(e->agent), "%s", cfg->pool->agent);
     snprintf(e->authority, sizeof(e->authority), "%s", cfg->authority);
@@ -490,12 +516,13 @@ void exposure_stop(struct exposure *e, int err)
     loop_post(e->worker, stop_on_worker, e);
 }
 
-void exposure_retarget(struct exposure *e, const char *authority)
+void exposure_retarget(struct exposure *e, const char *authority, enum proxy_version proxy)
 {
     if (e->is_stopping)
         return;
     struct retarget *r = NEW(struct retarget);
     r->exposure = e;
+    r->proxy = proxy;
     snprintf(r->authority, sizeof(r->authority), "%s", authority);
     loop_post(e->worker, retarget_on_worker, r);
 }

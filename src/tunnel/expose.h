@@ -18,6 +18,7 @@
 
 struct conn;
 struct exposure;
+struct proxy_trust;
 
 /* How a client's connection went, for the access log. */
 struct exposure_record {
@@ -45,7 +46,9 @@ struct exposure_config {
     int listen_fd;           /* duplicated; -1: no listener */
     const char *tunnel;
     uint64_t lease_epoch;
-    const char *authority; /* host:port of the target */
+    const char *authority;     /* host:port of the target */
+    enum proxy_version proxy;  /* a header that tells the target who its client is */
+    struct proxy_trust *trust; /* load balancers before the listener; NULL: none */
     const struct exposure_ops *ops;
     void *arg;
     void *owner; /* see exposure_owner */
@@ -56,8 +59,8 @@ int exposure_start(const struct exposure_config *cfg, struct exposure **ret);
 /* `err` says why: ERR_CANCELED (deleted), ERR_EXPIRED, ERR_REVOKED, ERR_UNAVAILABLE (lease lost).
  */
 void exposure_stop(struct exposure *e, int err);
-/* New streams go to another target. */
-void exposure_retarget(struct exposure *e, const char *authority);
+/* New streams go to another target, or with another header. */
+void exposure_retarget(struct exposure *e, const char *authority, enum proxy_version proxy);
 /* No new clients; streams go on. */
 void exposure_stop_accepting(struct exposure *e);
 

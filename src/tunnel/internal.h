@@ -53,6 +53,7 @@ struct tunnels {
     struct timer status_timer;
     uint64_t status_saved_ms; /* loop time */
     struct exposure_ops exposure_ops;
+    struct proxy_trust *trust;
     size_t n_exposures;
     bool is_draining;
     uint64_t lease_changes;

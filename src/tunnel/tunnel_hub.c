@@ -132,6 +132,8 @@ static void expose(struct tunnel_object *o, struct fleet_pool *pool)
                                         .tunnel = o->t.id,
                                         .lease_epoch = o->lease.epoch,
                                         .authority = authority,
+                                        .proxy = o->t.spec.proxy,
+                                        .trust = ts->trust,
                                         .ops = &ts->exposure_ops,
                                         .arg = ts,
                                         .owner = o};
@@ -366,12 +368,12 @@ void tunnel_change(struct tunnel_object *o, const struct tunnel *to, int64_t end
     o->t.version = to->version;
     o->ends = ends;
     arm_end(o);
-    if (!same_place(&was.target, &is->target)) {
+    if (!same_place(&was.target, &is->target) || was.proxy != is->proxy) {
         char authority[EXPOSURE_AUTHORITY_SIZE];
         host_port_format(&is->target, authority, sizeof(authority));
         o->target_err = 0;
         for (struct exposure *e = o->exposures; e; e = exposure_next(e))
-            exposure_retarget(e, authority);
+            exposure_retarget(e, authority, is->proxy);
     }
     bool moved = was.has_endpoint != is->has_endpoint ||
                  (is->has_endpoint && !same_place(&was.listen, &is->listen));
@@ -490,6 +492,11 @@ int tunnels_new(struct fleet *f, struct tunnels **ret, struct diag *d)
     timer_start(&ts->save_timer, SAVE_INTERVAL_MS);
     *ret = ts;
     return 0;
+}
+
+void tunnels_set_trust(struct tunnels *ts, struct proxy_trust *trust)
+{
+    ts->trust = trust;
 }
 
 void tunnels_drain(struct tunnels *ts)

@@ -16,6 +16,10 @@ struct tunnels;
 
 int tunnels_new(struct fleet *f, struct tunnels **ret, struct diag *d); /* loads; blocks */
 
+/* Load balancers before the tunnels' listeners; outlives them. Before the first agent comes. */
+struct proxy_trust;
+void tunnels_set_trust(struct tunnels *ts, struct proxy_trust *trust);
+
 /* Stops every exposure; `done` when the last stream is closed. Then tunnels_free. */
 void tunnels_stop(struct tunnels *ts, void (*done)(void *arg), void *arg);
 void tunnels_free(struct tunnels *ts);

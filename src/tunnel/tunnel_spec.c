@@ -61,16 +61,28 @@ int tunnel_get_string(const json_t *object, const char *key, const char *field,
     return 0;
 }
 
+static int parse_proxy(const json_t *target, struct tunnel_spec *spec, struct diag *d)
+{
+    const json_t *v = json_object_get(target, "proxy_protocol");
+    if (!v || json_is_null(v))
+        return 0;
+    if (!json_is_string(v) || proxy_version_parse(json_string_value(v), &spec->proxy) < 0)
+        return diag_set_field(d, ERR_INVALID, "spec.target.proxy_protocol",
+                              "must be \"v1\", \"v2\" or null");
+    return 0;
+}
+
 static int parse_target(const json_t *target, struct tunnel_spec *spec,
                         char network_ref[TUNNEL_NAME_SIZE], struct diag *d)
 {
-    static const char *const members[] = {"network", "address", "protocol", NULL};
+    static const char *const members[] = {"network", "address", "protocol", "proxy_protocol", NULL};
     const char *network = NULL, *address = NULL, *protocol = NULL;
     struct diag cause = {0};
     TRY(tunnel_check_members(target, "spec.target", members, d));
     TRY(tunnel_get_string(target, "network", "spec.target.network", NULL, &network, d));
     TRY(tunnel_get_string(target, "address", "spec.target.address", NULL, &address, d));
     TRY(tunnel_get_string(target, "protocol", "spec.target.protocol", "tcp", &protocol, d));
+    TRY(parse_proxy(target, spec, d));
     if (!*network || strlen(network) >= TUNNEL_NAME_SIZE)
         return diag_set_field(d, ERR_INVALID, "spec.target.network",
                               "must be a network's name or id");
@@ -154,7 +166,9 @@ json_t *tunnel_spec_json(const struct tunnel_spec *spec)
         text_from_duration_ms(spec->ttl_ms, ttl, sizeof(ttl));
         ttl_json = json_string(ttl);
     }
-    return json_pack("{s:{s:s, s:s, s:s}, s:{s:o, s:b}, s:o}", "target", "network", spec->network,
-                     "address", target, "protocol", tunnel_protocol_name(spec->protocol), "access",
-                     "endpoint", endpoint, "internal", (int)spec->internal, "ttl", ttl_json);
+    return json_pack("{s:{s:s, s:s, s:s, s:s?}, s:{s:o, s:b}, s:o}", "target", "network",
+                     spec->network, "address", target, "protocol",
+                     tunnel_protocol_name(spec->protocol), "proxy_protocol",
+                     proxy_version_name(spec->proxy), "access", "endpoint", endpoint, "internal",
+                     (int)spec->internal, "ttl", ttl_json);
 }

@@ -7,6 +7,7 @@
 #include "base/addr.h"
 #include "base/diag.h"
 #include "base/id.h"
+#include "wire/proxy_header.h"
 
 #include <jansson.h>
 #include <stdbool.h>
@@ -23,6 +24,7 @@ struct tunnel_spec {
     char network[ID_SIZE];
     struct host_port target;
     enum tunnel_protocol protocol;
+    enum proxy_version proxy; /* told to the target before each connection's first byte */
     bool has_endpoint;
     struct host_port listen; /* valid if has_endpoint; port 0: the hub chooses */
     bool internal;
