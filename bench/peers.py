@@ -14,6 +14,8 @@ import subprocess
 from place import Loopback
 from procs import Group, children, free_port, wait_for
 
+from lib.warren import Problem, Rest  # after place, which knows where it is
+
 
 class Peer:
     name = ""
@@ -179,6 +181,21 @@ class Warren(Peer):
         self.port = int(tunnel["status"]["endpoint"]["address"].rsplit(":", 1)[1])
         return self
 
+    def open_udp_tunnel(self):
+        """None where this Warren has no UDP."""
+        with open(self.environment["WARREN_TOKEN_FILE"]) as f:
+            rest = Rest(self.place.hub_host, self.hub_port, self.environment["WARREN_CA"],
+                        f.read().strip(), self.place.near_namespace)
+        try:
+            path = "/api/v1/tunnels/" + rest.post("/api/v1/tunnels", {"name": "bench-udp", "spec": {
+                "target": {"network": "bench", "address": f"127.0.0.1:{self.target}",
+                           "protocol": "udp"},
+                "access": {"endpoint": {"listen": "127.0.0.1:0"}}}})["id"]
+        except Problem:
+            return
+        wait_for("the UDP tunnel", lambda: rest.get(path)["status"]["phase"] == "active")
+        self.udp_port = int(rest.get(path)["status"]["endpoint"]["address"].rsplit(":", 1)[1])
+
     def program(self, name):
         places = [os.path.join(self.build, d, name) for d in ("", "src/cli")]
         return next((p for p in places if os.path.exists(p)), places[0])
@@ -200,6 +217,7 @@ class WarrenTunnel(Warren):
     def start(self):
         super().start()
         self.open_tunnel()
+        self.open_udp_tunnel()
 
 
 ALL = {"direct": Direct, "ssh": Ssh, "haproxy": Haproxy, "warren": WarrenTunnel}

@@ -56,7 +56,8 @@ class Bench:
     # -- running the load generator
 
     def client(self, mode, peer, streams=1, seconds=None, extra=()):
-        argv = [self.load, mode, "--to", f"{peer.host}:{peer.port}", "--counter",
+        port = peer.udp_port if mode.startswith("udp") else peer.port
+        argv = [self.load, mode, "--to", f"{peer.host}:{port}", "--counter",
                 f"{peer.place.target_host}:{peer.target}", "--streams", str(streams), "--seconds",
                 str(seconds or self.o.seconds), *extra]
         return subprocess.Popen(peer.place.near(argv), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
@@ -124,6 +125,16 @@ class Bench:
             self.record(f"conn{parallel}_p99", peer, result["p99_us"])
             if peer.ends and result["rate"]:
                 self.record("conn_cpu", peer, cpu / self.whole(result) * 1e6)
+
+    def datagrams(self, peer):
+        if not peer.udp_port:
+            return
+        one, many = self.run("udp-rr", peer), self.run("udp-rr", peer, streams=64)
+        self.record("udp_p50", peer, one["p50_us"])
+        self.record("udp_p99", peer, one["p99_us"])
+        self.record("udp64_rate", peer, many["rate"])
+        flood = self.run("udp-flood", peer, streams=16, extra=["--size", "1200"])
+        self.record("udp_flood", peer, flood["rate"])
 
     def stalled(self, peer, direction):
         extra = ["--from-target"] if direction == "from" else []
@@ -207,7 +218,7 @@ class Bench:
             steps = [(self.bulk, n, d) for n in (1, 8) for d in ("to", "from")]
             steps += [(self.round_trips, 1), (self.round_trips_awake,), (self.round_trips, 64)]
             steps += [(self.beside_bulk, "to"), (self.beside_bulk, "from")]
-            steps += [(self.connections, 16), (self.connections, 1)]
+            steps += [(self.connections, 16), (self.connections, 1), (self.datagrams,)]
             if not self.o.quick:
                 steps += [(self.stalled, "to"), (self.stalled, "from")]
             for n in range(self.o.rounds):

@@ -82,15 +82,24 @@ class Wan:
         client = self.bulk_client(peer, streams, direction, seconds or self.seconds)
         self.bench.record(row, peer, self.bench.finish(client, peer)["gbit"] * 1000)
 
-    def beside(self, peer, row, wire, mode="rr", streams=1, asking=INTERACTIVE):
+    def beside(self, peer, row, wire, mode="rr", streams=1):
         """Single bytes to and fro while `streams` carry all that they can."""
         self.set(wire)
         bulk = self.bulk_client(peer, streams, "from", self.seconds + 1)
         time.sleep(self.warmup)
-        asked = self.bench.run(mode, peer, streams=asking, seconds=self.seconds)
+        asked = self.bench.run(mode, peer, streams=INTERACTIVE, seconds=self.seconds)
         self.bench.record(row + "_bulk", peer, self.bench.finish(bulk, peer)["gbit"] * 1000)
         self.bench.record(row + "_p50", peer, asked["p50_us"] / 1000)
         self.bench.record(row + "_p99", peer, asked["p99_us"] / 1000)
+
+    def datagrams(self, peer):
+        """To and fro on a quiet wire, then beside a bulk stream of TCP through the same tunnel."""
+        if not peer.udp_port:
+            return
+        self.set(TARGET)
+        asked = self.bench.run("udp-rr", peer, streams=INTERACTIVE, seconds=self.seconds / 2)
+        self.bench.record("wan50_udp_p50", peer, asked["p50_us"] / 1000)
+        self.beside(peer, "wan50_udp_beside", TARGET, "udp-rr")
 
     def first_byte(self, peer):
         """A new connection's answer, in round trips of the wire."""
@@ -110,6 +119,7 @@ class Wan:
                 self.bulk(peer, f"wan50_bulk_{direction}", TARGET, 1, direction)
                 self.bulk(peer, f"wan50_loss_{direction}", lossy, 1, direction)
             self.beside(peer, "wan50_beside", TARGET)
+            self.datagrams(peer)
             self.first_byte(peer)
             self.beside(peer, "wan100_lossy", LONG, streams=32)
 
