@@ -14,9 +14,10 @@
 #include <stdio.h>
 #include <string.h>
 
-#define SHUTDOWN_MS  5000
-#define LINGER_MS    2000
-#define LINGER_BYTES (1024 * 1024)
+#define SHUTDOWN_MS   5000
+#define LINGER_MS     2000
+#define PROXY_STREAMS 256 /* at once; requests have their own limit */
+#define LINGER_BYTES  (1024 * 1024)
 
 struct h2_link {
     struct http_link link;
@@ -264,6 +265,15 @@ static void on_request(void *arg, struct h2_stream *s, const struct h2_headers *
     const char *path = h2_headers_get(h, ":path");
     struct arena arena = {0};
     size_t n = 0;
+    if (l->link.server && method && strcmp(method, "CONNECT") == 0 &&
+        l->link.server->on_connect_stream) {
+        l->link.server->on_connect_stream(l->link.server->connect_stream_ctx, s, h);
+        return;
+    }
+    if (l->link.server && l->streams >= l->link.server->limits.requests_per_conn) {
+        refuse_stream(s, "429");
+        return;
+    }
     if (!l->link.server || !method || !path) {
         refuse_stream(s, "400");
         return;
@@ -307,7 +317,11 @@ static void shut_down(struct h2_link *l, uint32_t grace_ms)
 
 static void on_idle(struct timer *t)
 {
-    shut_down(container_of(t, struct h2_link, idle), SHUTDOWN_MS);
+    struct h2_link *l = container_of(t, struct h2_link, idle);
+    if (h2_stream_count(h2conn_session(l->hc)) > 0 && l->link.server) /* they are the proxy's */
+        timer_start(t, l->link.server->limits.idle_ms);
+    else
+        shut_down(l, SHUTDOWN_MS);
 }
 
 static void link_drain(struct http_link *link)
@@ -330,11 +344,14 @@ void http_h2_take(struct http_server *s, struct conn *c)
     http_link_add(&l->link, s, c, &link_ops);
     timer_init(&l->idle, s->loop, on_idle);
     timer_start(&l->idle, s->limits.idle_ms);
-    const struct h2conn_config cfg = {.h2 = {.is_server = true,
-                                             .max_streams = s->limits.requests_per_conn,
-                                             .stream_window = 128 * 1024,
-                                             .stream_window_max = 128 * 1024,
-                                             .connection_window = 1024 * 1024,
-                                             .max_header_bytes = s->limits.header_bytes}};
+    const struct h2conn_config cfg = {
+        .h2 = {.is_server = true,
+               .max_streams = MAX(s->limits.requests_per_conn, (uint32_t)PROXY_STREAMS),
+               .stream_window = 128 * 1024,
+               .stream_window_max = 2048 * 1024,
+               .connection_window = 4096 * 1024,
+               .window_budget = 8192 * 1024,
+               .buffer_budget = 16384 * 1024,
+               .max_header_bytes = s->limits.header_bytes}};
     l->hc = h2conn_new(c, &cfg, &h2conn_ops, l);
 }

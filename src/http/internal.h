@@ -71,6 +71,8 @@ struct http_server {
     struct http_table *tables;
     struct http_route connect; /* handler NULL: none */
     void *connect_ctx;
+    void (*on_connect_stream)(void *ctx, struct h2_stream *s, const struct h2_headers *h);
+    void *connect_stream_ctx;
     struct http_link *links;
     struct http_request *requests;
     struct http_source *sources; /* uthash */

@@ -61,6 +61,15 @@ void http_server_on_connect(struct http_server *s,
     s->connect_ctx = ctx;
 }
 
+void http_server_on_connect_stream(struct http_server *s,
+                                   void (*handler)(void *ctx, struct h2_stream *stream,
+                                                   const struct h2_headers *h),
+                                   void *ctx)
+{
+    s->on_connect_stream = handler;
+    s->connect_stream_ctx = ctx;
+}
+
 void http_server_stats(const struct http_server *s, struct http_stats *ret)
 {
     *ret = s->stats;

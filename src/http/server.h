@@ -136,6 +136,15 @@ void http_request_release(struct http_request *req);
 void http_server_on_connect(struct http_server *s,
                             void (*handler)(struct http_request *req, void *ctx), void *ctx);
 
+/* The same for HTTP/2, where it is a stream that the handler takes: h2_stream_set and h2_respond
+ * are its affair, and whether the client may. NULL: as any other method. */
+struct h2_stream;
+struct h2_headers;
+void http_server_on_connect_stream(struct http_server *s,
+                                   void (*handler)(void *ctx, struct h2_stream *stream,
+                                                   const struct h2_headers *h),
+                                   void *ctx);
+
 /* Ends a CONNECT request without an answer and yields its connection, off its loop, with every
  * byte that has arrived after the head. NULL, and the request is still to be answered: the client
  * is gone, or the connection is HTTP/2. Not from within the handler: later. */

@@ -37,9 +37,23 @@ static void attached_close(void *arg, int err)
 /* Between being attached and being taken by a server, in one turn, nothing arrives. */
 static const struct conn_ops attached_ops = {.on_close = attached_close};
 
+static struct tunnel_lane *least_used_lane(struct hub *h)
+{
+    struct tunnel_lane *best = h->lanes[0];
+    for (size_t i = 1; i < h->started_workers; i++) {
+        if (tunnel_lane_conns(h->lanes[i]) < tunnel_lane_conns(best))
+            best = h->lanes[i];
+    }
+    return best;
+}
+
 static void on_conn(void *arg, struct conn *c, size_t lane)
 {
     struct hub *h = arg;
+    if (lane == LANE_CLIENT && h->state < HUB_STOPPING) {
+        tunnel_lane_take(least_used_lane(h), c);
+        return;
+    }
     conn_attach(c, h->loop, &attached_ops, NULL);
     if (h->state >= HUB_STOPPING) {
         conn_abort(c, ERR_UNAVAILABLE);
@@ -140,7 +154,8 @@ static int open_tls(struct hub *h, struct diag *d)
                   [LANE_REVERSE] = {.alpn = "warren-reverse/1", .client_cert = true},
                   [LANE_RENEW] = {.alpn = "warren-renew/1",
                                   .client_cert = true,
-                                  .expired_is_allowed = true}},
+                                  .expired_is_allowed = true},
+                  [LANE_CLIENT] = {.alpn = TUNNEL_LANE_ALPN}},
         .n_lanes = LANE_COUNT,
         .verify = identity_verify_leaf,
         .verify_arg = h->identity};
@@ -213,6 +228,7 @@ static int start_worker(struct hub *h, int fd)
         .arg = h};
     struct worker *w;
     TRY(worker_start(&cfg, fd, &w));
+    h->lanes[h->started_workers] = tunnel_lane_new(h->tunnels, worker_loop(w));
     h->workers[h->started_workers++] = w;
     fleet_add_worker(h->fleet, worker_loop(w));
     return 0;
@@ -305,12 +321,22 @@ static void servers_closed(void *arg)
         fleet_stop(h->fleet, links_gone, h);
 }
 
+static void lane_stopped(void *arg)
+{
+    struct hub *h = arg;
+    if (--h->closing)
+        return;
+    h->closing = h->started_workers;
+    for (size_t i = 0; i < h->started_workers; i++)
+        worker_close_server(h->workers[i], servers_closed, h);
+}
+
 static void streams_gone(void *arg)
 {
     struct hub *h = arg;
     h->closing = h->started_workers;
     for (size_t i = 0; i < h->started_workers; i++)
-        worker_close_server(h->workers[i], servers_closed, h);
+        tunnel_lane_stop(h->lanes[i], lane_stopped, h);
 }
 
 static void stop(struct hub *h)
@@ -346,6 +372,8 @@ static void on_terminate(void *arg, int signum)
              LOG_INT("grace_ms", h->settings->drain_grace_ms));
     for (size_t i = 0; i < h->started_workers; i++)
         worker_stop_accepting(h->workers[i]);
+    for (size_t i = 0; i < h->started_workers; i++)
+        tunnel_lane_drain(h->lanes[i]);
     fleet_drain(h->fleet, (uint32_t)h->settings->drain_grace_ms);
     tunnels_drain(h->tunnels);
     h->drain_ends = loop_now_ms(h->loop) + (uint64_t)h->settings->drain_grace_ms;
@@ -379,6 +407,8 @@ static void tear_down(struct hub *h)
     for (size_t i = 0; i < h->started_workers; i++)
         worker_end(h->workers[i]);
     loop_settle(h->loop);
+    for (size_t i = 0; i < h->started_workers; i++)
+        tunnel_lane_free(h->lanes[i]);
     if (h->store)
         store_close(h->store);
     fleet_api_free(h->fleet_api);

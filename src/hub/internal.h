@@ -12,11 +12,20 @@
 #include "net/proxy_gate.h"
 #include "store/store.h"
 #include "tunnel/tunnel_hub.h"
+#include "tunnel/tunnel_lane.h"
 
 #define WORKERS_MAX 256
 
 /* In the order of the TLS lanes. */
-enum hub_lane { LANE_HTTP1, LANE_HTTP2, LANE_AGENT, LANE_REVERSE, LANE_RENEW, LANE_COUNT };
+enum hub_lane {
+    LANE_HTTP1,
+    LANE_HTTP2,
+    LANE_AGENT,
+    LANE_REVERSE,
+    LANE_RENEW,
+    LANE_CLIENT,
+    LANE_COUNT
+};
 
 enum hub_state { HUB_STARTING, HUB_READY, HUB_DRAINING, HUB_STOPPING };
 
@@ -39,7 +48,8 @@ struct hub {
     struct http_server *renew; /* behind ALPN warren-renew/1 */
     struct worker *workers[WORKERS_MAX];
     size_t n_workers, started_workers;
-    struct addr address; /* of the listener */
+    struct tunnel_lane *lanes[WORKERS_MAX]; /* one a worker */
+    struct addr address;                    /* of the listener */
     char address_text[ADDR_TEXT_SIZE];
     char machine[256];
     struct timer drain_timer;

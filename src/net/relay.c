@@ -192,9 +192,15 @@ static void count_written(struct relay *r, size_t n)
         h2_consume(r->stream, n);
 }
 
+/* Why a local socket has no other end any more, relay_other_ended will tell. */
+static bool is_to_be_told(const struct relay *r)
+{
+    return r->is_local && !r->other_ended;
+}
+
 static void write_failed(struct relay *r)
 {
-    if (errno == EAGAIN || errno == EINTR) {
+    if (errno == EAGAIN || errno == EINTR || is_to_be_told(r)) {
         r->io.writable = false;
         return;
     }
@@ -335,7 +341,7 @@ static void on_end(void *arg, struct h2_stream *s)
 static bool is_doubtful_end(const struct relay *r)
 {
     struct pollfd p = {.fd = r->io.fd};
-    return r->is_local && !r->other_ended && poll(&p, 1, 0) == 1 && (p.revents & POLLHUP);
+    return is_to_be_told(r) && poll(&p, 1, 0) == 1 && (p.revents & POLLHUP);
 }
 
 static int send_prefix(struct relay *r, uint8_t *out, size_t cap)
@@ -355,13 +361,14 @@ static int on_produce(void *arg, struct h2_stream *s, uint8_t *out, size_t cap, 
     (void)s;
     if (r->prefix && r->io.fd >= 0)
         return send_prefix(r, out, cap);
+    *eof = r->is_cut && r->end == RELAY_END_NOT_OPENED; /* politer than a reset */
     if (r->io.fd < 0 || !r->io.readable)
         return 0;
     ssize_t n;
     do {
         n = recv(r->io.fd, out, cap, 0);
     } while (n < 0 && errno == EINTR);
-    if (n < 0 && errno == EAGAIN && !r->socket_err) {
+    if (n < 0 && !r->socket_err && (errno == EAGAIN || is_to_be_told(r))) {
         r->io.readable = false;
         return 0;
     }
@@ -404,7 +411,7 @@ static bool check_reset(struct relay *r)
 static void on_event(struct io *io)
 {
     struct relay *r = container_of(io, struct relay, io);
-    if (io->error && check_reset(r))
+    if (io->error && !is_to_be_told(r) && check_reset(r))
         return;
     if (io->writable && r->stash.len) {
         write_stash(r);
@@ -451,7 +458,7 @@ static void on_headers(void *arg, struct h2_stream *s, const struct h2_headers *
         return;
     }
     cut(r, RELAY_END_NOT_OPENED, proxy_status_parse(status, h2_headers_get(h, "proxy-status")));
-    h2_reset(s, H2_CANCEL);
+    h2_resume(s);
 }
 
 static const struct h2_stream_ops stream_ops = {.on_headers = on_headers,
@@ -548,10 +555,11 @@ void relay_other_ended(struct relay *r, int err)
     r->other_ended = true;
     if (r->is_cut)
         return;
-    if (err < 0) {
-        cut_both(r, RELAY_END_SOCKET_RESET, err);
+    if ((err < 0 && r->is_hub) || (err == 0 && r->stash.len)) {
+        cut_both(r, RELAY_END_SOCKET_RESET, err ? err : ERR_RESET);
         return;
     }
+    r->socket_err = err; /* of a target: told after its last bytes */
     r->io.readable = true;
     if (r->stream && !r->socket_ended)
         h2_resume(r->stream);
@@ -572,6 +580,47 @@ void relay_refuse(struct h2_stream *s, int err)
     answer_failure(s, err);
 }
 
+struct relay *relay_await(struct h2_stream *s, struct relay_set *set, const struct relay_ops *ops,
+                          void *arg)
+{
+    struct relay *r = make(h2conn_of(s), set, ops, arg);
+    r->stream = s;
+    h2_stream_set(s, &stream_ops, r);
+    return r;
+}
+
+int relay_begin(struct relay *r, int fd)
+{
+    int rc = r->is_cut ? ERR_CLOSED : io_start(&r->io, r->loop, fd, on_event);
+    if (rc < 0)
+        close(fd);
+    else
+        r->is_local = true;
+    return rc;
+}
+
+void relay_confirm(struct relay *r)
+{
+    if (r->is_cut || !r->stream)
+        return;
+    r->is_open = true;
+    h2_respond(r->stream, H2_HEADERS({":status", "200"}), 1, true);
+    if (r->ops && r->ops->on_open)
+        r->ops->on_open(r->arg, r);
+    shut_if_done(r);
+}
+
+void relay_fail(struct relay *r, int err, const struct h2_header *headers, size_t n)
+{
+    if (r->is_cut || !r->stream)
+        return;
+    if (headers)
+        h2_respond(r->stream, headers, n, false);
+    else
+        answer_failure(r->stream, err);
+    cut(r, RELAY_END_NOT_OPENED, err);
+}
+
 static void on_dialled(void *arg, const struct dial_result *res)
 {
     struct dialling *d = arg;
@@ -585,18 +634,13 @@ static void on_dialled(void *arg, const struct dial_result *res)
             close(res->fd);
     }
     if (err < 0) {
-        answer_failure(r->stream, err);
         r->io.fd = -1;
-        cut(r, RELAY_END_NOT_OPENED, err);
+        relay_fail(r, err, NULL, 0);
         return;
     }
     r->peer = res->peer;
-    r->is_open = true;
     watch_target(res->fd);
-    h2_respond(r->stream, H2_HEADERS({":status", "200"}), 1, true);
-    if (r->ops && r->ops->on_open)
-        r->ops->on_open(r->arg, r);
-    shut_if_done(r);
+    relay_confirm(r);
 }
 
 static int check_target(void *arg, const struct addr *a)
@@ -607,14 +651,12 @@ static int check_target(void *arg, const struct addr *a)
 
 struct relay *relay_accept(struct h2_stream *s, const struct relay_accept_params *p)
 {
-    struct relay *r = make(h2conn_of(s), p->set, p->ops, p->arg);
+    struct relay *r = relay_await(s, p->set, p->ops, p->arg);
     struct dialling *d = NEW(struct dialling);
-    r->stream = s;
     r->dialling = d;
     d->relay = r;
     d->check = p->check;
     d->check_arg = p->check_arg;
-    h2_stream_set(s, &stream_ops, r);
     d->dial = dial_start(r->loop, &(struct dial_params){.target = p->target,
                                                         .deadline_ms = p->deadline_ms,
                                                         .check = check_target,

@@ -95,6 +95,17 @@ struct relay_accept_params {
 /* Agent: dials the target of a CONNECT request, answers 200 or the failure's status and
  * Proxy-Status, and relays. */
 struct relay *relay_accept(struct h2_stream *s, const struct relay_accept_params *p);
+/* A proxy: takes a request that will be answered later, by one of the two below unless on_end comes
+ * first (the client has gone). Until then its bytes wait, at most a window of them. */
+struct relay *relay_await(struct h2_stream *s, struct relay_set *set, const struct relay_ops *ops,
+                          void *arg);
+/* Relays a local socket (taken, also on failure), into which early bytes go at once; then, when the
+ * target is reached, answers 200. relay_other_ended counts here too. */
+int relay_begin(struct relay *r, int fd);
+void relay_confirm(struct relay *r);
+/* Answers with the error's status and Proxy-Status, or with these headers; on_end follows. */
+void relay_fail(struct relay *r, int err, const struct h2_header *headers, size_t n);
+
 /* Agent: answers a request with an error's status and Proxy-Status (stale lease, limit...). */
 void relay_refuse(struct h2_stream *s, int err);
 

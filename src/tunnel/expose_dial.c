@@ -27,6 +27,7 @@ struct exposure_dial {
     struct addr client;
     struct relay *relay; /* the worker's; NULL: ended */
     int end_err;         /* the worker's, then the main loop's */
+    bool has_ended;      /* the main loop's: the worker is done with it */
     bool is_done;        /* the main loop's: the caller wants no more */
     int done_err;        /* the main loop's, then the worker's */
 };
@@ -54,6 +55,7 @@ void exposure_dial_opened(struct exposure_dial *d)
 static void ended_on_main(void *arg)
 {
     struct exposure_dial *d = arg;
+    d->has_ended = true;
     if (!d->is_done)
         d->ops->on_end(d->arg, d->end_err);
     unref(d);
@@ -103,5 +105,8 @@ void exposure_dial_done(struct exposure_dial *d, int err)
 {
     d->is_done = true;
     d->done_err = err;
-    loop_post(d->worker, done_on_worker, d);
+    if (d->has_ended)
+        unref(d);
+    else
+        loop_post(d->worker, done_on_worker, d);
 }

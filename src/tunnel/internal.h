@@ -1,6 +1,7 @@
 /* Shared by the hub's files of this folder only. */
 #pragma once
 
+#include "identity/identity.h"
 #include "net/listener.h"
 #include "tunnel/tunnel_hub.h"
 
@@ -58,7 +59,8 @@ struct tunnels {
     bool is_draining;
     uint64_t lease_changes;
     uint64_t dial_errors[PROXY_STATUS_COUNT]; /* by proxy_status_index */
-    struct tunnel_proxy *proxy;               /* NULL: not served */
+    struct tunnel_demands *demands;
+    struct tunnel_proxy *proxy; /* NULL: not served */
     void (*on_stopped)(void *arg);
     void *on_stopped_arg;
 };
@@ -109,10 +111,33 @@ int tunnel_dial(struct tunnel_object *o, int fd, const struct addr *client,
                 const struct exposure_dial_ops *ops, void *arg, struct exposure_dial **ret);
 struct exposure *tunnel_pick_exposure(const struct tunnel_object *o); /* NULL: it does not serve */
 
-/* tunnel_proxy.c: clients that come by CONNECT */
-void tunnel_proxy_changed(struct tunnels *ts);         /* something that one may wait for */
-void tunnel_proxy_watch_idle(struct tunnel_object *o); /* if it was made on demand */
-void tunnel_proxy_used(struct tunnel_object *o);
+/* tunnel_demand.c: somebody wants to use a target, for which a tunnel with internal access is found
+ * or made. Embedded in its owner; all strings are copies. */
+struct tunnel_demand {
+    const struct tunnel_demand_ops *ops;
+    struct identity_caller by;
+    char network[ID_SIZE];
+    struct host_port target;
+    enum tunnel_protocol protocol;
+    /* tunnel_demand.c's. */
+    struct tunnel_demands *demands; /* NULL: not waiting */
+    struct timer deadline;
+    struct tunnel_demand *prev, *next;
+};
+/* One of them, always later; the demand is over. */
+struct tunnel_demand_ops {
+    void (*on_ready)(struct tunnel_demand *d, struct tunnel_object *o); /* it serves right now */
+    void (*on_fail)(struct tunnel_demand *d, int err, const char *text);
+};
+void tunnel_demand_start(struct tunnels *ts, struct tunnel_demand *d);
+void tunnel_demand_cancel(struct tunnel_demand *d);     /* harmless when it is over */
+void tunnel_demand_changed(struct tunnels *ts);         /* something that one may wait for */
+void tunnel_demand_watch_idle(struct tunnel_object *o); /* if it was made on demand */
+void tunnel_demand_used(struct tunnel_object *o);
+void tunnel_demands_init(struct tunnels *ts);
+void tunnel_demands_free(struct tunnels *ts);
+
+/* tunnel_proxy.c */
 void tunnel_proxy_free(struct tunnels *ts);
 
 /* tunnel_declare.c: PUT */

@@ -28,7 +28,7 @@ int tunnel_dial(struct tunnel_object *o, int fd, const struct addr *client,
     struct exposure *e = tunnel_pick_exposure(o);
     if (!e)
         return ERR_UNAVAILABLE;
-    tunnel_proxy_used(o);
+    tunnel_demand_used(o);
     *ret = exposure_dial(e, fd, client, ops, arg);
     return 0;
 }

@@ -92,7 +92,7 @@ bool tunnel_is_served(const struct tunnel_object *o)
 
 void tunnel_refresh_phase(struct tunnel_object *o)
 {
-    tunnel_proxy_changed(o->owner);
+    tunnel_demand_changed(o->owner);
     if (tunnel_phase_is_over(o->t.phase) || o->t.phase == TUNNEL_FAILED || o->is_deleted)
         return;
     if (!tunnel_is_served(o))
@@ -228,7 +228,7 @@ static void on_records(void *arg, const struct exposure_record *records, size_t 
         if (records[i].error < 0)
             ts->dial_errors[proxy_status_index(records[i].error)]++;
         if (o)
-            tunnel_proxy_used(o);
+            tunnel_demand_used(o);
     }
 }
 
@@ -350,7 +350,7 @@ void tunnel_begin(struct tunnel_object *o)
     tunnel_start_listening(o);
     tunnel_hold_clients(o);
     arm_end(o);
-    tunnel_proxy_watch_idle(o);
+    tunnel_demand_watch_idle(o);
     tunnel_save_status(o);
     tunnel_tell(o);
 }
@@ -404,7 +404,7 @@ void tunnel_remove(struct tunnel_object *o)
     }
     tunnel_forget_status(o);
     o->is_deleted = true;
-    tunnel_proxy_changed(ts);
+    tunnel_demand_changed(ts);
     timer_stop(&o->end_timer);
     timer_stop(&o->idle_timer);
     tunnel_stop_listening(o);
@@ -475,6 +475,7 @@ int tunnels_new(struct fleet *f, struct tunnels **ret, struct diag *d)
     ts->loop = fleet_loop(f);
     ts->exposure_ops = (struct exposure_ops){
         .on_records = on_records, .on_target = on_target, .on_stopped = on_exposure_stopped};
+    tunnel_demands_init(ts);
     timer_init(&ts->save_timer, ts->loop, on_save_timer);
     timer_init(&ts->status_timer, ts->loop, tunnel_status_timer);
     int rc = store_run_wait(ts->store, STORE_READ, load_all, ts);
@@ -502,7 +503,7 @@ void tunnels_set_trust(struct tunnels *ts, struct proxy_trust *trust)
 void tunnels_drain(struct tunnels *ts)
 {
     ts->is_draining = true;
-    tunnel_proxy_changed(ts);
+    tunnel_demand_changed(ts);
     for (struct tunnel_object *o = ts->objects; o; o = o->hh.next) {
         tunnel_stop_listening(o);
         for (struct exposure *e = o->exposures; e; e = exposure_next(e))
@@ -529,6 +530,7 @@ void tunnels_free(struct tunnels *ts)
         return;
     timer_stop(&ts->save_timer);
     timer_stop(&ts->status_timer);
+    tunnel_demands_free(ts);
     tunnel_proxy_free(ts);
     HASH_ITER (hh, ts->objects, o, next) {
         HASH_DEL(ts->objects, o);

@@ -33,6 +33,7 @@ size_t proxy_status_index(int error);
     X(ERR_RESET, 502, "connection_terminated")           \
     X(ERR_UNAVAILABLE, 503, "destination_unavailable")   \
     X(ERR_NOT_FOUND, 404, "destination_not_found")       \
+    X(ERR_INVALID, 400, "http_request_error")            \
     X(ERR_IO, 502, "proxy_internal_error")
 
 enum {

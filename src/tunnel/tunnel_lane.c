@@ -1,0 +1,462 @@
+/*
+ * A stream is shared by two threads. What it needs of the main loop, and how it goes on:
+ *
+ *   lane: request ─ relay_await ─► main: judged, then a tunnel demanded
+ *   lane: relay_begin ◄─────────── main: it serves; a socketpair; tunnel_dial gets the other end
+ *   lane: relay_confirm ◄───────── main: the target is reached
+ *   lane: relay_fail ◄──────────── main: ... or is not
+ *   lane: relay_other_ended ◄───── main: how the far side ended
+ *   lane: the relay has ended ───► main: exposure_dial_done, nothing is posted any more
+ *
+ * The stream's own reference is the lane's until the relay has ended, then the message's that says
+ * so; each other message carries one.
+ */
+#include "tunnel/tunnel_lane.h"
+
+#include "base/error.h"
+#include "base/log.h"
+#include "base/mem.h"
+#include "net/h2conn.h"
+#include "net/relay.h"
+#include "tunnel/tunnel_proxy.h"
+
+#include <assert.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <stdatomic.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <unistd.h>
+#include <utlist.h>
+
+#define STREAMS_MAX   1024 /* of one connection */
+#define CONNS_MAX     4096 /* of one lane */
+#define STRANGERS_MAX 256  /* ... that have not shown who they are */
+#define STRANGER_MS   10000
+#define DRAIN_MS      (24 * 3600 * 1000) /* the hub's own drain ends before */
+#define FIELD_SIZE    384
+
+struct tunnel_lane {
+    struct tunnels *tunnels;
+    struct loop *main, *loop;
+
+    /* The lane's loop's. */
+    struct relay_set relays;
+    struct client_conn *conns;
+    _Atomic uint32_t n_conns;
+    size_t n_strangers;
+    bool is_draining, is_stopped;
+    void (*done)(void *arg);
+    void *done_arg;
+};
+
+struct client_conn {
+    struct tunnel_lane *lane;
+    struct h2conn *hc;
+    struct timer deadline; /* of a stranger */
+    bool is_known;
+    struct client_conn *prev, *next;
+};
+
+struct lane_stream {
+    _Atomic uint32_t refs;
+    struct tunnel_lane *lane;
+    struct tunnel_proxy_ask ask;   /* its strings are this stream's */
+    char *credentials, *authority; /* no authority: "OPTIONS *" */
+
+    /* The lane's loop's. */
+    struct relay *relay;      /* NULL: ended */
+    struct client_conn *conn; /* NULL: not one of the lane's own, or gone */
+
+    /* The main loop's. */
+    struct tunnel_demand demand;
+    struct exposure_dial *dial;
+    bool is_open; /* the target was reached */
+};
+
+static void unref(struct lane_stream *s)
+{
+    if (atomic_fetch_sub(&s->refs, 1) > 1)
+        return;
+    if (s->credentials)
+        explicit_bzero(s->credentials, strlen(s->credentials));
+    mem_free(s->credentials);
+    mem_free(s->authority);
+    mem_free(s);
+}
+
+static struct lane_stream *ref(struct lane_stream *s)
+{
+    atomic_fetch_add(&s->refs, 1);
+    return s;
+}
+
+/* ---- main to lane ---- */
+
+struct news {
+    struct lane_stream *stream;
+    int fd, err;
+    char text[256];
+};
+
+static struct news *news_new(struct lane_stream *s)
+{
+    struct news *n = NEW(struct news);
+    n->stream = ref(s);
+    return n;
+}
+
+static void send_news(struct news *n, void (*fn)(void *arg))
+{
+    loop_post(n->stream->lane->loop, fn, n);
+}
+
+static void news_free(struct news *n)
+{
+    unref(n->stream);
+    mem_free(n);
+}
+
+/* The credentials were good. */
+static void meet(struct client_conn *c)
+{
+    if (!c || c->is_known)
+        return;
+    c->is_known = true;
+    c->lane->n_strangers--;
+    timer_stop(&c->deadline);
+}
+
+static void begin_on_lane(void *arg)
+{
+    struct news *n = arg;
+    meet(n->stream->conn);
+    if (n->stream->relay)
+        relay_begin(n->stream->relay, n->fd);
+    else
+        close(n->fd);
+    news_free(n);
+}
+
+static void confirm_on_lane(void *arg)
+{
+    struct news *n = arg;
+    if (n->stream->relay)
+        relay_confirm(n->stream->relay);
+    news_free(n);
+}
+
+static void end_on_lane(void *arg)
+{
+    struct news *n = arg;
+    if (n->stream->relay)
+        relay_other_ended(n->stream->relay, n->err);
+    news_free(n);
+}
+
+/* The reason as the parameter "details" of Proxy-Status (RFC 9209 section 2.1.5). */
+static void put_details(char *field, size_t size, const char *error, const char *text)
+{
+    size_t at = (size_t)snprintf(field, size, text[0] ? "%s; details=\"" : "%s", error);
+    if (!text[0])
+        return;
+    for (; *text && at < size - 2; text++)
+        field[at++] = *text < ' ' || *text > '~' || *text == '"' || *text == '\\' ? '?' : *text;
+    snprintf(field + at, size - at, "\"");
+}
+
+static void fail_on_lane(void *arg)
+{
+    struct news *n = arg;
+    struct relay *r = n->stream->relay;
+    char status[12], error[PROXY_STATUS_SIZE], field[FIELD_SIZE];
+    bool is_stranger = n->err == ERR_UNAUTHENTICATED;
+    snprintf(status, sizeof(status), "%d", tunnel_proxy_refusal(n->err, error));
+    put_details(field, sizeof(field), error, n->text);
+    const struct h2_header headers[] = {{":status", status},
+                                        {"proxy-status", field},
+                                        {"proxy-authenticate", TUNNEL_PROXY_CHALLENGE}};
+    if (!is_stranger)
+        meet(n->stream->conn);
+    if (r)
+        relay_fail(r, n->err, headers, is_stranger ? 3 : 2);
+    news_free(n);
+}
+
+/* "OPTIONS *": the credentials are good, and that is all. */
+static void welcome_on_lane(void *arg)
+{
+    struct news *n = arg;
+    meet(n->stream->conn);
+    if (n->stream->relay)
+        relay_fail(n->stream->relay, ERR_CANCELED, H2_HEADERS({":status", "204"}), 1);
+    news_free(n);
+}
+
+static void fail(struct lane_stream *s, int err, const char *text)
+{
+    struct news *n = news_new(s);
+    n->err = err;
+    snprintf(n->text, sizeof(n->text), "%s", text ? text : "");
+    send_news(n, fail_on_lane);
+}
+
+/* ---- main ---- */
+
+static void on_dial_open(void *arg)
+{
+    ((struct lane_stream *)arg)->is_open = true;
+    send_news(news_new(arg), confirm_on_lane);
+}
+
+static void on_dial_end(void *arg, int err)
+{
+    struct lane_stream *s = arg;
+    if (!s->is_open) {
+        fail(s, err, NULL);
+        return;
+    }
+    struct news *n = news_new(s);
+    n->err = err;
+    send_news(n, end_on_lane);
+}
+
+static const struct exposure_dial_ops dial_ops = {.on_open = on_dial_open, .on_end = on_dial_end};
+
+static void on_ready(struct tunnel_demand *d, struct tunnel_object *o)
+{
+    struct lane_stream *s = container_of(d, struct lane_stream, demand);
+    int fds[2];
+    if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0, fds) < 0) {
+        fail(s, ERR_LIMIT, "the hub is out of descriptors");
+        return;
+    }
+    struct news *n = news_new(s);
+    n->fd = fds[0];
+    send_news(n, begin_on_lane);
+    int rc = tunnel_dial(o, fds[1], &s->ask.peer, &dial_ops, s, &s->dial);
+    assert(rc == 0);
+}
+
+static void on_fail(struct tunnel_demand *d, int err, const char *text)
+{
+    fail(container_of(d, struct lane_stream, demand), err, text);
+}
+
+static const struct tunnel_demand_ops demand_ops = {.on_ready = on_ready, .on_fail = on_fail};
+
+static void asked_on_main(void *arg)
+{
+    struct lane_stream *s = arg;
+    struct diag d = {0};
+    s->demand.ops = &demand_ops;
+    int rc = tunnel_proxy_judge(s->lane->tunnels, &s->ask, &s->demand, &d);
+    if (rc < 0)
+        fail(s, rc, diag_text(&d));
+    else if (!s->authority)
+        send_news(news_new(s), welcome_on_lane);
+    else
+        tunnel_demand_start(s->lane->tunnels, &s->demand);
+    unref(s);
+}
+
+struct ended {
+    struct lane_stream *stream;
+    int err;
+};
+
+static void ended_on_main(void *arg)
+{
+    CLEANUP(mem_free) struct ended *e = arg;
+    tunnel_demand_cancel(&e->stream->demand);
+    if (e->stream->dial)
+        exposure_dial_done(e->stream->dial, e->err);
+    unref(e->stream);
+}
+
+/* ---- lane ---- */
+
+static void on_relay_end(void *arg, struct relay *r, const struct relay_result *res)
+{
+    struct lane_stream *s = arg;
+    struct ended *e = NEW(struct ended);
+    s->relay = NULL;
+    s->conn = NULL;
+    *e = (struct ended){s, res->end == RELAY_END_FINISHED ? 0 : res->err ? res->err : ERR_RESET};
+    loop_post(s->lane->main, ended_on_main, e);
+}
+
+static const struct relay_ops relay_ops = {.on_end = on_relay_end};
+
+static void own_address(const struct conn *c, struct addr *ret)
+{
+    ret->len = sizeof(ret->in6);
+    if (getsockname(conn_fd(c), &ret->sa, &ret->len) < 0)
+        ret->len = 0;
+}
+
+static void start(struct tunnel_lane *lane, struct client_conn *conn, struct h2_stream *h2,
+                  const struct h2_headers *h, const char *authority)
+{
+    struct lane_stream *s = NEW(struct lane_stream);
+    const struct conn *c = h2conn_conn(h2conn_of(h2));
+    s->refs = 2;
+    s->lane = lane;
+    s->conn = conn;
+    s->credentials = mem_strdup(h2_headers_get(h, "proxy-authorization"));
+    s->authority = mem_strdup(authority);
+    s->ask.credentials = s->credentials;
+    s->ask.authority = s->authority;
+    s->ask.peer = *conn_peer_addr(c);
+    own_address(c, &s->ask.own);
+    s->relay = relay_await(h2, &lane->relays, &relay_ops, s);
+    loop_post(lane->main, asked_on_main, s);
+}
+
+static void answer(struct tunnel_lane *lane, struct client_conn *c, struct h2_stream *s,
+                   const struct h2_headers *h)
+{
+    const char *authority = h2_headers_get(h, ":authority");
+    if (h2_headers_get(h, ":protocol"))
+        h2_respond(s, H2_HEADERS({":status", "501"}), 1, false);
+    else if (!authority)
+        h2_respond(s, H2_HEADERS({":status", "400"}), 1, false);
+    else
+        start(lane, c, s, h, authority);
+}
+
+void tunnel_lane_request(struct tunnel_lane *lane, struct h2_stream *s, const struct h2_headers *h)
+{
+    answer(lane, NULL, s, h);
+}
+
+/* ---- the lane's own connections ---- */
+
+static void finish_if_stopped(struct tunnel_lane *lane)
+{
+    if (lane->is_stopped && !lane->conns && lane->done)
+        loop_post(lane->main, TAKE(lane->done), lane->done_arg);
+}
+
+static void on_request(void *arg, struct h2_stream *h2, const struct h2_headers *h)
+{
+    struct client_conn *c = arg;
+    const char *method = h2_headers_get(h, ":method");
+    if (method && strcmp(method, "CONNECT") == 0)
+        answer(c->lane, c, h2, h);
+    else if (method && strcmp(method, "OPTIONS") == 0)
+        start(c->lane, c, h2, h, NULL);
+    else
+        h2_respond(h2, H2_HEADERS({":status", "405"}, {"allow", "CONNECT, OPTIONS"}), 2, false);
+}
+
+static void on_close(void *arg, int err)
+{
+    struct client_conn *c = arg;
+    struct tunnel_lane *lane = c->lane;
+    timer_stop(&c->deadline);
+    DL_DELETE(lane->conns, c);
+    lane->n_conns--;
+    lane->n_strangers -= !c->is_known;
+    mem_free(c);
+    finish_if_stopped(lane);
+}
+
+static const struct h2conn_ops conn_ops = {.on_request = on_request, .on_close = on_close};
+
+static void on_deadline(struct timer *t)
+{
+    h2conn_abort(container_of(t, struct client_conn, deadline)->hc, ERR_TIMEOUT);
+}
+
+static void ignore_close(void *arg, int err)
+{
+}
+
+static const struct conn_ops nobody = {.on_close = ignore_close};
+
+struct arrival {
+    struct tunnel_lane *lane;
+    struct conn *conn;
+};
+
+static void arrive_on_lane(void *arg)
+{
+    static const struct h2conn_config cfg = {
+        .h2 = {.is_server = true, .max_streams = STREAMS_MAX, .buffer_budget = 32u << 20}};
+    CLEANUP(mem_free) struct arrival *a = arg;
+    struct tunnel_lane *lane = a->lane;
+    if (lane->is_draining || lane->n_conns >= CONNS_MAX || lane->n_strangers >= STRANGERS_MAX) {
+        conn_attach(a->conn, lane->loop, &nobody, NULL);
+        conn_abort(a->conn, ERR_LIMIT);
+        return;
+    }
+    struct client_conn *c = NEW(struct client_conn);
+    c->lane = lane;
+    lane->n_conns++;
+    lane->n_strangers++;
+    DL_APPEND(lane->conns, c);
+    timer_init(&c->deadline, lane->loop, on_deadline);
+    timer_start(&c->deadline, STRANGER_MS);
+    c->hc = h2conn_attach(a->conn, lane->loop, &cfg, &conn_ops, c);
+}
+
+void tunnel_lane_take(struct tunnel_lane *lane, struct conn *c)
+{
+    struct arrival *a = NEW(struct arrival);
+    *a = (struct arrival){lane, c};
+    loop_post(lane->loop, arrive_on_lane, a);
+}
+
+uint32_t tunnel_lane_conns(const struct tunnel_lane *lane)
+{
+    return lane->n_conns;
+}
+
+/* ---- its life ---- */
+
+struct tunnel_lane *tunnel_lane_new(struct tunnels *ts, struct loop *l)
+{
+    struct tunnel_lane *lane = NEW(struct tunnel_lane);
+    lane->tunnels = ts;
+    lane->main = ts->loop;
+    lane->loop = l;
+    return lane;
+}
+
+static void drain_on_lane(void *arg)
+{
+    struct tunnel_lane *lane = arg;
+    struct client_conn *c, *next;
+    lane->is_draining = true;
+    DL_FOREACH_SAFE (lane->conns, c, next)
+        h2conn_shutdown(c->hc, DRAIN_MS);
+}
+
+void tunnel_lane_drain(struct tunnel_lane *lane)
+{
+    loop_post(lane->loop, drain_on_lane, lane);
+}
+
+static void stop_on_lane(void *arg)
+{
+    struct tunnel_lane *lane = arg;
+    struct client_conn *c, *next;
+    lane->is_draining = lane->is_stopped = true;
+    DL_FOREACH_SAFE (lane->conns, c, next)
+        h2conn_abort(c->hc, ERR_CANCELED);
+    finish_if_stopped(lane);
+}
+
+void tunnel_lane_stop(struct tunnel_lane *lane, void (*done)(void *arg), void *arg)
+{
+    lane->done = done;
+    lane->done_arg = arg;
+    loop_post(lane->loop, stop_on_lane, lane);
+}
+
+void tunnel_lane_free(struct tunnel_lane *lane)
+{
+    mem_free(lane);
+}

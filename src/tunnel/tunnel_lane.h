@@ -1,0 +1,35 @@
+/*
+ * Clients of the proxy over HTTP/2 (RFC 9113 section 8.5): each CONNECT stream is joined with a
+ * relayed socket. A lane is one loop on which such streams live: decisions are the main loop's,
+ * bytes move on the lane's.
+ *
+ * Stock clients come with ALPN "h2", on connections that the HTTP server has (the main loop's
+ * lane); Warren's own with TUNNEL_LANE_ALPN, on connections that live on a worker and carry nothing
+ * else. There "OPTIONS *" tells (204) whether the credentials are good.
+ */
+#pragma once
+
+#include "tunnel/tunnel_hub.h"
+
+struct conn;
+struct h2_headers;
+struct h2_stream;
+struct tunnel_lane;
+
+#define TUNNEL_LANE_ALPN "warren-client/1"
+
+/* Main loop. `l`: where it works. */
+struct tunnel_lane *tunnel_lane_new(struct tunnels *ts, struct loop *l);
+
+/* Main loop. Takes a detached connection whose handshake has finished. */
+void tunnel_lane_take(struct tunnel_lane *lane, struct conn *c);
+uint32_t tunnel_lane_conns(const struct tunnel_lane *lane); /* that it has; any thread */
+/* The lane's loop. Takes a request to CONNECT, of any HTTP/2 connection of this loop. */
+void tunnel_lane_request(struct tunnel_lane *lane, struct h2_stream *s, const struct h2_headers *h);
+
+/* Main loop. No new streams from now on; the open ones go on. */
+void tunnel_lane_drain(struct tunnel_lane *lane);
+/* Main loop. Ends the connections that the lane took; `done` on the main loop when none is left. */
+void tunnel_lane_stop(struct tunnel_lane *lane, void (*done)(void *arg), void *arg);
+/* When its loop has no streams any more, and what they posted has run. */
+void tunnel_lane_free(struct tunnel_lane *lane);
