@@ -204,7 +204,7 @@ static void connected(struct dial *d, struct attempt *a)
         io_stop(&a->io);
     a->io.fd = -1;
     stop_racing(d);
-    if (!d->p.is_datagram)
+    if (!d->p.is_datagram && !d->p.is_probe)
         setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one));
     if (!d->p.tls) {
         d->fd = fd;
@@ -280,6 +280,8 @@ static bool launch(struct dial *d, const struct addr *addr)
         return false;
     }
     a->io.fd = fd;
+    if (d->p.is_probe)
+        setsockopt(fd, IPPROTO_TCP, TCP_QUICKACK, &(int){0}, sizeof(int));
     if (connect(fd, &addr->sa, addr->len) == 0) {
         connected(d, a);
         return true;

@@ -37,6 +37,9 @@ struct dial_params {
     /* Asked for each resolved address; non-zero: not dialled. ERR_DENIED if all were refused so.
      * May be NULL. */
     int (*check)(void *arg, const struct addr *a);
+    /* The last packet of the handshake is held back for a while: who closes with a reset at once
+     * has learnt that the port answers, and the program behind it never hears of it. */
+    bool is_probe;
     struct tls_client *tls;                                  /* NULL: plain */
     bool is_datagram;                                        /* a connected UDP socket; plain */
     void (*on_done)(void *arg, const struct dial_result *r); /* once, later; not after cancel */

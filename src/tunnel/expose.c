@@ -50,7 +50,7 @@ struct exposure {
     struct client *proxied;
     struct defer last_gone;
     int target_err;
-    bool is_stopped;
+    bool is_stopped, is_closed; /* cut; takes no new clients */
     struct exposure_record *records;
     size_t n_records;
     struct timer flush_timer;
@@ -60,7 +60,7 @@ struct exposure {
     _Atomic int stop_err;
 
     /* The main loop's. */
-    bool is_stopping;
+    bool is_stopping, is_lingering;
     struct exposure *prev, *next;
 };
 
@@ -145,10 +145,21 @@ static void on_last_gone(struct defer *d)
     loop_post(e->main, stopped_on_main, e);
 }
 
+static void drained_on_main(void *arg)
+{
+    struct exposure *e = arg;
+    if (!e->is_stopping)
+        e->ops->on_drained(e->arg, e);
+}
+
 static void check_stopped(struct exposure *e)
 {
-    if (e->is_stopped && e->n_clients == 0)
+    if (e->n_clients)
+        return;
+    if (e->is_stopped)
         loop_defer(e->worker, &e->last_gone);
+    else if (e->is_closed)
+        loop_post(e->main, drained_on_main, e);
 }
 
 /* ---- clients ---- */
@@ -461,6 +472,14 @@ static void stop_accepting_on_worker(void *arg)
     stop_listening(arg);
 }
 
+static void linger_on_worker(void *arg)
+{
+    struct exposure *e = arg;
+    stop_listening(e);
+    e->is_closed = true;
+    check_stopped(e);
+}
+
 struct retarget {
     struct exposure *exposure;
     char authority[EXPOSURE_AUTHORITY_SIZE];
@@ -516,6 +535,14 @@ void exposure_stop(struct exposure *e, int err)
     loop_post(e->worker, stop_on_worker, e);
 }
 
+void exposure_linger(struct exposure *e)
+{
+    if (e->is_stopping || e->is_lingering)
+        return;
+    e->is_lingering = true;
+    loop_post(e->worker, linger_on_worker, e);
+}
+
 void exposure_retarget(struct exposure *e, const char *authority, enum proxy_version proxy)
 {
     if (e->is_stopping)
@@ -539,7 +566,7 @@ struct loop *exposure_main(const struct exposure *e)
 
 void exposure_take(struct exposure *e, struct conn *c)
 {
-    assert(!e->is_stopping);
+    assert(exposure_is_serving(e));
     struct arrival *a = NEW(struct arrival);
     *a = (struct arrival){e, c};
     loop_post(e->worker, arrive_on_worker, a);
@@ -616,6 +643,16 @@ struct fleet_pool *exposure_pool(const struct exposure *e)
 bool exposure_is_stopping(const struct exposure *e)
 {
     return e->is_stopping;
+}
+
+bool exposure_is_serving(const struct exposure *e)
+{
+    return !e->is_stopping && !e->is_lingering;
+}
+
+uint64_t exposure_epoch(const struct exposure *e)
+{
+    return e->lease_epoch;
 }
 
 struct exposure *exposure_next(const struct exposure *e)

@@ -36,6 +36,8 @@ struct exposure_ops {
     void (*on_records)(void *arg, const struct exposure_record *records, size_t n);
     /* The target could not be reached (err < 0), or again can be (0); told on change. */
     void (*on_target)(void *arg, const char *tunnel, uint64_t lease_epoch, int err);
+    /* After exposure_linger: the last stream has ended. It is to be stopped. */
+    void (*on_drained)(void *arg, struct exposure *e);
     /* After exposure_stop. The exposure is freed when this returns. */
     void (*on_stopped)(void *arg, struct exposure *e);
 };
@@ -59,6 +61,8 @@ int exposure_start(const struct exposure_config *cfg, struct exposure **ret);
 /* `err` says why: ERR_CANCELED (deleted), ERR_EXPIRED, ERR_REVOKED, ERR_UNAVAILABLE (lease lost).
  */
 void exposure_stop(struct exposure *e, int err);
+/* No new streams; those that are open go on until they end or it is stopped. */
+void exposure_linger(struct exposure *e);
 /* New streams go to another target, or with another header. */
 void exposure_retarget(struct exposure *e, const char *authority, enum proxy_version proxy);
 /* No new clients; streams go on. */
@@ -66,7 +70,7 @@ void exposure_stop_accepting(struct exposure *e);
 
 /* A client of the proxy (net/conn.h: detached, HTTP/1.1) that asked for this tunnel's target: gets
  * the answer to its CONNECT (200, or the failure's status and Proxy-Status) and is then relayed
- * like a client of a listener. Not when stopping. */
+ * like a client of a listener. Only while serving. */
 void exposure_take(struct exposure *e, struct conn *c);
 
 /* A stream to the target for somebody on the main loop, who keeps the other end of a socketpair: a
@@ -98,6 +102,8 @@ void exposure_list_open(struct exposure *e,
 void *exposure_owner(const struct exposure *e);
 struct fleet_pool *exposure_pool(const struct exposure *e);
 bool exposure_is_stopping(const struct exposure *e);
+bool exposure_is_serving(const struct exposure *e); /* neither stopping nor lingering */
+uint64_t exposure_epoch(const struct exposure *e);  /* of its lease */
 
 /* The owner's list (utlist, `prev` and `next` of the main loop). */
 struct exposure *exposure_next(const struct exposure *e);

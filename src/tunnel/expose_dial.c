@@ -79,7 +79,7 @@ static void start_on_worker(void *arg)
 struct exposure_dial *exposure_dial(struct exposure *e, int fd, const struct addr *client,
                                     const struct exposure_dial_ops *ops, void *arg)
 {
-    assert(!exposure_is_stopping(e));
+    assert(exposure_is_serving(e));
     struct exposure_dial *d = NEW(struct exposure_dial);
     d->refs = 2;
     d->main = exposure_main(e);

@@ -4,10 +4,13 @@
 #include "identity/identity.h"
 #include "net/listener.h"
 #include "tunnel/tunnel_hub.h"
+#include "tunnel/tunnel_place.h"
 
 /* How long clients wait in the listening socket's queue while no agent serves, such as during a
  * fail-over; after that they are reset at once. */
 #define TUNNEL_HOLD_MS 5000
+
+#define TUNNEL_LOST_SIZE 96
 
 /* Objects in one network: what a login's snapshot and a renewal of all leases can carry. */
 #define TUNNELS_PER_NETWORK 10000
@@ -16,17 +19,21 @@ struct tunnel_object {
     struct tunnels *owner;
     struct tunnel t;
     int64_t ends; /* wall ms; 0: never */
-    struct lease lease;
-    int listen_fd; /* -1: not listening */
+    struct tunnel_lease *leases;
+    struct tunnel_peer *want; /* who shall hold it; NULL: nobody can, or each (spread) */
+    struct tunnel_miss *misses;
+    char lost[TUNNEL_LOST_SIZE]; /* how the last holder lost it; empty: it did not */
+    int listen_fd;               /* -1: not listening */
     struct listener *refuser;
     struct exposure *exposures; /* running and stopping ones */
     bool rebind;                /* listen anew when the last exposure has stopped */
     bool is_dirty;              /* in the owner's list `dirty` */
     bool is_deleted;            /* freed when the last exposure has stopped */
     int target_err;
-    struct tunnel_traffic past;  /* of exposures that are gone, and of earlier hubs */
-    struct tunnel_traffic saved; /* what the database has */
-    struct timer lease_timer, end_timer, hold_timer, idle_timer;
+    char pending[TUNNEL_REASON_SIZE]; /* see tunnel_pending_reason */
+    struct tunnel_traffic past;       /* of exposures that are gone, and of earlier hubs */
+    struct tunnel_traffic saved;      /* what the database has */
+    struct timer end_timer, hold_timer, idle_timer;
     struct timer listen_timer;         /* tries again to listen */
     uint64_t used_ms;                  /* loop time of the last use of one made on demand */
     bool is_ending;                    /* ... which is being deleted */
@@ -36,9 +43,12 @@ struct tunnel_object {
 };
 
 struct tunnel_network {
+    struct tunnels *owner;
     char id[ID_SIZE];
     struct tunnel_object *objects;
     size_t count;
+    struct timer plan_timer;
+    uint64_t planned_ms; /* loop time of the last plan */
     UT_hash_handle hh;
 };
 
@@ -48,6 +58,10 @@ struct tunnels {
     struct loop *loop;
     struct tunnel_object *objects;   /* by id; deleted ones are not in it */
     struct tunnel_network *networks; /* by id */
+    struct tunnel_peer *peers;       /* by agent */
+    struct tunnel_lease *grants;     /* to be written */
+    struct defer write_grants;
+    struct timer serve_timer; /* tries again to serve what could not be served */
     struct fleet_observer observer;
     struct timer save_timer;
     struct tunnel_object *dirty; /* whose status is to be stored */
@@ -57,7 +71,7 @@ struct tunnels {
     struct proxy_trust *trust;
     size_t n_exposures;
     bool is_draining;
-    uint64_t lease_changes;
+    uint64_t lease_changes, moves[TUNNEL_WHY_COUNT];
     uint64_t dial_errors[PROXY_STATUS_COUNT]; /* by proxy_status_index */
     struct tunnel_demands *demands;
     struct tunnel_proxy *proxy; /* NULL: not served */
@@ -78,17 +92,22 @@ void tunnel_change(struct tunnel_object *o, const struct tunnel *to, int64_t end
 void tunnel_remove(struct tunnel_object *o);
 void tunnel_traffic(const struct tunnel_object *o, struct tunnel_traffic *ret);
 json_t *tunnel_object_json(struct tunnel_object *o);
-/* Starts serving over the holder's pool; ends serving. */
+/* Starts serving over the pool of each holder; ends serving. */
 void tunnel_serve(struct tunnel_object *o);
 void tunnel_stop_exposures(struct tunnel_object *o, int err);
 void tunnel_set_phase(struct tunnel_object *o, enum tunnel_phase phase, const char *format, ...)
     PRINTF_LIKE(3, 4);
 
-/* Works out pending or active, and why, from what is there. */
-void tunnel_refresh_phase(struct tunnel_object *o);
 void tunnel_free_object(struct tunnel_object *o);
+bool tunnel_free_if_over(struct tunnel_object *o); /* deleted, and nothing is left of it */
 bool tunnel_is_served(const struct tunnel_object *o);
-const char *tunnel_pending_reason(const struct tunnel_object *o); /* why it waits */
+
+/* tunnel_why.c */
+void tunnel_refresh_phase(struct tunnel_object *o); /* works out pending or active, and why */
+/* Why it waits: valid until the next call. */
+const char *tunnel_pending_reason(struct tunnel_object *o);
+json_t *tunnel_leases_json(const struct tunnel_object *o);
+int64_t tunnel_lease_expires(const struct tunnel_lease *l); /* wall ms */
 
 /* tunnel_listen.c */
 void tunnel_listen_init(struct tunnel_object *o);
@@ -97,13 +116,13 @@ void tunnel_stop_listening(struct tunnel_object *o);  /* the address is free at 
 void tunnel_hold_clients(struct tunnel_object *o);    /* they wait from now on, for a while */
 void tunnel_stop_refusing(struct tunnel_object *o);
 
-/* tunnel_grant.c: leases, and what agents are told. */
+/* tunnel_grant.c: what agents are told, and what they ask. */
 void tunnel_grants_init(struct tunnels *ts);
+void tunnel_tell_all(struct tunnels *ts, struct fleet_agent *a); /* who has just logged in */
 void tunnel_tell(struct tunnel_object *o);         /* new or changed: to the network's agents */
 void tunnel_tell_removed(struct tunnel_object *o); /* deleted or over */
-void tunnel_lose(struct tunnel_object *o, int err, const char *why);
-void tunnel_lease_cleared(struct tunnel_object *o);
-void tunnel_lease_timer(struct timer *t);
+void tunnel_tell_offer(struct tunnel_lease *l);
+void tunnel_tell_lost(struct tunnel_lease *l);
 
 /* A stream to the target, see exposure_dial: `fd` (taken on success) goes where the least streams
  * are open. ERR_UNAVAILABLE: nobody serves the tunnel now; tunnel_pending_reason says why. */

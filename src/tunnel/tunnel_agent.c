@@ -1,3 +1,9 @@
+/*
+ * A tunnel of the network is a struct served, a lease of it that we have or are offered a struct
+ * held: streams belong to a lease and end with it. An offer is taken by a call that gathers all
+ * that came in meanwhile; if it asks for it, the target is checked first, and a failure is reported
+ * instead. The hub opens no stream under a lease before it was taken.
+ */
 #include "tunnel/tunnel_agent.h"
 
 #include "base/error.h"
@@ -7,6 +13,7 @@
 #include "base/mem.h"
 #include "base/text.h"
 #include "net/relay.h"
+#include "tunnel/tunnel_check.h"
 #include "warren/v1/agent.pb-c.h"
 #include "wire/proxy_status.h"
 
@@ -17,27 +24,42 @@
 #include <utlist.h>
 
 #define TUNNELS_MAX      65536 /* of one network; more are ignored with a log line */
+#define LEASES_MAX       65536
 #define RPC_TIMEOUT_MS   10000
-#define RETRY_TAKE_MS    1000
-#define TAKE_JITTER_MS   20 /* so that the agents of a network do not all ask at once */
 #define DIAL_DEADLINE_MS 10000
-#define TAKES_MAX        24 /* requests for leases at a time; the hub takes 32 calls of a session */
+#define REPORT_MS        20 /* what changes together is reported together */
+#define REPORT_RETRY_MS  1000
+#define INTERVAL_MIN_MS  100
 
-struct served {
-    struct tunnel_agent *owner; /* not followed once it is gone */
+enum held_state {
+    HELD_CHECKING, /* the target is being checked */
+    HELD_QUEUED,   /* to be taken with the next call */
+    HELD_ASKED,    /* by the call under way */
+    HELD_TAKEN,
+    HELD_OVER /* in no list any more; freed with its last relay */
+};
+
+struct held {
+    struct tunnel_agent *owner; /* not followed once it is over, nor the tunnel */
+    struct served *tunnel;
     struct loop *loop;
-    char id[ID_SIZE];
-    bool is_free;                   /* nobody holds it, as far as we were told */
-    bool is_in_renewal;             /* held when the renewal under way was asked for */
-    bool is_waiting;                /* in the owner's list `waiting` */
-    struct rpc_client_call *taking; /* our request for the lease, while under way */
-    bool is_gone;                   /* no longer in the table; freed with its last relay */
-    uint64_t epoch;                 /* of our lease; 0: not ours */
-    uint64_t newest;                /* highest epoch we have heard of */
+    char id[ID_SIZE]; /* of the tunnel */
+    uint64_t epoch;
+    enum held_state state;
+    bool is_in_renewal; /* it was there when the renewal under way was asked for */
     uint32_t n_relays;
     struct relay_set relays;
-    struct timer take_timer;
     struct defer last_gone;
+    struct held *prev, *next;     /* of the tunnel */
+    struct held *all_prev, *more; /* of the agent */
+};
+
+struct served {
+    struct tunnel_agent *owner;
+    char id[ID_SIZE];
+    struct held *leases;
+    struct check_user check;
+    bool is_reporting; /* in the owner's list `reports` */
     struct served *prev, *next;
     UT_hash_handle hh;
 };
@@ -47,17 +69,21 @@ struct tunnel_agent {
     struct addr_rule *allow;
     size_t n_allow;
     struct session *session;
+    struct checker *checker;
     struct served *tunnels;
-    struct served *waiting; /* for their turn to ask */
-    size_t n_held, n_taking;
+    struct held *leases;
+    size_t n_leases;
+    struct rpc_client_call *taking, *renewing, *reporting;
+    struct defer take;
+    struct served *reports; /* whose target's state is to be told */
+    struct timer report_timer;
+    bool is_leaving;
+    uint32_t grace_ms;
     uint64_t asked_ms;   /* loop time at which the renewal under way was asked for */
     uint64_t renewed_ms; /* the same of the last one that was answered: our leases live from then */
     uint32_t lease_ms, renew_ms;
     struct timer renew_timer;
-    struct rpc_client_call *renewing;
 };
-
-static void take(struct served *t);
 
 static struct served *find(struct tunnel_agent *ta, const char *id)
 {
@@ -66,30 +92,50 @@ static struct served *find(struct tunnel_agent *ta, const char *id)
     return t;
 }
 
+static struct held *find_lease(const struct served *t, uint64_t epoch)
+{
+    struct held *h;
+    DL_FOREACH (t->leases, h) {
+        if (h->epoch == epoch)
+            return h;
+    }
+    return NULL;
+}
+
 /* ---- relays ---- */
 
 static void on_last_gone(struct defer *d)
 {
-    mem_free(container_of(d, struct served, last_gone));
+    mem_free(container_of(d, struct held, last_gone));
 }
 
-static void free_when_idle(struct served *t)
+static void free_when_idle(struct held *h)
 {
-    if (t->is_gone && t->n_relays == 0)
-        loop_defer(t->loop, &t->last_gone);
+    if (h->state == HELD_OVER && h->n_relays == 0)
+        loop_defer(h->loop, &h->last_gone);
+}
+
+static void on_relay_open(void *arg, struct relay *r)
+{
+    struct held *h = arg;
+    if (h->state != HELD_OVER)
+        check_note(&h->tunnel->check, 0);
 }
 
 static void on_relay_end(void *arg, struct relay *r, const struct relay_result *res)
 {
-    struct served *t = arg;
-    if (res->end == RELAY_END_NOT_OPENED)
-        LOG_INFO("target not reached", LOG_STR("tunnel", t->id),
+    struct held *h = arg;
+    if (res->end == RELAY_END_NOT_OPENED) {
+        LOG_INFO("target not reached", LOG_STR("tunnel", h->id),
                  LOG_STR("error", proxy_status_token(res->err)));
-    t->n_relays--;
-    free_when_idle(t);
+        if (h->state != HELD_OVER)
+            check_note(&h->tunnel->check, res->err);
+    }
+    h->n_relays--;
+    free_when_idle(h);
 }
 
-static const struct relay_ops relay_callbacks = {.on_end = on_relay_end};
+static const struct relay_ops relay_callbacks = {.on_open = on_relay_open, .on_end = on_relay_end};
 
 static bool is_allowed(const struct tunnel_agent *ta, const struct addr *a)
 {
@@ -105,15 +151,14 @@ static int check_allowed(void *arg, const struct addr *a)
     return is_allowed(arg, a) ? 0 : ERR_DENIED;
 }
 
-/* Whether the hub may open a stream under this epoch. The stream may overtake the answer to our
- * request for the lease, since they come on different connections. Of what came in while we slept
- * past the end of our leases nothing counts. */
-static bool is_ours(const struct served *t, uint64_t epoch)
+/* The lease under which the hub may open a stream: of what came in while we slept past the end of
+ * our leases nothing counts. */
+static struct held *lease_for(struct tunnel_agent *ta, const char *tunnel, uint64_t epoch)
 {
-    const struct tunnel_agent *ta = t->owner;
-    if (loop_now_ms(ta->cfg.loop) - ta->renewed_ms > ta->lease_ms)
-        return false;
-    return epoch && (t->epoch == epoch || (t->taking && epoch >= t->newest));
+    const struct served *t = find(ta, tunnel);
+    struct held *h = t ? find_lease(t, epoch) : NULL;
+    bool is_late = loop_now_ms(ta->cfg.loop) - ta->renewed_ms > ta->lease_ms;
+    return h && !is_late && (h->state == HELD_ASKED || h->state == HELD_TAKEN) ? h : NULL;
 }
 
 void tunnel_agent_on_request(struct tunnel_agent *ta, struct h2_stream *s,
@@ -133,28 +178,29 @@ void tunnel_agent_on_request(struct tunnel_agent *ta, struct h2_stream *s,
         relay_refuse(s, ERR_PROTO);
         return;
     }
-    struct served *t = find(ta, tunnel);
-    if (!t || !is_ours(t, epoch)) {
+    struct held *held = lease_for(ta, tunnel, epoch);
+    if (!held) {
         LOG_WARN("stream refused: not our lease", LOG_STR("tunnel", tunnel),
                  LOG_INT("epoch", epoch));
         relay_refuse(s, ERR_STALE);
         return;
     }
-    p.set = &t->relays;
-    p.arg = t;
-    t->n_relays++;
+    p.set = &held->relays;
+    p.arg = held;
+    held->n_relays++;
     if (!relay_accept(s, &p))
-        t->n_relays--;
+        held->n_relays--;
 }
 
 void tunnel_agent_set_allow(struct tunnel_agent *ta, const struct addr_rule *allow, size_t n)
 {
+    struct held *h;
     mem_free(ta->allow);
     ta->allow = mem_dup(allow, n * sizeof(*allow));
     ta->n_allow = n;
-    for (struct served *t = ta->tunnels; t; t = t->hh.next) {
+    DL_FOREACH2 (ta->leases, h, more) {
         struct relay *r, *next;
-        for (r = t->relays.head; r; r = next) {
+        for (r = h->relays.head; r; r = next) {
             next = relay_next(r);
             if (relay_peer(r)->len && !is_allowed(ta, relay_peer(r)))
                 relay_abort(r, ERR_DENIED);
@@ -164,127 +210,247 @@ void tunnel_agent_set_allow(struct tunnel_agent *ta, const struct addr_rule *all
 
 size_t tunnel_agent_streams(const struct tunnel_agent *ta)
 {
+    const struct held *h;
     size_t n = 0;
-    for (const struct served *t = ta->tunnels; t; t = t->hh.next)
-        n += t->n_relays;
+    DL_FOREACH2 (ta->leases, h, more)
+        n += h->n_relays;
     return n;
+}
+
+size_t tunnel_agent_leases(const struct tunnel_agent *ta)
+{
+    return ta->n_leases;
+}
+
+/* ---- reports ---- */
+
+static void report(struct served *t)
+{
+    struct tunnel_agent *ta = t->owner;
+    if (!t->is_reporting)
+        DL_APPEND(ta->reports, t);
+    t->is_reporting = true;
+    if (!timer_is_running(&ta->report_timer) && !ta->reporting)
+        timer_start(&ta->report_timer, REPORT_MS);
+}
+
+static void stop_reporting(struct served *t)
+{
+    if (t->is_reporting)
+        DL_DELETE(t->owner->reports, t); /* NOLINT(clang-analyzer-core.NullDereference): linked */
+    t->is_reporting = false;
+}
+
+static void on_reported(void *arg, const struct rpc_result *r, const ProtobufCMessage *reply)
+{
+    struct tunnel_agent *ta = arg;
+    ta->reporting = NULL;
+    for (struct served *t = ta->tunnels; r->status != RPC_OK && t; t = t->hh.next) {
+        if (check_err(&t->check))
+            report(t);
+    }
+    if (ta->reports)
+        timer_start(&ta->report_timer, r->status == RPC_OK ? REPORT_MS : REPORT_RETRY_MS);
+}
+
+static void on_report_timer(struct timer *timer)
+{
+    struct tunnel_agent *ta = container_of(timer, struct tunnel_agent, report_timer);
+    struct rpc_client *rpc = session_rpc(ta->session);
+    struct served *t;
+    size_t n = 0;
+    if (!rpc)
+        return;
+    DL_COUNT(ta->reports, t, n);
+    CLEANUP(mem_free) Warren__V1__TargetState *states = mem_new((n + 1) * sizeof(*states));
+    CLEANUP(mem_free) Warren__V1__TargetState **list = mem_new((n + 1) * sizeof(*list));
+    Warren__V1__ReportTargetsRequest req = WARREN__V1__REPORT_TARGETS_REQUEST__INIT;
+    req.session_epoch = session_epoch(ta->session);
+    req.targets = list;
+    while (ta->reports) {
+        Warren__V1__TargetState *m = &states[req.n_targets];
+        t = ta->reports;
+        stop_reporting(t);
+        warren__v1__target_state__init(m);
+        m->tunnel = t->id;
+        if (check_err(&t->check))
+            m->error = (char *)proxy_status_token(check_err(&t->check));
+        list[req.n_targets++] = m;
+    }
+    ta->reporting = rpc_call_unary(rpc, "/warren.v1.AgentService/ReportTargets", &req.base,
+                                   &warren__v1__report_targets_response__descriptor, RPC_TIMEOUT_MS,
+                                   on_reported, ta);
 }
 
 /* ---- leases ---- */
 
-static void count_held(struct tunnel_agent *ta, int change)
+static void note_holder(struct served *t)
 {
-    ta->n_held = (size_t)((ptrdiff_t)ta->n_held + change);
-    session_want_reverse(ta->session, ta->n_held > 0);
+    const struct held *h;
+    bool is_holder = false;
+    DL_FOREACH (t->leases, h)
+        is_holder |= h->state == HELD_TAKEN;
+    check_hold(&t->check, is_holder);
 }
 
-static void drop_lease(struct served *t, const char *why)
+/* The lease is over, and its streams with it. */
+static void drop(struct held *h, const char *why)
 {
-    if (!t->epoch)
-        return;
-    LOG_INFO("lease lost", LOG_STR("tunnel", t->id), LOG_INT("epoch", t->epoch),
-             LOG_STR("why", why));
-    t->epoch = 0;
-    t->is_in_renewal = false;
-    relay_set_abort(&t->relays, ERR_UNAVAILABLE);
-    count_held(t->owner, -1);
+    struct tunnel_agent *ta = h->owner;
+    struct served *t = h->tunnel;
+    if (h->state == HELD_TAKEN)
+        LOG_INFO("lease ended", LOG_STR("tunnel", h->id), LOG_INT("epoch", h->epoch),
+                 LOG_STR("why", why), LOG_INT("streams", h->n_relays));
+    DL_DELETE(t->leases, h);
+    DL_DELETE2(ta->leases, h, all_prev, more);
+    h->state = HELD_OVER;
+    relay_set_abort(&h->relays, ERR_UNAVAILABLE);
+    ta->n_leases--;
+    session_want_reverse(ta->session, ta->n_leases > 0);
+    note_holder(t);
+    free_when_idle(h);
 }
 
-static void wait_turn(struct served *t)
+static void drop_all(struct tunnel_agent *ta, const char *why)
 {
-    if (!t->is_waiting)
-        DL_APPEND(t->owner->waiting, t);
-    t->is_waiting = true;
-}
-
-static void stop_waiting(struct served *t)
-{
-    if (t->is_waiting)
-        DL_DELETE(t->owner->waiting, t); /* NOLINT(clang-analyzer-core.NullDereference): linked */
-    t->is_waiting = false;
-}
-
-static void taking_ended(struct served *t)
-{
-    struct tunnel_agent *ta = t->owner;
-    t->taking = NULL;
-    ta->n_taking--;
-    while (ta->waiting && ta->n_taking < TAKES_MAX) {
-        struct served *next = ta->waiting;
-        stop_waiting(next);
-        take(next);
-    }
+    while (ta->leases)
+        drop(ta->leases, why);
 }
 
 static void on_taken(void *arg, const struct rpc_result *r, const ProtobufCMessage *reply)
 {
-    struct served *t = arg;
-    taking_ended(t);
-    if (r->status != RPC_OK) {
-        LOG_DEBUG("lease not taken", LOG_STR("tunnel", t->id), LOG_STR("why", diag_text(&r->diag)));
-        relay_set_abort(&t->relays, ERR_UNAVAILABLE); /* of a stream that seemed to overtake it */
-        if (t->is_free)
-            timer_start(&t->take_timer, RETRY_TAKE_MS);
-        return;
+    struct tunnel_agent *ta = arg;
+    struct held *h, *next;
+    ta->taking = NULL;
+    for (h = ta->leases; h; h = next) {
+        next = h->more;
+        if (h->state != HELD_ASKED)
+            continue;
+        if (r->status != RPC_OK) { /* the hub offers it again */
+            drop(h, diag_text(&r->diag));
+            continue;
+        }
+        h->state = HELD_TAKEN;
+        LOG_INFO("lease taken", LOG_STR("tunnel", h->id), LOG_INT("epoch", h->epoch));
+        note_holder(h->tunnel);
     }
-    const Warren__V1__Lease *lease = (const Warren__V1__Lease *)reply;
-    if (lease->epoch < t->newest)
-        return; /* lost again before we heard that we had it */
-    if (!t->epoch)
-        count_held(t->owner, 1);
-    t->epoch = t->newest = lease->epoch;
-    LOG_INFO("lease taken", LOG_STR("tunnel", t->id), LOG_INT("epoch", lease->epoch));
+    loop_defer(ta->cfg.loop, &ta->take);
 }
 
-static void take(struct served *t)
+static void on_take(struct defer *d)
 {
-    struct tunnel_agent *ta = t->owner;
+    struct tunnel_agent *ta = container_of(d, struct tunnel_agent, take);
     struct rpc_client *rpc = session_rpc(ta->session);
-    if (!rpc || t->taking || t->epoch || !t->is_free)
+    struct held *h;
+    if (!rpc || ta->taking)
         return;
-    if (ta->n_taking >= TAKES_MAX) {
-        wait_turn(t);
-        return;
-    }
-    Warren__V1__AcquireLeaseRequest req = WARREN__V1__ACQUIRE_LEASE_REQUEST__INIT;
+    CLEANUP(mem_free) Warren__V1__Lease *leases = mem_new((ta->n_leases + 1) * sizeof(*leases));
+    CLEANUP(mem_free) Warren__V1__Lease **list = mem_new((ta->n_leases + 1) * sizeof(*list));
+    Warren__V1__TakeLeasesRequest req = WARREN__V1__TAKE_LEASES_REQUEST__INIT;
     req.session_epoch = session_epoch(ta->session);
-    req.tunnel = t->id;
-    ta->n_taking++;
-    t->taking = rpc_call_unary(rpc, "/warren.v1.AgentService/AcquireLease", &req.base,
-                               &warren__v1__lease__descriptor, RPC_TIMEOUT_MS, on_taken, t);
+    req.leases = list;
+    DL_FOREACH2 (ta->leases, h, more) {
+        if (h->state != HELD_QUEUED)
+            continue;
+        Warren__V1__Lease *m = &leases[req.n_leases];
+        h->state = HELD_ASKED;
+        warren__v1__lease__init(m);
+        m->tunnel = h->id;
+        m->epoch = h->epoch;
+        list[req.n_leases++] = m;
+    }
+    if (req.n_leases)
+        ta->taking = rpc_call_unary(rpc, "/warren.v1.AgentService/TakeLeases", &req.base,
+                                    &warren__v1__take_leases_response__descriptor, RPC_TIMEOUT_MS,
+                                    on_taken, ta);
 }
 
-static void on_take_timer(struct timer *timer)
+static void queue(struct held *h)
 {
-    take(container_of(timer, struct served, take_timer));
+    h->state = HELD_QUEUED;
+    loop_defer(h->loop, &h->owner->take);
+}
+
+static void on_offer(struct tunnel_agent *ta, const Warren__V1__LeaseOffer *m)
+{
+    struct served *t = find(ta, m->tunnel);
+    if (!t || ta->is_leaving || ta->n_leases >= LEASES_MAX || find_lease(t, m->epoch))
+        return;
+    struct held *h = NEW(struct held);
+    h->owner = ta;
+    h->tunnel = t;
+    h->loop = ta->cfg.loop;
+    h->epoch = m->epoch;
+    h->last_gone.fn = on_last_gone;
+    snprintf(h->id, sizeof(h->id), "%s", t->id);
+    DL_APPEND(t->leases, h);
+    DL_APPEND2(ta->leases, h, all_prev, more);
+    ta->n_leases++;
+    session_want_reverse(ta->session, true);
+    if (m->check_first && t->check.check)
+        check_ask(&t->check);
+    else
+        queue(h);
+}
+
+static void on_answer(struct check_user *u, int err)
+{
+    struct served *t = container_of(u, struct served, check);
+    struct held *h, *next;
+    for (h = t->leases; h; h = next) {
+        next = h->next;
+        if (h->state != HELD_CHECKING)
+            continue;
+        if (err == 0) {
+            queue(h);
+            continue;
+        }
+        report(t); /* declines it */
+        drop(h, "the target is not reached");
+    }
+}
+
+static void on_check_change(struct check_user *u, int err)
+{
+    struct served *t = container_of(u, struct served, check);
+    if (err)
+        LOG_INFO("target is not reached", LOG_STR("tunnel", t->id),
+                 LOG_STR("error", proxy_status_token(err)));
+    else
+        LOG_INFO("target is reached again", LOG_STR("tunnel", t->id));
+    report(t);
 }
 
 /* Only what was held when the question was asked can be missing from the answer. */
 static void on_renewed(void *arg, const struct rpc_result *r, const ProtobufCMessage *reply)
 {
     struct tunnel_agent *ta = arg;
+    struct held *h, *next;
     ta->renewing = NULL;
     if (r->status != RPC_OK)
         return;
     const Warren__V1__RenewLeasesResponse *list = (const Warren__V1__RenewLeasesResponse *)reply;
     ta->renewed_ms = ta->asked_ms;
     for (size_t i = 0; i < list->n_leases; i++) {
-        struct served *t = find(ta, list->leases[i]->tunnel);
-        if (t && t->epoch == list->leases[i]->epoch)
-            t->is_in_renewal = false;
+        const struct served *t = find(ta, list->leases[i]->tunnel);
+        h = t ? find_lease(t, list->leases[i]->epoch) : NULL;
+        if (h)
+            h->is_in_renewal = false;
     }
-    for (struct served *t = ta->tunnels; t; t = t->hh.next) {
-        if (t->is_in_renewal)
-            drop_lease(t, "the hub does not renew it");
+    for (h = ta->leases; h; h = next) {
+        next = h->more;
+        if (h->is_in_renewal)
+            drop(h, "the hub does not renew it");
     }
 }
 
 static void renew(struct tunnel_agent *ta, struct rpc_client *rpc)
 {
     Warren__V1__RenewLeasesRequest req = WARREN__V1__RENEW_LEASES_REQUEST__INIT;
+    struct held *h;
     req.session_epoch = session_epoch(ta->session);
-    for (struct served *t = ta->tunnels; t; t = t->hh.next)
-        t->is_in_renewal = t->epoch != 0;
+    DL_FOREACH2 (ta->leases, h, more)
+        h->is_in_renewal = h->state == HELD_TAKEN;
     ta->asked_ms = loop_now_ms(ta->cfg.loop);
     ta->renewing = rpc_call_unary(rpc, "/warren.v1.AgentService/RenewLeases", &req.base,
                                   &warren__v1__renew_leases_response__descriptor, RPC_TIMEOUT_MS,
@@ -295,18 +461,40 @@ static void on_renew_timer(struct timer *timer)
 {
     struct tunnel_agent *ta = container_of(timer, struct tunnel_agent, renew_timer);
     struct rpc_client *rpc = session_rpc(ta->session);
+    uint64_t now = loop_now_ms(ta->cfg.loop);
     timer_start(timer, ta->renew_ms);
-    if (!ta->n_held) {
-        ta->renewed_ms = loop_now_ms(ta->cfg.loop);
-        return;
-    }
-    if (loop_now_ms(ta->cfg.loop) - ta->renewed_ms > ta->lease_ms) {
-        for (struct served *t = ta->tunnels; t; t = t->hh.next)
-            drop_lease(t, "not renewed in time");
-        return;
-    }
-    if (rpc && !ta->renewing)
+    if (!ta->leases)
+        ta->renewed_ms = now;
+    else if (now - ta->renewed_ms > ta->lease_ms)
+        drop_all(ta, "not renewed in time");
+    else if (rpc && !ta->renewing)
         renew(ta, rpc);
+}
+
+/* ---- leaving ---- */
+
+static void on_left(void *arg, const struct rpc_result *r, const ProtobufCMessage *reply)
+{
+    if (r->status != RPC_OK)
+        LOG_WARN("the hub was not told that we stop", LOG_STR("why", diag_text(&r->diag)));
+}
+
+static void say_leaving(struct tunnel_agent *ta)
+{
+    struct rpc_client *rpc = session_rpc(ta->session);
+    Warren__V1__LeaveRequest req = WARREN__V1__LEAVE_REQUEST__INIT;
+    req.session_epoch = session_epoch(ta->session);
+    req.grace_ms = ta->grace_ms;
+    if (rpc)
+        rpc_call_unary(rpc, "/warren.v1.AgentService/Leave", &req.base,
+                       &warren__v1__leave_response__descriptor, RPC_TIMEOUT_MS, on_left, NULL);
+}
+
+void tunnel_agent_leave(struct tunnel_agent *ta, uint32_t grace_ms)
+{
+    ta->is_leaving = true;
+    ta->grace_ms = grace_ms;
+    say_leaving(ta);
 }
 
 /* ---- events ---- */
@@ -315,27 +503,50 @@ static struct served *add(struct tunnel_agent *ta, const char *id)
 {
     struct served *t = NEW(struct served);
     t->owner = ta;
-    t->loop = ta->cfg.loop;
-    t->last_gone.fn = on_last_gone;
+    t->check.on_change = on_check_change;
+    t->check.on_answer = on_answer;
     snprintf(t->id, sizeof(t->id), "%s", id);
-    timer_init(&t->take_timer, ta->cfg.loop, on_take_timer);
     HASH_ADD_STR(ta->tunnels, id, t);
     return t;
 }
 
 static void remove_tunnel(struct served *t)
 {
-    drop_lease(t, "the tunnel is gone");
-    timer_stop(&t->take_timer);
-    stop_waiting(t);
+    while (t->leases)
+        drop(t->leases, "the tunnel is gone");
+    check_unuse(&t->check);
+    stop_reporting(t);
     HASH_DEL(t->owner->tunnels, t);
-    t->is_gone = true;
-    relay_set_abort(&t->relays, ERR_UNAVAILABLE);
-    if (t->taking) {
-        rpc_call_cancel(t->taking);
-        taking_ended(t);
+    mem_free(t);
+}
+
+static void set_check(struct served *t, const Warren__V1__Tunnel *m)
+{
+    struct check_params p = {0};
+    if (!m->check || host_port_parse(m->target, false, &p.target, NULL) < 0) {
+        check_unuse(&t->check);
+        return;
     }
-    free_when_idle(t);
+    p.is_http = strcmp(m->check->type, "http") == 0;
+    p.interval_ms = MAX(m->check->interval_ms, (uint32_t)INTERVAL_MIN_MS);
+    p.rise = m->check->rise;
+    p.fall = m->check->fall;
+    snprintf(p.path, sizeof(p.path), "%s", m->check->path[0] ? m->check->path : "/");
+    check_use(t->owner->checker, &p, &t->check);
+    if (check_err(&t->check))
+        report(t);
+}
+
+/* Offers that wait for a check which is not made any more. */
+static void release_checking(struct served *t)
+{
+    struct held *h;
+    DL_FOREACH (t->leases, h) {
+        if (h->state == HELD_CHECKING && t->check.check)
+            check_ask(&t->check);
+        else if (h->state == HELD_CHECKING)
+            queue(h);
+    }
 }
 
 static void on_tunnel(struct tunnel_agent *ta, const Warren__V1__Tunnel *m)
@@ -347,15 +558,17 @@ static void on_tunnel(struct tunnel_agent *ta, const Warren__V1__Tunnel *m)
     }
     if (!t)
         t = add(ta, m->id);
-    t->is_free = !m->holder[0];
-    t->newest = MAX(t->newest, m->lease_epoch);
-    if (t->epoch && t->epoch < t->newest)
-        drop_lease(t, "another agent has it");
-    if (t->is_free && !t->epoch && !t->taking) {
-        uint8_t random;
-        random_bytes(&random, sizeof(random));
-        timer_start(&t->take_timer, random % (TAKE_JITTER_MS + 1));
-    }
+    set_check(t, m);
+    release_checking(t);
+    note_holder(t);
+}
+
+static void on_lost(struct tunnel_agent *ta, const Warren__V1__Lease *m)
+{
+    const struct served *t = find(ta, m->tunnel);
+    struct held *h = t ? find_lease(t, m->epoch) : NULL;
+    if (h)
+        drop(h, "ended by the hub");
 }
 
 void tunnel_agent_on_event(struct tunnel_agent *ta, const Warren__V1__HubEvent *e)
@@ -370,10 +583,11 @@ void tunnel_agent_on_event(struct tunnel_agent *ta, const Warren__V1__HubEvent *
         if (t)
             remove_tunnel(t);
         break;
+    case WARREN__V1__HUB_EVENT__EVENT_LEASE_OFFERED:
+        on_offer(ta, e->lease_offered);
+        break;
     case WARREN__V1__HUB_EVENT__EVENT_LEASE_LOST:
-        t = find(ta, e->lease_lost->tunnel);
-        if (t && t->epoch <= e->lease_lost->epoch)
-            drop_lease(t, "withdrawn by the hub");
+        on_lost(ta, e->lease_lost);
         break;
     default:
         break;
@@ -386,14 +600,25 @@ void tunnel_agent_on_up(struct tunnel_agent *ta, const Warren__V1__Welcome *w)
     ta->renew_ms = MAX(w->renew_ms, 100U);
     ta->renewed_ms = loop_now_ms(ta->cfg.loop);
     timer_start(&ta->renew_timer, ta->renew_ms);
+    if (ta->is_leaving)
+        say_leaving(ta);
+}
+
+static void cancel(struct rpc_client_call **call)
+{
+    if (*call)
+        rpc_call_cancel(TAKE(*call));
 }
 
 void tunnel_agent_on_down(struct tunnel_agent *ta)
 {
     struct served *t, *next;
     timer_stop(&ta->renew_timer);
-    if (ta->renewing)
-        rpc_call_cancel(TAKE(ta->renewing));
+    timer_stop(&ta->report_timer);
+    loop_defer_cancel(&ta->take);
+    cancel(&ta->renewing);
+    cancel(&ta->taking);
+    cancel(&ta->reporting);
     HASH_ITER (hh, ta->tunnels, t, next)
         remove_tunnel(t);
 }
@@ -406,7 +631,11 @@ struct tunnel_agent *tunnel_agent_new(const struct tunnel_agent_config *cfg)
     ta->cfg = *cfg;
     ta->allow = mem_dup(cfg->allow, cfg->n_allow * sizeof(*cfg->allow));
     ta->n_allow = cfg->n_allow;
+    ta->take.fn = on_take;
+    ta->checker = checker_new(
+        &(struct checker_config){.loop = cfg->loop, .allowed = check_allowed, .arg = ta});
     timer_init(&ta->renew_timer, cfg->loop, on_renew_timer);
+    timer_init(&ta->report_timer, cfg->loop, on_report_timer);
     return ta;
 }
 
@@ -420,6 +649,7 @@ void tunnel_agent_free(struct tunnel_agent *ta)
     if (!ta)
         return;
     assert(!ta->tunnels);
+    checker_free(ta->checker);
     mem_free(ta->allow);
     mem_free(ta);
 }

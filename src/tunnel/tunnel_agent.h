@@ -1,6 +1,7 @@
 /*
- * The agent's side of tunnels: follows the tunnels of its network, takes leases that are free,
- * renews what it holds, and relays the streams that the hub opens under them. One loop.
+ * The agent's side of tunnels: follows the tunnels of its network, takes the leases that the hub
+ * offers, renews them, checks whether their targets are reached, and relays the streams that the
+ * hub opens under them. One loop.
  */
 #pragma once
 
@@ -23,6 +24,11 @@ void tunnel_agent_free(struct tunnel_agent *ta);
 void tunnel_agent_set_allow(struct tunnel_agent *ta, const struct addr_rule *allow, size_t n);
 
 size_t tunnel_agent_streams(const struct tunnel_agent *ta); /* open now */
+size_t tunnel_agent_leases(const struct tunnel_agent *ta);
+
+/* The agent stops: the hub is told, nothing more is taken, and what is held moves to others. When
+ * no lease is left, no stream is either. */
+void tunnel_agent_leave(struct tunnel_agent *ta, uint32_t grace_ms);
 
 /* The session's callbacks; `session` is set first. */
 void tunnel_agent_attach(struct tunnel_agent *ta, struct session *session);

@@ -9,12 +9,10 @@ struct exposure *tunnel_pick_exposure(const struct tunnel_object *o)
 {
     struct exposure *best = NULL;
     uint64_t least = UINT64_MAX;
-    if (o->lease.state != LEASE_HELD)
-        return NULL;
     for (struct exposure *e = o->exposures; e; e = exposure_next(e)) {
         struct tunnel_traffic t = {0};
         exposure_traffic(e, &t);
-        if (exposure_is_stopping(e) || t.streams_open >= least)
+        if (!exposure_is_serving(e) || t.streams_open >= least)
             continue;
         best = e;
         least = t.streams_open;

@@ -1,7 +1,6 @@
 /*
- * Leases, and what agents are told. An agent sees every tunnel of its network with its holder, asks
- * for those that have none, and renews what it holds; the rules are tunnel_lease.h's, the epoch is
- * the database's.
+ * What agents are told, and what they ask. An agent sees every tunnel of its network, is offered
+ * leases, takes them, and renews what it holds; who gets which is decided in tunnel_place.c.
  */
 #include "tunnel/internal.h"
 
@@ -10,6 +9,7 @@
 #include "base/mem.h"
 #include "rpc/server.h"
 #include "warren/v1/agent.pb-c.h"
+#include "wire/proxy_status.h"
 
 #include <stdio.h>
 #include <string.h>
@@ -19,11 +19,12 @@
 
 struct tunnel_text {
     char target[EXPOSURE_AUTHORITY_SIZE];
+    Warren__V1__Check check;
 };
 
 static void fill_message(struct tunnel_object *o, Warren__V1__Tunnel *m, struct tunnel_text *text)
 {
-    static char none[] = "";
+    struct tunnel_check *c = &o->t.spec.check;
     host_port_format(&o->t.spec.target, text->target, sizeof(text->target));
     warren__v1__tunnel__init(m);
     m->id = o->t.id;
@@ -31,8 +32,15 @@ static void fill_message(struct tunnel_object *o, Warren__V1__Tunnel *m, struct 
     m->version = o->t.version;
     m->target = text->target;
     m->protocol = (char *)tunnel_protocol_name(o->t.spec.protocol);
-    m->holder = o->lease.state == LEASE_FREE ? none : o->lease.agent;
-    m->lease_epoch = o->lease.epoch;
+    if (c->type == TUNNEL_CHECK_NONE)
+        return;
+    warren__v1__check__init(&text->check);
+    text->check.type = (char *)tunnel_check_name(c->type);
+    text->check.path = c->path;
+    text->check.interval_ms = (uint32_t)c->interval_ms;
+    text->check.rise = c->rise;
+    text->check.fall = c->fall;
+    m->check = &text->check;
 }
 
 static void send_tunnel(struct fleet_agent *a, struct tunnel_object *o)
@@ -76,28 +84,42 @@ void tunnel_tell_removed(struct tunnel_object *o)
     }
 }
 
-static void tell_lost(struct tunnel_object *o, struct fleet_agent *a)
+static void send_lost(struct fleet_agent *a, char *tunnel, uint64_t epoch)
 {
     Warren__V1__Lease m = WARREN__V1__LEASE__INIT;
     Warren__V1__HubEvent event = WARREN__V1__HUB_EVENT__INIT;
-    m.tunnel = o->t.id;
-    m.epoch = o->lease.epoch;
+    m.tunnel = tunnel;
+    m.epoch = epoch;
     event.event_case = WARREN__V1__HUB_EVENT__EVENT_LEASE_LOST;
     event.lease_lost = &m;
     fleet_send(a, &event);
 }
 
-static void on_up(struct fleet_observer *ob, struct fleet_agent *a)
+void tunnel_tell_lost(struct tunnel_lease *l)
 {
-    struct tunnels *ts = container_of(ob, struct tunnels, observer);
+    send_lost(l->peer->agent, l->object->t.id, l->l.epoch);
+}
+
+void tunnel_tell_offer(struct tunnel_lease *l)
+{
+    Warren__V1__LeaseOffer m = WARREN__V1__LEASE_OFFER__INIT;
+    Warren__V1__HubEvent event = WARREN__V1__HUB_EVENT__INIT;
+    m.tunnel = l->object->t.id;
+    m.epoch = l->l.epoch;
+    m.check_first = l->check_first;
+    event.event_case = WARREN__V1__HUB_EVENT__EVENT_LEASE_OFFERED;
+    event.lease_offered = &m;
+    fleet_send(l->peer->agent, &event);
+}
+
+void tunnel_tell_all(struct tunnels *ts, struct fleet_agent *a)
+{
     struct tunnel_network *n = tunnel_network_of(ts, a->network->id);
     struct tunnel_object *o;
     if (n) {
         DL_FOREACH (n->objects, o) {
             if (can_be_served(o))
                 send_tunnel(a, o);
-            if (a->network->online == 1) /* what pending tunnels wait for is another now */
-                tunnel_refresh_phase(o);
         }
     }
     Warren__V1__SnapshotEnd end = WARREN__V1__SNAPSHOT_END__INIT;
@@ -107,181 +129,78 @@ static void on_up(struct fleet_observer *ob, struct fleet_agent *a)
     fleet_send(a, &event);
 }
 
-/* ---- losing ---- */
+/* ---- calls ---- */
 
-void tunnel_lose(struct tunnel_object *o, int err, const char *why)
+/* The caller; NULL: the call has been failed. */
+static struct tunnel_peer *caller(struct tunnels *ts, struct rpc_call *call, uint64_t session_epoch)
 {
-    struct fleet_agent *a = fleet_agent_find(o->owner->fleet, o->lease.agent);
-    timer_stop(&o->lease_timer);
-    if (!lease_lose(&o->lease))
+    struct fleet_agent *a = fleet_caller(ts->fleet, call, session_epoch);
+    struct tunnel_peer *p = a ? tunnel_peer_of(ts, a->id) : NULL;
+    if (a && !p)
+        rpc_finish(call, RPC_UNAVAILABLE, "the hub stops");
+    return p;
+}
+
+/* The object, if it is of the agent's network and can be served. */
+static struct tunnel_object *object_for(const struct tunnel_peer *p, const char *id)
+{
+    struct tunnel_object *o = tunnel_find(p->owner, id);
+    return o && strcmp(o->t.spec.network, p->agent->network->id) == 0 && can_be_served(o) ? o
+                                                                                          : NULL;
+}
+
+static void handle_take(struct rpc_call *call, const ProtobufCMessage *msg, void *ctx)
+{
+    const Warren__V1__TakeLeasesRequest *req = (const Warren__V1__TakeLeasesRequest *)msg;
+    struct tunnel_peer *p = caller(ctx, call, req->session_epoch);
+    Warren__V1__TakeLeasesResponse answer = WARREN__V1__TAKE_LEASES_RESPONSE__INIT;
+    if (!p)
         return;
-    o->owner->lease_changes++;
-    LOG_INFO("lease lost", LOG_STR("tunnel", o->t.id), LOG_STR("agent", o->lease.agent),
-             LOG_INT("epoch", o->lease.epoch), LOG_STR("why", why));
-    tunnel_stop_exposures(o, err);
-    if (a)
-        tell_lost(o, a);
-    tunnel_refresh_phase(o);
-    if (!o->exposures)
-        tunnel_lease_cleared(o);
-}
-
-void tunnel_lease_cleared(struct tunnel_object *o)
-{
-    lease_cleared(&o->lease);
-    o->target_err = 0;
-    tunnel_refresh_phase(o);
-    tunnel_tell(o);
-}
-
-void tunnel_lease_timer(struct timer *t)
-{
-    struct tunnel_object *o = container_of(t, struct tunnel_object, lease_timer);
-    uint64_t now = loop_now_ms(o->owner->loop);
-    struct fleet_agent *a = fleet_agent_find(o->owner->fleet, o->lease.agent);
-    if (lease_is_expired(&o->lease, now)) {
-        tunnel_lose(o, ERR_UNAVAILABLE, "not renewed in time");
-        if (a)
-            fleet_cut_links(a); /* a frozen agent reads no resets: its streams end with them */
-    } else if (o->lease.state == LEASE_HELD) {
-        timer_start(t, o->lease.expires_ms - now);
+    for (size_t i = 0; i < req->n_leases; i++) {
+        const Warren__V1__Lease *m = req->leases[i];
+        struct tunnel_object *o = object_for(p, m->tunnel);
+        struct tunnel_lease *l = o ? tunnel_lease_find(o, m->epoch) : NULL;
+        if (l && l->peer == p)
+            tunnel_lease_taken(l);
+        else
+            send_lost(p->agent, m->tunnel, m->epoch);
     }
+    rpc_reply(call, &answer.base);
 }
 
-static void on_down(struct fleet_observer *ob, struct fleet_agent *a)
+static size_t fill_renewed(struct tunnel_peer *p, Warren__V1__Lease *leases,
+                           Warren__V1__Lease **list)
 {
-    struct tunnels *ts = container_of(ob, struct tunnels, observer);
-    struct tunnel_network *n = tunnel_network_of(ts, a->network->id);
-    struct tunnel_object *o;
-    if (!n)
-        return;
-    DL_FOREACH (n->objects, o) {
-        if (strcmp(o->lease.agent, a->id) == 0)
-            tunnel_lose(o, a->revoked ? ERR_REVOKED : ERR_UNAVAILABLE, "the agent has gone");
-        else if (a->network->online == 0)
-            tunnel_refresh_phase(o);
+    size_t n = 0;
+    for (const struct tunnel_lease *l = p->leases; l; l = l->peer_next) {
+        if (!lease_is_live(&l->l))
+            continue;
+        warren__v1__lease__init(&leases[n]);
+        leases[n].tunnel = l->object->t.id;
+        leases[n].epoch = l->l.epoch;
+        leases[n].ttl_ms = LEASE_LIFE_MS;
+        list[n] = &leases[n];
+        n++;
     }
+    return n;
 }
 
-/* ---- taking ---- */
-
-struct taking {
-    struct tunnel_object *object;
-    struct rpc_call *call;
-    char tunnel[ID_SIZE], tenant[ID_SIZE], agent[ID_SIZE];
-    uint64_t epoch;
-};
-
-static int write_taking(struct tx *tx, void *arg)
-{
-    struct taking *t = arg;
-    return tunnel_store_take_lease(tx, t->tunnel, t->tenant, t->agent, &t->epoch);
-}
-
-static void reply_lease(struct rpc_call *call, struct tunnel_object *o)
-{
-    Warren__V1__Lease m = WARREN__V1__LEASE__INIT;
-    m.tunnel = o->t.id;
-    m.epoch = o->lease.epoch;
-    m.ttl_ms = LEASE_LIFE_MS;
-    rpc_reply(call, &m.base);
-}
-
-static void taking_written(void *arg, int err)
-{
-    CLEANUP(mem_free) struct taking *t = arg;
-    struct tunnel_object *o = t->object;
-    if (err < 0) {
-        lease_take_failed(&o->lease);
-        rpc_fail(t->call, err, "the lease cannot be taken: %s", error_text(err));
-    } else if (lease_taken(&o->lease, t->epoch, loop_now_ms(o->owner->loop)) == LEASE_WAS_DOOMED) {
-        rpc_finish(t->call, RPC_ABORTED, "this session has ended or the tunnel is gone");
-    } else {
-        o->owner->lease_changes++;
-        LOG_INFO("lease taken", LOG_STR("tunnel", o->t.id), LOG_STR("name", o->t.name),
-                 LOG_STR("agent", t->agent), LOG_INT("epoch", t->epoch));
-        timer_start(&o->lease_timer, LEASE_LIFE_MS);
-        reply_lease(t->call, o);
-        tunnel_tell(o);
-        tunnel_serve(o);
-        return;
-    }
-    if (o->is_deleted && !o->exposures)
-        tunnel_free_object(o);
-    else
-        tunnel_tell(o);
-}
-
-/* The object, if it is of the agent's network; otherwise NULL, and the call has been failed. */
-static struct tunnel_object *object_for(struct tunnels *ts, struct rpc_call *call,
-                                        const struct fleet_agent *a, const char *id)
-{
-    struct tunnel_object *o = tunnel_find(ts, id);
-    if (!o || strcmp(o->t.spec.network, a->network->id) != 0 || !can_be_served(o)) {
-        rpc_finish(call, RPC_NOT_FOUND, "the network of this agent has no such tunnel to serve");
-        return NULL;
-    }
-    return o;
-}
-
-static void handle_acquire(struct rpc_call *call, const ProtobufCMessage *msg, void *ctx)
-{
-    const Warren__V1__AcquireLeaseRequest *req = (const Warren__V1__AcquireLeaseRequest *)msg;
-    struct tunnels *ts = ctx;
-    struct fleet_agent *a = fleet_caller(ts->fleet, call, req->session_epoch);
-    struct tunnel_object *o = a ? object_for(ts, call, a, req->tunnel) : NULL;
-    if (!o)
-        return;
-    if (ts->is_draining) {
-        rpc_finish(call, RPC_UNAVAILABLE, "the hub is draining");
-        return;
-    }
-    if (lease_renew(&o->lease, a->id, loop_now_ms(ts->loop)) == 0) {
-        reply_lease(call, o);
-        return;
-    }
-    if (lease_take(&o->lease, a->id) < 0) {
-        rpc_finish(call, RPC_FAILED_PRECONDITION, "another agent holds or takes it");
-        return;
-    }
-    struct taking *t = NEW(struct taking);
-    t->object = o;
-    t->call = call;
-    snprintf(t->tunnel, sizeof(t->tunnel), "%s", o->t.id);
-    snprintf(t->tenant, sizeof(t->tenant), "%s", o->t.tenant);
-    snprintf(t->agent, sizeof(t->agent), "%s", a->id);
-    store_run(ts->store, STORE_WRITE, write_taking, taking_written, t);
-}
-
+/* Who holds leases but cannot be reached for a lease's life gives way to others. */
 static void handle_renew(struct rpc_call *call, const ProtobufCMessage *msg, void *ctx)
 {
     const Warren__V1__RenewLeasesRequest *req = (const Warren__V1__RenewLeasesRequest *)msg;
-    struct tunnels *ts = ctx;
-    struct fleet_agent *a = fleet_caller(ts->fleet, call, req->session_epoch);
-    if (!a)
-        return;
-    struct tunnel_network *n = tunnel_network_of(ts, a->network->id);
-    struct tunnel_object *o;
-    size_t count = n ? n->count : 0, i = 0;
+    struct tunnel_peer *p = caller(ctx, call, req->session_epoch);
     Warren__V1__RenewLeasesResponse answer = WARREN__V1__RENEW_LEASES_RESPONSE__INIT;
-    CLEANUP(mem_free) Warren__V1__Lease *leases = mem_new(count * sizeof(*leases));
-    CLEANUP(mem_free) Warren__V1__Lease **list = mem_new(count * sizeof(*list));
-    if (n) {
-        DL_FOREACH (n->objects, o) {
-            if (!lease_is_held_by(&o->lease, a->id))
-                continue;
-            if (fleet_agent_is_reachable(
-                    a)) /* who holds but cannot serve for a lease's life gives way to others */
-                lease_renew(&o->lease, a->id, loop_now_ms(ts->loop));
-            warren__v1__lease__init(&leases[i]);
-            leases[i].tunnel = o->t.id;
-            leases[i].epoch = o->lease.epoch;
-            leases[i].ttl_ms = LEASE_LIFE_MS;
-            list[i] = &leases[i];
-            i++;
-        }
-    }
-    answer.n_leases = i;
+    size_t count = 0;
+    if (!p)
+        return;
+    for (const struct tunnel_lease *l = p->leases; l; l = l->peer_next)
+        count++;
+    CLEANUP(mem_free) Warren__V1__Lease *leases = mem_new(count * sizeof(*leases) + 1);
+    CLEANUP(mem_free) Warren__V1__Lease **list = mem_new(count * sizeof(*list) + 1);
+    if (fleet_agent_is_reachable(p->agent))
+        tunnel_peer_renew(p);
+    answer.n_leases = fill_renewed(p, leases, list);
     answer.leases = list;
     rpc_reply(call, &answer.base);
 }
@@ -289,29 +208,66 @@ static void handle_renew(struct rpc_call *call, const ProtobufCMessage *msg, voi
 static void handle_release(struct rpc_call *call, const ProtobufCMessage *msg, void *ctx)
 {
     const Warren__V1__ReleaseLeaseRequest *req = (const Warren__V1__ReleaseLeaseRequest *)msg;
-    struct tunnels *ts = ctx;
-    struct fleet_agent *a = fleet_caller(ts->fleet, call, req->session_epoch);
-    struct tunnel_object *o = a ? object_for(ts, call, a, req->tunnel) : NULL;
-    if (!o)
-        return;
+    struct tunnel_peer *p = caller(ctx, call, req->session_epoch);
     Warren__V1__ReleaseLeaseResponse answer = WARREN__V1__RELEASE_LEASE_RESPONSE__INIT;
-    if (lease_is_held_by(&o->lease, a->id))
-        tunnel_lose(o, ERR_UNAVAILABLE, "given back by the agent");
+    if (!p)
+        return;
+    struct tunnel_object *o = object_for(p, req->tunnel);
+    struct tunnel_lease *l = o ? tunnel_lease_with(o, p) : NULL;
+    if (!o) {
+        rpc_finish(call, RPC_NOT_FOUND, "the network of this agent has no such tunnel to serve");
+        return;
+    }
+    tunnel_peer_report(p, o, ERR_UNAVAILABLE); /* others first */
+    if (l && tunnel_lease_with(o, p) == l)
+        tunnel_lease_lose(l, ERR_UNAVAILABLE, "given back by the agent");
+    rpc_reply(call, &answer.base);
+}
+
+static void handle_report(struct rpc_call *call, const ProtobufCMessage *msg, void *ctx)
+{
+    const Warren__V1__ReportTargetsRequest *req = (const Warren__V1__ReportTargetsRequest *)msg;
+    struct tunnel_peer *p = caller(ctx, call, req->session_epoch);
+    Warren__V1__ReportTargetsResponse answer = WARREN__V1__REPORT_TARGETS_RESPONSE__INIT;
+    if (!p)
+        return;
+    for (size_t i = 0; i < req->n_targets; i++) {
+        const Warren__V1__TargetState *m = req->targets[i];
+        struct tunnel_object *o = object_for(p, m->tunnel);
+        if (o)
+            tunnel_peer_report(p, o, m->error[0] ? proxy_status_error(m->error) : 0);
+    }
+    rpc_reply(call, &answer.base);
+}
+
+static void handle_leave(struct rpc_call *call, const ProtobufCMessage *msg, void *ctx)
+{
+    const Warren__V1__LeaveRequest *req = (const Warren__V1__LeaveRequest *)msg;
+    struct tunnels *ts = ctx;
+    struct tunnel_peer *p = caller(ts, call, req->session_epoch);
+    Warren__V1__LeaveResponse answer = WARREN__V1__LEAVE_RESPONSE__INIT;
+    if (!p)
+        return;
+    LOG_INFO("agent is leaving", LOG_STR("agent", p->id), LOG_INT("grace_ms", req->grace_ms));
+    p->is_leaving = true;
+    tunnel_plan(tunnel_network_of(ts, p->agent->network->id));
     rpc_reply(call, &answer.base);
 }
 
 static const struct rpc_method methods[] = {
-    {"/warren.v1.AgentService/AcquireLease", RPC_UNARY,
-     &warren__v1__acquire_lease_request__descriptor, handle_acquire},
+    {"/warren.v1.AgentService/TakeLeases", RPC_UNARY, &warren__v1__take_leases_request__descriptor,
+     handle_take},
     {"/warren.v1.AgentService/RenewLeases", RPC_UNARY,
      &warren__v1__renew_leases_request__descriptor, handle_renew},
     {"/warren.v1.AgentService/ReleaseLease", RPC_UNARY,
      &warren__v1__release_lease_request__descriptor, handle_release},
+    {"/warren.v1.AgentService/ReportTargets", RPC_UNARY,
+     &warren__v1__report_targets_request__descriptor, handle_report},
+    {"/warren.v1.AgentService/Leave", RPC_UNARY, &warren__v1__leave_request__descriptor,
+     handle_leave},
 };
 
 void tunnel_grants_init(struct tunnels *ts)
 {
-    ts->observer.on_up = on_up;
-    ts->observer.on_down = on_down;
     rpc_server_add(fleet_rpc(ts->fleet), methods, ARRAY_SIZE(methods), ts);
 }

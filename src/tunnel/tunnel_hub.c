@@ -20,6 +20,7 @@
 #include <utlist.h>
 
 #define SAVE_INTERVAL_MS 10000
+#define SERVE_RETRY_MS   1000
 
 /* ---- finding ---- */
 
@@ -72,57 +73,31 @@ void tunnel_set_phase(struct tunnel_object *o, enum tunnel_phase phase, const ch
     tunnel_save_status(o);
 }
 
-const char *tunnel_pending_reason(const struct tunnel_object *o)
-{
-    const struct fleet_network *n = fleet_network_find(o->owner->fleet, o->t.spec.network);
-    return n && n->online ? "waiting for an agent of the network to take it"
-                          : "no agent of its network is connected";
-}
+/* ---- serving ---- */
 
 bool tunnel_is_served(const struct tunnel_object *o)
 {
-    if (o->lease.state != LEASE_HELD)
-        return false;
     for (const struct exposure *e = o->exposures; e; e = exposure_next(e)) {
-        if (!exposure_is_stopping(e))
+        if (exposure_is_serving(e))
             return true;
     }
     return false;
 }
 
-void tunnel_refresh_phase(struct tunnel_object *o)
-{
-    tunnel_demand_changed(o->owner);
-    if (tunnel_phase_is_over(o->t.phase) || o->t.phase == TUNNEL_FAILED || o->is_deleted)
-        return;
-    if (!tunnel_is_served(o))
-        tunnel_set_phase(o, TUNNEL_PENDING, "%s", tunnel_pending_reason(o));
-    else if (o->target_err) {
-        char target[EXPOSURE_AUTHORITY_SIZE];
-        host_port_format(&o->t.spec.target, target, sizeof(target));
-        tunnel_set_phase(o, TUNNEL_ACTIVE, "%s: %.150s: %s", proxy_status_token(o->target_err),
-                         target, error_text(o->target_err));
-    } else {
-        tunnel_set_phase(o, TUNNEL_ACTIVE, "%s", "");
-    }
-}
-
-/* ---- serving ---- */
-
-static bool is_exposed_on(const struct tunnel_object *o, const struct fleet_pool *pool)
+static bool is_exposed(const struct tunnel_object *o, uint64_t epoch)
 {
     for (const struct exposure *e = o->exposures; e; e = exposure_next(e)) {
-        if (exposure_pool(e) == pool && !exposure_is_stopping(e))
+        if (exposure_epoch(e) == epoch && !exposure_is_stopping(e))
             return true;
     }
     return false;
 }
 
-static void expose(struct tunnel_object *o, struct fleet_pool *pool)
+static void expose(struct tunnel_object *o, struct fleet_pool *pool, uint64_t epoch)
 {
     struct tunnels *ts = o->owner;
     char authority[EXPOSURE_AUTHORITY_SIZE];
-    if (o->rebind || ts->is_draining || is_exposed_on(o, pool))
+    if (o->rebind || ts->is_draining || is_exposed(o, epoch))
         return;
     tunnel_stop_refusing(o);
     host_port_format(&o->t.spec.target, authority, sizeof(authority));
@@ -130,7 +105,7 @@ static void expose(struct tunnel_object *o, struct fleet_pool *pool)
                                         .pool = pool,
                                         .listen_fd = o->listen_fd,
                                         .tunnel = o->t.id,
-                                        .lease_epoch = o->lease.epoch,
+                                        .lease_epoch = epoch,
                                         .authority = authority,
                                         .proxy = o->t.spec.proxy,
                                         .trust = ts->trust,
@@ -140,7 +115,8 @@ static void expose(struct tunnel_object *o, struct fleet_pool *pool)
     struct exposure *e;
     int rc = exposure_start(&cfg, &e);
     if (rc < 0) {
-        LOG_ERROR("cannot serve a tunnel", LOG_STR("tunnel", o->t.id), LOG_ERR(rc));
+        LOG_ERROR("cannot serve a tunnel now", LOG_STR("tunnel", o->t.id), LOG_ERR(rc));
+        timer_start(&ts->serve_timer, SERVE_RETRY_MS);
         return;
     }
     ts->n_exposures++;
@@ -149,13 +125,25 @@ static void expose(struct tunnel_object *o, struct fleet_pool *pool)
 
 void tunnel_serve(struct tunnel_object *o)
 {
-    struct fleet_agent *a = fleet_agent_find(o->owner->fleet, o->lease.agent);
-    if (o->lease.state == LEASE_HELD && a && fleet_agent_is_reachable(a) &&
-        o->t.phase != TUNNEL_FAILED)
-        expose(o, a->pool);
+    struct tunnel_lease *l;
+    DL_FOREACH (o->leases, l) {
+        if (l->l.state == LEASE_HELD && l->peer && fleet_agent_is_reachable(l->peer->agent) &&
+            o->t.phase != TUNNEL_FAILED)
+            expose(o, l->peer->agent->pool, l->l.epoch);
+    }
     if (!tunnel_is_served(o))
         tunnel_hold_clients(o);
     tunnel_refresh_phase(o);
+}
+
+/* Descriptors may be there again. */
+static void on_serve_timer(struct timer *t)
+{
+    struct tunnels *ts = container_of(t, struct tunnels, serve_timer);
+    for (struct tunnel_object *o = ts->objects; o; o = o->hh.next) {
+        if (!tunnel_phase_is_over(o->t.phase))
+            tunnel_serve(o);
+    }
 }
 
 void tunnel_stop_exposures(struct tunnel_object *o, int err)
@@ -169,19 +157,23 @@ void tunnel_free_object(struct tunnel_object *o)
 {
     tunnel_stop_listening(o);
     tunnel_forget_status(o);
-    timer_stop(&o->lease_timer);
     timer_stop(&o->end_timer);
     timer_stop(&o->idle_timer);
+    tunnel_forget_misses(o);
     mem_free(o);
+}
+
+bool tunnel_free_if_over(struct tunnel_object *o)
+{
+    bool is_over = o->is_deleted && !o->exposures && !o->leases;
+    if (is_over)
+        tunnel_free_object(o);
+    return is_over;
 }
 
 /* Everything that waited for the last byte to be gone. */
 static void all_stopped(struct tunnel_object *o)
 {
-    if (o->is_deleted) {
-        tunnel_free_object(o);
-        return;
-    }
     if (o->rebind) {
         o->rebind = false;
         tunnel_stop_listening(o);
@@ -191,10 +183,7 @@ static void all_stopped(struct tunnel_object *o)
             tunnel_start_listening(o);
         tunnel_save_status(o);
     }
-    if (o->lease.state == LEASE_CLEARING)
-        tunnel_lease_cleared(o);
-    else
-        tunnel_serve(o);
+    tunnel_serve(o);
 }
 
 static void all_ended(struct tunnels *ts)
@@ -209,14 +198,22 @@ static void on_exposure_stopped(void *arg, struct exposure *e)
     struct tunnel_object *o = exposure_owner(e);
     struct tunnel_traffic total = o->past;
     exposure_traffic(e, &total);
+    uint64_t epoch = exposure_epoch(e);
     total.streams_open = 0;
     o->past = total;
     exposure_list_remove(&o->exposures, e);
     ts->n_exposures--;
-    if (!o->exposures)
+    if (!o->exposures && !o->is_deleted)
         all_stopped(o);
+    if (!tunnel_free_if_over(o))
+        tunnel_lease_exposure_gone(o, epoch);
     if (ts->n_exposures == 0 && ts->on_stopped)
         all_ended(ts);
+}
+
+static void on_drained(void *arg, struct exposure *e)
+{
+    exposure_stop(e, ERR_UNAVAILABLE);
 }
 
 static void on_records(void *arg, const struct exposure_record *records, size_t n)
@@ -235,7 +232,8 @@ static void on_records(void *arg, const struct exposure_record *records, size_t 
 static void on_target(void *arg, const char *tunnel, uint64_t lease_epoch, int err)
 {
     struct tunnel_object *o = tunnel_find(arg, tunnel);
-    if (!o || o->lease.epoch != lease_epoch)
+    const struct tunnel_lease *l = o ? tunnel_lease_find(o, lease_epoch) : NULL;
+    if (!l || l->l.state != LEASE_HELD)
         return;
     o->target_err = err;
     tunnel_refresh_phase(o);
@@ -243,38 +241,55 @@ static void on_target(void *arg, const char *tunnel, uint64_t lease_epoch, int e
 
 /* ---- what the fleet tells ---- */
 
-static struct tunnel_network *network_of_pool(struct fleet_observer *ob,
-                                              const struct fleet_pool *pool)
+static void on_up(struct fleet_observer *ob, struct fleet_agent *a)
 {
     struct tunnels *ts = container_of(ob, struct tunnels, observer);
-    struct fleet_agent *a = fleet_agent_find(ts->fleet, pool->agent);
-    return a ? tunnel_network_of(ts, a->network->id) : NULL;
+    struct tunnel_network *n = tunnel_network_of(ts, a->network->id);
+    struct tunnel_object *o;
+    tunnel_tell_all(ts, a);
+    tunnel_peer_up(ts, a);
+    if (n && a->network->online == 1) {
+        DL_FOREACH (n->objects, o)
+            tunnel_refresh_phase(o); /* what pending tunnels wait for is another now */
+    }
+}
+
+static void on_down(struct fleet_observer *ob, struct fleet_agent *a)
+{
+    struct tunnels *ts = container_of(ob, struct tunnels, observer);
+    struct tunnel_network *n = tunnel_network_of(ts, a->network->id);
+    struct tunnel_object *o;
+    tunnel_peer_down(ts, a);
+    if (n && a->network->online == 0) {
+        DL_FOREACH (n->objects, o)
+            tunnel_refresh_phase(o);
+    }
 }
 
 static void on_pool_up(struct fleet_observer *ob, struct fleet_pool *pool)
 {
-    struct tunnel_network *n = network_of_pool(ob, pool);
-    struct tunnel_object *o;
-    if (!n)
-        return;
-    DL_FOREACH (n->objects, o) {
-        if (lease_is_held_by(&o->lease, pool->agent))
-            tunnel_serve(o);
+    struct tunnel_peer *p = tunnel_peer_of(container_of(ob, struct tunnels, observer), pool->agent);
+    struct tunnel_lease *l, *next;
+    for (l = p ? p->leases : NULL; l; l = next) {
+        next = l->peer_next;
+        if (l->l.state == LEASE_HELD)
+            tunnel_serve(l->object);
+        else
+            tunnel_lease_proceed(l);
     }
 }
 
 static void on_pool_down(struct fleet_observer *ob, struct fleet_pool *pool)
 {
-    struct tunnel_network *n = network_of_pool(ob, pool);
-    struct tunnel_object *o;
-    if (!n)
-        return;
-    DL_FOREACH (n->objects, o) {
+    struct tunnel_peer *p = tunnel_peer_of(container_of(ob, struct tunnels, observer), pool->agent);
+    struct tunnel_lease *l;
+    for (l = p ? p->leases : NULL; l; l = l->peer_next) {
+        struct tunnel_object *o = l->object;
         for (struct exposure *e = o->exposures; e; e = exposure_next(e)) {
             if (exposure_pool(e) == pool)
                 exposure_stop(e, ERR_UNAVAILABLE);
         }
-        if (lease_is_held_by(&o->lease, pool->agent) && !tunnel_is_served(o)) {
+        if (l->l.state == LEASE_HELD && !tunnel_is_served(o)) {
             tunnel_hold_clients(o);
             tunnel_refresh_phase(o);
         }
@@ -298,7 +313,7 @@ static void expire(struct timer *t)
     tunnel_set_phase(o, TUNNEL_EXPIRED, "its ttl of %s ran out", ttl);
     tunnel_stop_listening(o);
     o->t.endpoint[0] = '\0';
-    tunnel_lose(o, ERR_EXPIRED, "expired");
+    tunnel_lose_all(o, ERR_EXPIRED, "expired");
     tunnel_tell_removed(o);
     tunnel_save_status(o);
 }
@@ -317,6 +332,8 @@ static void enlist(struct tunnel_object *o)
     struct tunnel_network *n = tunnel_network_of(o->owner, o->t.spec.network);
     if (!n) {
         n = NEW(struct tunnel_network);
+        n->owner = o->owner;
+        timer_init(&n->plan_timer, o->owner->loop, tunnel_plan_timer);
         snprintf(n->id, sizeof(n->id), "%s", o->t.spec.network);
         HASH_ADD_STR(o->owner->networks, id, n);
     }
@@ -332,8 +349,6 @@ struct tunnel_object *tunnel_add(struct tunnels *ts, const struct tunnel *t, int
     o->t = *t;
     o->ends = ends;
     o->past = o->saved = *past;
-    o->lease.epoch = t->agent.epoch;
-    timer_init(&o->lease_timer, ts->loop, tunnel_lease_timer);
     timer_init(&o->end_timer, ts->loop, expire);
     tunnel_listen_init(o);
     HASH_ADD(hh, ts->objects, t.id, strlen(o->t.id), o);
@@ -353,6 +368,7 @@ void tunnel_begin(struct tunnel_object *o)
     tunnel_demand_watch_idle(o);
     tunnel_save_status(o);
     tunnel_tell(o);
+    tunnel_plan(tunnel_network_of(o->owner, o->t.spec.network));
 }
 
 static bool same_place(const struct host_port *a, const struct host_port *b)
@@ -372,6 +388,7 @@ void tunnel_change(struct tunnel_object *o, const struct tunnel *to, int64_t end
         char authority[EXPOSURE_AUTHORITY_SIZE];
         host_port_format(&is->target, authority, sizeof(authority));
         o->target_err = 0;
+        tunnel_forget_misses(o);
         for (struct exposure *e = o->exposures; e; e = exposure_next(e))
             exposure_retarget(e, authority, is->proxy);
     }
@@ -387,6 +404,14 @@ void tunnel_change(struct tunnel_object *o, const struct tunnel *to, int64_t end
         tunnel_refresh_phase(o);
     }
     tunnel_tell(o);
+    tunnel_plan(tunnel_network_of(o->owner, is->network));
+}
+
+static void free_network(struct tunnel_network *n)
+{
+    timer_stop(&n->plan_timer);
+    HASH_DEL(n->owner->networks, n);
+    mem_free(n);
 }
 
 void tunnel_remove(struct tunnel_object *o)
@@ -398,22 +423,21 @@ void tunnel_remove(struct tunnel_object *o)
     HASH_DEL(ts->objects, o);
     DL_DELETE(n->objects, o);
     n->count--;
-    if (!n->objects) {
-        HASH_DEL(ts->networks, n);
-        mem_free(n);
-    }
+    if (!n->objects)
+        free_network(n);
+    else
+        tunnel_plan_later(n);
     tunnel_forget_status(o);
     o->is_deleted = true;
     tunnel_demand_changed(ts);
     timer_stop(&o->end_timer);
     timer_stop(&o->idle_timer);
     tunnel_stop_listening(o);
-    lease_lose(&o->lease);
-    timer_stop(&o->lease_timer);
+    tunnel_forget_misses(o);
     for (struct exposure *e = o->exposures; e; e = exposure_next(e))
         exposure_stop(e, ERR_CANCELED);
-    if (!o->exposures && o->lease.state != LEASE_TAKING)
-        tunnel_free_object(o);
+    if (!tunnel_free_if_over(o))
+        tunnel_lose_all(o, ERR_CANCELED, "the tunnel is deleted"); /* may free it */
 }
 
 void tunnel_traffic(const struct tunnel_object *o, struct tunnel_traffic *ret)
@@ -421,6 +445,16 @@ void tunnel_traffic(const struct tunnel_object *o, struct tunnel_traffic *ret)
     *ret = o->past;
     for (const struct exposure *e = o->exposures; e; e = exposure_next(e))
         exposure_traffic(e, ret);
+}
+
+static void fill_holder(const struct tunnel_object *o, struct tunnel_holder *ret)
+{
+    const struct tunnel_lease *l = tunnel_holder(o);
+    if (!l || !l->peer)
+        return;
+    snprintf(ret->id, sizeof(ret->id), "%s", l->agent);
+    ret->epoch = l->l.epoch;
+    ret->expires = tunnel_lease_expires(l);
 }
 
 json_t *tunnel_object_json(struct tunnel_object *o)
@@ -437,15 +471,12 @@ json_t *tunnel_object_json(struct tunnel_object *o)
         shown.server.epoch = (uint64_t)hub->epoch;
         shown.server.expires = now - now % LEASE_RENEW_MS + LEASE_LIFE_MS;
     }
-    if (o->lease.state == LEASE_HELD) {
-        snprintf(shown.agent.id, sizeof(shown.agent.id), "%s", o->lease.agent);
-        shown.agent.epoch = o->lease.epoch;
-        shown.agent.expires =
-            now + (int64_t)o->lease.expires_ms - (int64_t)loop_now_ms(o->owner->loop);
-    }
+    fill_holder(o, &shown.agent);
     if (o->listen_fd < 0)
         shown.endpoint[0] = '\0';
-    return tunnel_json(&shown, &traffic);
+    json_t *json = tunnel_json(&shown, &traffic);
+    json_object_set_new(json_object_get(json, "status"), "leases", tunnel_leases_json(o));
+    return json;
 }
 
 /* ---- all of them ---- */
@@ -473,16 +504,22 @@ int tunnels_new(struct fleet *f, struct tunnels **ret, struct diag *d)
     ts->fleet = f;
     ts->store = fleet_store(f);
     ts->loop = fleet_loop(f);
-    ts->exposure_ops = (struct exposure_ops){
-        .on_records = on_records, .on_target = on_target, .on_stopped = on_exposure_stopped};
+    ts->exposure_ops = (struct exposure_ops){.on_records = on_records,
+                                             .on_target = on_target,
+                                             .on_drained = on_drained,
+                                             .on_stopped = on_exposure_stopped};
     tunnel_demands_init(ts);
     timer_init(&ts->save_timer, ts->loop, on_save_timer);
     timer_init(&ts->status_timer, ts->loop, tunnel_status_timer);
+    timer_init(&ts->serve_timer, ts->loop, on_serve_timer);
+    ts->write_grants.fn = tunnel_grants_write;
     int rc = store_run_wait(ts->store, STORE_READ, load_all, ts);
     if (rc < 0) {
         tunnels_free(ts);
         return diag_set(d, rc, "cannot read the tunnels: %s", error_text(rc));
     }
+    ts->observer.on_up = on_up;
+    ts->observer.on_down = on_down;
     ts->observer.on_pool_up = on_pool_up;
     ts->observer.on_pool_down = on_pool_down;
     ts->observer.count_in_network = count_in_network;
@@ -530,16 +567,16 @@ void tunnels_free(struct tunnels *ts)
         return;
     timer_stop(&ts->save_timer);
     timer_stop(&ts->status_timer);
+    timer_stop(&ts->serve_timer);
+    loop_defer_cancel(&ts->write_grants);
     tunnel_demands_free(ts);
     tunnel_proxy_free(ts);
     HASH_ITER (hh, ts->objects, o, next) {
         HASH_DEL(ts->objects, o);
         tunnel_free_object(o);
     }
-    HASH_ITER (hh, ts->networks, n, next_n) {
-        HASH_DEL(ts->networks, n);
-        mem_free(n);
-    }
+    HASH_ITER (hh, ts->networks, n, next_n)
+        free_network(n);
     mem_free(ts);
 }
 
@@ -553,6 +590,7 @@ uint64_t tunnels_streams_open(const struct tunnels *ts)
 void tunnels_stats(const struct tunnels *ts, struct tunnels_stats *ret)
 {
     *ret = (struct tunnels_stats){.lease_changes = ts->lease_changes};
+    memcpy(ret->moves, ts->moves, sizeof(ret->moves));
     memcpy(ret->dial_errors, ts->dial_errors, sizeof(ret->dial_errors));
     for (const struct tunnel_object *o = ts->objects; o; o = o->hh.next) {
         struct tunnel_traffic t;

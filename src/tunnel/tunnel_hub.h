@@ -8,7 +8,7 @@
 
 #include "fleet/fleet.h"
 #include "tunnel/expose.h"
-#include "tunnel/tunnel_lease.h"
+#include "tunnel/tunnel_place.h"
 #include "tunnel/tunnel_model.h"
 #include "wire/proxy_status.h"
 
@@ -32,6 +32,7 @@ struct tunnels_stats {
     struct tunnel_traffic traffic;
     uint64_t phases[TUNNEL_PHASE_COUNT];
     uint64_t lease_changes;
+    uint64_t moves[TUNNEL_WHY_COUNT];         /* leases that began, by enum tunnel_why */
     uint64_t dial_errors[PROXY_STATUS_COUNT]; /* by proxy_status_index */
 };
 void tunnels_stats(const struct tunnels *ts, struct tunnels_stats *ret);

@@ -1,82 +1,73 @@
 #include "tunnel/tunnel_lease.h"
 
 #include "base/error.h"
+#include "base/macro.h"
 
 #include <assert.h>
-#include <stdio.h>
-#include <string.h>
 
-int lease_take(struct lease *l, const char *agent)
+static const char *const names[] = {"writing", "offered", "taken", "held", "lingering", "clearing"};
+static_assert(ARRAY_SIZE(names) == LEASE_STATE_COUNT, "a name for each state");
+
+const char *lease_state_name(enum lease_state s)
 {
-    if (l->state == LEASE_HELD)
-        return ERR_CONFLICT;
-    if (l->state != LEASE_FREE)
-        return ERR_UNAVAILABLE;
-    l->state = LEASE_TAKING;
-    l->is_doomed = false;
-    snprintf(l->agent, sizeof(l->agent), "%s", agent);
-    return 0;
+    return names[s];
 }
 
-static void set_free(struct lease *l)
+int lease_written(struct lease *l, uint64_t epoch)
 {
-    l->state = LEASE_FREE;
-    l->is_doomed = false;
-    l->agent[0] = '\0';
-    l->expires_ms = 0;
-}
-
-int lease_taken(struct lease *l, uint64_t epoch, uint64_t now_ms)
-{
-    assert(l->state == LEASE_TAKING);
-    assert(epoch > l->epoch);
+    assert(l->state == LEASE_WRITING);
     l->epoch = epoch;
-    if (l->is_doomed) {
-        set_free(l);
-        return LEASE_WAS_DOOMED;
-    }
-    l->state = LEASE_HELD;
-    l->expires_ms = now_ms + LEASE_LIFE_MS;
+    if (l->is_doomed)
+        return LEASE_OVER;
+    l->state = LEASE_OFFERED;
     return 0;
 }
 
-void lease_take_failed(struct lease *l)
+int lease_take(struct lease *l)
 {
-    assert(l->state == LEASE_TAKING);
-    set_free(l);
-}
-
-bool lease_is_held_by(const struct lease *l, const char *agent)
-{
-    return l->state == LEASE_HELD && strcmp(l->agent, agent) == 0;
-}
-
-int lease_renew(struct lease *l, const char *agent, uint64_t now_ms)
-{
-    if (!lease_is_held_by(l, agent))
+    if (l->state != LEASE_OFFERED)
         return ERR_STALE;
-    l->expires_ms = now_ms + LEASE_LIFE_MS;
+    l->state = LEASE_TAKEN;
     return 0;
 }
 
-bool lease_is_expired(const struct lease *l, uint64_t now_ms)
+void lease_start(struct lease *l)
 {
-    return l->state == LEASE_HELD && now_ms >= l->expires_ms;
+    assert(l->state == LEASE_TAKEN);
+    l->state = LEASE_HELD;
 }
 
-bool lease_lose(struct lease *l)
+void lease_linger(struct lease *l)
 {
-    if (l->state == LEASE_TAKING)
+    assert(l->state == LEASE_HELD);
+    l->state = LEASE_LINGERING;
+}
+
+int lease_lose(struct lease *l)
+{
+    switch (l->state) {
+    case LEASE_WRITING:
         l->is_doomed = true;
-    if (l->state != LEASE_HELD)
-        return false;
-    l->state = LEASE_CLEARING;
-    l->expires_ms = 0;
-    return true;
+        return 0;
+    case LEASE_OFFERED:
+    case LEASE_TAKEN:
+        return LEASE_OVER;
+    case LEASE_HELD:
+    case LEASE_LINGERING:
+        l->state = LEASE_CLEARING;
+        return LEASE_CLOSES;
+    default:
+        return 0;
+    }
 }
 
-void lease_cleared(struct lease *l)
+bool lease_is_coming(const struct lease *l)
 {
-    assert(l->state == LEASE_CLEARING);
-    set_free(l);
+    return (l->state == LEASE_WRITING && !l->is_doomed) || l->state == LEASE_OFFERED ||
+           l->state == LEASE_TAKEN;
+}
+
+bool lease_is_live(const struct lease *l)
+{
+    return l->state != LEASE_WRITING && l->state != LEASE_CLEARING;
 }

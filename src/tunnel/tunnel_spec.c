@@ -11,20 +11,35 @@
 static const char *const protocol_names[] = {"tcp"};
 static_assert(ARRAY_SIZE(protocol_names) == TUNNEL_PROTOCOL_COUNT, "a name for each protocol");
 
+static const char *const spread_names[] = {"agent", "connection"};
+static_assert(ARRAY_SIZE(spread_names) == TUNNEL_SPREAD_COUNT, "a name for each spread");
+
+static const char *const check_names[] = {"none", "tcp", "http"};
+static_assert(ARRAY_SIZE(check_names) == TUNNEL_CHECK_COUNT, "a name for each check");
+
+const char *tunnel_check_name(enum tunnel_check_type type)
+{
+    return check_names[type];
+}
+
 const char *tunnel_protocol_name(enum tunnel_protocol protocol)
 {
     return protocol_names[protocol];
 }
 
-static int parse_protocol(const char *s, enum tunnel_protocol *ret)
+static int find_name(const char *const *names, size_t n, const char *s)
 {
-    for (size_t i = 0; i < ARRAY_SIZE(protocol_names); i++) {
-        if (strcmp(protocol_names[i], s) == 0) {
-            *ret = (enum tunnel_protocol)i;
-            return 0;
-        }
+    for (size_t i = 0; i < n; i++) {
+        if (strcmp(names[i], s) == 0)
+            return (int)i;
     }
     return ERR_INVALID;
+}
+
+static int parse_protocol(const char *s, enum tunnel_protocol *ret)
+{
+    *ret = (enum tunnel_protocol)TRY(find_name(protocol_names, ARRAY_SIZE(protocol_names), s));
+    return 0;
 }
 
 int tunnel_check_members(const json_t *object, const char *path, const char *const *allowed,
@@ -137,10 +152,93 @@ static int parse_ttl(const json_t *ttl, struct tunnel_spec *spec, struct diag *d
     return 0;
 }
 
+static int parse_spread(const json_t *spec, struct tunnel_spec *ret, struct diag *d)
+{
+    const char *name = NULL;
+    TRY(tunnel_get_string(spec, "spread", "spec.spread", "agent", &name, d));
+    int i = find_name(spread_names, ARRAY_SIZE(spread_names), name);
+    if (i < 0)
+        return diag_set_field(d, ERR_INVALID, "spec.spread",
+                              "'%.20s' is not a spread; there are: agent, connection", name);
+    ret->spread = (enum tunnel_spread)i;
+    return 0;
+}
+
+static int parse_count(const json_t *check, const char *key, const char *field, uint32_t *count,
+                       struct diag *d)
+{
+    const json_t *v = json_object_get(check, key);
+    if (!v)
+        return 0;
+    if (!json_is_integer(v) || json_integer_value(v) < 1 || json_integer_value(v) > 100)
+        return diag_set_field(d, ERR_INVALID, field, "must be a number between 1 and 100");
+    *count = (uint32_t)json_integer_value(v);
+    return 0;
+}
+
+static int parse_check_type(const json_t *check, bool is_udp, struct tunnel_check *ret,
+                            struct diag *d)
+{
+    const char *type = NULL;
+    TRY(tunnel_get_string(check, "type", "spec.check.type", is_udp ? "none" : "tcp", &type, d));
+    int i = find_name(check_names, ARRAY_SIZE(check_names), type);
+    if (i < 0)
+        return diag_set_field(d, ERR_INVALID, "spec.check.type",
+                              "'%.20s' is not a check; there are: tcp, http, none", type);
+    if (is_udp && i != TUNNEL_CHECK_NONE)
+        return diag_set_field(d, ERR_INVALID, "spec.check.type",
+                              "a UDP target has nothing to be checked by; only none");
+    ret->type = (enum tunnel_check_type)i;
+    return 0;
+}
+
+static int parse_check_path(const json_t *check, struct tunnel_check *ret, struct diag *d)
+{
+    const char *path = NULL;
+    TRY(tunnel_get_string(check, "path", "spec.check.path", "/", &path, d));
+    if (path[0] != '/' || strlen(path) >= sizeof(ret->path))
+        return diag_set_field(d, ERR_INVALID, "spec.check.path",
+                              "must begin with '/' and have at most %zu characters",
+                              sizeof(ret->path) - 1);
+    for (const char *c = path; *c; c++) {
+        if ((unsigned char)*c <= ' ' || (unsigned char)*c >= 0x7f)
+            return diag_set_field(d, ERR_INVALID, "spec.check.path",
+                                  "has a character that no path has; encode it as %%XX");
+    }
+    snprintf(ret->path, sizeof(ret->path), "%s", path);
+    return 0;
+}
+
+static int parse_check(const json_t *check, struct tunnel_spec *spec, struct diag *d)
+{
+    static const char *const members[] = {"type", "interval", "rise", "fall", "path", NULL};
+    bool is_udp = strcmp(tunnel_protocol_name(spec->protocol), "udp") == 0;
+    struct tunnel_check c = {.type = is_udp ? TUNNEL_CHECK_NONE : TUNNEL_CHECK_TCP,
+                             .interval_ms = TUNNEL_CHECK_INTERVAL_MS,
+                             .rise = 2,
+                             .fall = 2,
+                             .path = "/"};
+    if (check && !json_is_null(check)) {
+        const char *interval = NULL;
+        TRY(tunnel_check_members(check, "spec.check", members, d));
+        TRY(parse_check_type(check, is_udp, &c, d));
+        TRY(tunnel_get_string(check, "interval", "spec.check.interval", "2s", &interval, d));
+        if (text_to_duration_ms(interval, &c.interval_ms) < 0 || c.interval_ms < 500 ||
+            c.interval_ms > 3600000)
+            return diag_set_field(d, ERR_INVALID, "spec.check.interval",
+                                  "must be a duration between 500ms and 1h");
+        TRY(parse_count(check, "rise", "spec.check.rise", &c.rise, d));
+        TRY(parse_count(check, "fall", "spec.check.fall", &c.fall, d));
+        TRY(parse_check_path(check, &c, d));
+    }
+    spec->check = c;
+    return 0;
+}
+
 int tunnel_spec_parse(const json_t *spec, struct tunnel_spec *ret,
                       char network_ref[TUNNEL_NAME_SIZE], struct diag *d)
 {
-    static const char *const members[] = {"target", "access", "ttl", NULL};
+    static const char *const members[] = {"target", "access", "spread", "check", "ttl", NULL};
     struct tunnel_spec parsed = {0};
     TRY(tunnel_check_members(spec, "spec", members, d));
     const json_t *target = json_object_get(spec, "target");
@@ -148,9 +246,26 @@ int tunnel_spec_parse(const json_t *spec, struct tunnel_spec *ret,
         return diag_set_field(d, ERR_INVALID, "spec.target", "is missing");
     TRY(parse_target(target, &parsed, network_ref, d));
     TRY(parse_access(json_object_get(spec, "access"), &parsed, d));
+    TRY(parse_spread(spec, &parsed, d));
+    TRY(parse_check(json_object_get(spec, "check"), &parsed, d));
     TRY(parse_ttl(json_object_get(spec, "ttl"), &parsed, d));
     *ret = parsed;
     return 0;
+}
+
+static json_t *check_json(const struct tunnel_check *c)
+{
+    char interval[32];
+    json_t *json = json_pack("{s:s}", "type", check_names[c->type]);
+    if (c->type == TUNNEL_CHECK_NONE)
+        return json;
+    text_from_duration_ms(c->interval_ms, interval, sizeof(interval));
+    json_object_set_new(json, "interval", json_string(interval));
+    json_object_set_new(json, "rise", json_integer(c->rise));
+    json_object_set_new(json, "fall", json_integer(c->fall));
+    if (c->type == TUNNEL_CHECK_HTTP)
+        json_object_set_new(json, "path", json_string(c->path));
+    return json;
 }
 
 json_t *tunnel_spec_json(const struct tunnel_spec *spec)
@@ -166,9 +281,10 @@ json_t *tunnel_spec_json(const struct tunnel_spec *spec)
         text_from_duration_ms(spec->ttl_ms, ttl, sizeof(ttl));
         ttl_json = json_string(ttl);
     }
-    return json_pack("{s:{s:s, s:s, s:s, s:s?}, s:{s:o, s:b}, s:o}", "target", "network",
+    return json_pack("{s:{s:s, s:s, s:s, s:s?}, s:{s:o, s:b}, s:s, s:o, s:o}", "target", "network",
                      spec->network, "address", target, "protocol",
                      tunnel_protocol_name(spec->protocol), "proxy_protocol",
                      proxy_version_name(spec->proxy), "access", "endpoint", endpoint, "internal",
-                     (int)spec->internal, "ttl", ttl_json);
+                     (int)spec->internal, "spread", spread_names[spec->spread], "check",
+                     check_json(&spec->check), "ttl", ttl_json);
 }

@@ -20,6 +20,29 @@
 enum tunnel_protocol { TUNNEL_TCP, TUNNEL_PROTOCOL_COUNT };
 const char *tunnel_protocol_name(enum tunnel_protocol protocol);
 
+/* Who serves: one agent of the network at a time, or all of them, each connection its own. */
+enum tunnel_spread { TUNNEL_SPREAD_AGENT, TUNNEL_SPREAD_CONNECTION, TUNNEL_SPREAD_COUNT };
+
+/* How an agent finds out whether it reaches the target. The TCP check is a handshake that is broken
+ * off before it is complete: the target's kernel answers, its program never hears of it. */
+enum tunnel_check_type {
+    TUNNEL_CHECK_NONE,
+    TUNNEL_CHECK_TCP,
+    TUNNEL_CHECK_HTTP,
+    TUNNEL_CHECK_COUNT
+};
+const char *tunnel_check_name(enum tunnel_check_type type);
+
+#define TUNNEL_CHECK_INTERVAL_MS 2000
+#define TUNNEL_CHECK_PATH_SIZE   256
+
+struct tunnel_check {
+    enum tunnel_check_type type;
+    int64_t interval_ms; /* of the agent that holds the tunnel; others check five times as rarely */
+    uint32_t rise, fall; /* checks in a row after which it counts as reached, or not */
+    char path[TUNNEL_CHECK_PATH_SIZE]; /* HTTP: to be got; 2xx or 3xx */
+};
+
 struct tunnel_spec {
     char network[ID_SIZE];
     struct host_port target;
@@ -28,6 +51,8 @@ struct tunnel_spec {
     bool has_endpoint;
     struct host_port listen; /* valid if has_endpoint; port 0: the hub chooses */
     bool internal;
+    enum tunnel_spread spread;
+    struct tunnel_check check;
     int64_t ttl_ms; /* 0: no end */
 };
 

@@ -52,16 +52,29 @@ static const char *error_token(const char *field, size_t *len)
     return NULL;
 }
 
+static int error_of(const char *token, size_t len, int fallback)
+{
+    for (size_t i = 0; i < ARRAY_SIZE(rows); i++) {
+        if (strlen(rows[i].token) == len && memcmp(rows[i].token, token, len) == 0)
+            return rows[i].error;
+    }
+    return fallback;
+}
+
+int proxy_status_error(const char *token)
+{
+    return error_of(token, strlen(token), ERR_IO);
+}
+
 int proxy_status_parse(int status, const char *field)
 {
     size_t len = 0;
     if (status / 100 == 2)
         return 0;
     const char *token = field ? error_token(field, &len) : NULL;
-    for (size_t i = 0; token && i < ARRAY_SIZE(rows); i++) {
-        if (strlen(rows[i].token) == len && memcmp(rows[i].token, token, len) == 0)
-            return rows[i].error;
-    }
+    int error = token ? error_of(token, len, 0) : 0;
+    if (error)
+        return error;
     for (size_t i = 0; i < ARRAY_SIZE(rows); i++) {
         if (rows[i].status == status && status != 502)
             return rows[i].error;

@@ -17,6 +17,9 @@ int proxy_status_parse(int status, const char *field);
 /* The error's token (RFC 9209 section 2.3) alone, a static text; any code has one. */
 const char *proxy_status_token(int error);
 
+/* The error code of such a token; ERR_IO for others. */
+int proxy_status_error(const char *token);
+
 /* The error's place in the list below, for counting by kind. */
 size_t proxy_status_index(int error);
 

@@ -77,32 +77,40 @@ def test_a_python_client_logs_in_and_gets_the_tunnels_of_its_network(bench, hub,
     wait_until(lambda: client.agent.identity()["status"]["phase"] == "offline", "offline")
 
 
-def test_leases_are_acquired_renewed_and_released(bench, hub, client, stubs, echo_server):
+def take(client, epoch, *leases):
+    m = client.messages
+    client.service.TakeLeases(m.TakeLeasesRequest(
+        session_epoch=epoch, leases=[m.Lease(tunnel=t, epoch=e) for t, e in leases]), timeout=DEADLINE)
+
+
+def test_leases_are_offered_taken_renewed_and_released(bench, hub, client, stubs, echo_server):
     m = client.messages
     made = hub.tunnel(echo_server.address, wait=False)
     events = client.connect()
     epoch = until(events, "welcome")[0].epoch
-    until(events, "snapshot_end")
-    lease = client.service.AcquireLease(m.AcquireLeaseRequest(session_epoch=epoch, tunnel=made["id"]),
-                                        timeout=DEADLINE)
-    assert lease.tunnel == made["id"] and lease.epoch > 0 and lease.ttl_ms > 0
+    offer, _ = until(events, "lease_offered")
+    assert offer.tunnel == made["id"] and offer.epoch > 0 and not offer.check_first
+    assert hub.admin.get("/api/v1/tunnels/web")["status"]["lease"]["agent"] is None
+    assert "offered to py" in hub.admin.get("/api/v1/tunnels/web")["status"]["reason"]
+    take(client, epoch, (offer.tunnel, offer.epoch))
     holder = hub.admin.get("/api/v1/tunnels/web")["status"]["lease"]["agent"]
-    assert holder["id"] == client.agent.id and holder["epoch"] == lease.epoch
+    assert holder["id"] == client.agent.id and holder["epoch"] == offer.epoch
     renewed = client.service.RenewLeases(m.RenewLeasesRequest(session_epoch=epoch), timeout=DEADLINE)
-    assert [x.tunnel for x in renewed.leases] == [made["id"]]
+    assert [(x.tunnel, x.epoch) for x in renewed.leases] == [(made["id"], offer.epoch)]
 
     other = Client(bench, hub, "py2", stubs)
     other_events = other.connect()
     other_epoch = until(other_events, "welcome")[0].epoch
-    with pytest.raises(grpc.RpcError) as error:
-        other.service.AcquireLease(m.AcquireLeaseRequest(session_epoch=other_epoch, tunnel=made["id"]),
-                                   timeout=DEADLINE)
-    assert code_of(error) == grpc.StatusCode.FAILED_PRECONDITION
+    take(other, other_epoch, (made["id"], offer.epoch))
+    assert until(other_events, "lease_lost")[0].epoch == offer.epoch, "it was not offered to this one"
+    assert hub.admin.get("/api/v1/tunnels/web")["status"]["lease"]["agent"]["id"] == client.agent.id
 
     client.service.ReleaseLease(m.ReleaseLeaseRequest(session_epoch=epoch, tunnel=made["id"]), timeout=DEADLINE)
-    taken = other.service.AcquireLease(m.AcquireLeaseRequest(session_epoch=other_epoch, tunnel=made["id"]),
-                                       timeout=DEADLINE)
-    assert taken.epoch > lease.epoch
+    assert until(events, "lease_lost")[0].epoch == offer.epoch
+    again, _ = until(other_events, "lease_offered")
+    assert again.tunnel == made["id"] and again.epoch > offer.epoch
+    take(other, other_epoch, (again.tunnel, again.epoch))
+    assert hub.admin.get("/api/v1/tunnels/web")["status"]["lease"]["agent"]["id"] == other.agent.id
 
 
 def test_an_old_session_is_superseded_and_refused(hub, client, echo_server):
@@ -118,7 +126,7 @@ def test_an_old_session_is_superseded_and_refused(hub, client, echo_server):
             pass
     assert code_of(error) == grpc.StatusCode.ABORTED and "supersede" in error.value.details()
     with pytest.raises(grpc.RpcError) as error:
-        client.service.AcquireLease(m.AcquireLeaseRequest(session_epoch=old, tunnel=made["id"]), timeout=DEADLINE)
+        client.service.ReleaseLease(m.ReleaseLeaseRequest(session_epoch=old, tunnel=made["id"]), timeout=DEADLINE)
     assert code_of(error) == grpc.StatusCode.ABORTED
 
 
@@ -132,9 +140,11 @@ def test_tunnels_of_other_networks_are_not_to_be_had(bench, hub, client, stubs, 
     assert "tunnel" not in before
     for tunnel in (made["id"], "tun_0000000000000000", "", "x" * 1000):
         with pytest.raises(grpc.RpcError) as error:
-            client.service.AcquireLease(m.AcquireLeaseRequest(session_epoch=epoch, tunnel=tunnel), timeout=DEADLINE)
+            client.service.ReleaseLease(m.ReleaseLeaseRequest(session_epoch=epoch, tunnel=tunnel), timeout=DEADLINE)
         assert code_of(error) in (grpc.StatusCode.NOT_FOUND, grpc.StatusCode.PERMISSION_DENIED,
                                   grpc.StatusCode.INVALID_ARGUMENT)
+        take(client, epoch, (tunnel, 1))
+        assert until(events, "lease_lost")[0].tunnel == tunnel
 
 
 def test_wrong_calls_get_the_status_that_grpc_prescribes(client):
@@ -142,7 +152,7 @@ def test_wrong_calls_get_the_status_that_grpc_prescribes(client):
     with pytest.raises(grpc.RpcError) as error:
         unknown(b"", timeout=DEADLINE)
     assert code_of(error) == grpc.StatusCode.UNIMPLEMENTED
-    broken = client.channel.unary_unary("/warren.v1.AgentService/AcquireLease")
+    broken = client.channel.unary_unary("/warren.v1.AgentService/ReleaseLease")
     with pytest.raises(grpc.RpcError) as error:
         broken(b"\xff\xff\xff", timeout=DEADLINE)
     assert code_of(error) in (grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.INTERNAL)

@@ -18,9 +18,9 @@ static struct loop *loop;
 static struct rpc_server *server;
 static int cancelled;
 
-static void handle_acquire(struct rpc_call *call, const ProtobufCMessage *msg, void *ctx)
+static void handle_release(struct rpc_call *call, const ProtobufCMessage *msg, void *ctx)
 {
-    const Warren__V1__AcquireLeaseRequest *req = (const void *)msg;
+    const Warren__V1__ReleaseLeaseRequest *req = (const void *)msg;
     Warren__V1__Lease lease = WARREN__V1__LEASE__INIT;
     lease.tunnel = req->tunnel;
     lease.epoch = req->session_epoch + 1;
@@ -58,8 +58,8 @@ static void handle_connect(struct rpc_call *call, const ProtobufCMessage *msg, v
 }
 
 static const struct rpc_method methods[] = {
-    {"/warren.v1.AgentService/AcquireLease", RPC_UNARY,
-     &warren__v1__acquire_lease_request__descriptor, handle_acquire},
+    {"/warren.v1.AgentService/ReleaseLease", RPC_UNARY,
+     &warren__v1__release_lease_request__descriptor, handle_release},
     {"/warren.v1.AgentService/Connect", RPC_SERVER_STREAM, &warren__v1__connect_request__descriptor,
      handle_connect},
 };

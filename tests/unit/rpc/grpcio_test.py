@@ -70,7 +70,7 @@ def main():
     server = subprocess.Popen([sys.argv[1]], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     target = f"127.0.0.1:{int(server.stdout.readline())}"
     with grpc.insecure_channel(target) as channel:
-        acquire = channel.unary_unary("/warren.v1.AgentService/AcquireLease")
+        acquire = channel.unary_unary("/warren.v1.AgentService/ReleaseLease")
         connect = channel.unary_stream("/warren.v1.AgentService/Connect")
 
         lease = fields(acquire(number(1, 41) + text(2, "tun_1"), timeout=DEADLINE))

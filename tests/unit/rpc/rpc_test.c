@@ -29,9 +29,9 @@ static struct {
     bool finish_in_cancel;
 } b;
 
-static void handle_acquire(struct rpc_call *call, const ProtobufCMessage *msg, void *ctx)
+static void handle_release(struct rpc_call *call, const ProtobufCMessage *msg, void *ctx)
 {
-    const Warren__V1__AcquireLeaseRequest *req = (const void *)msg;
+    const Warren__V1__ReleaseLeaseRequest *req = (const void *)msg;
     Warren__V1__Lease lease = WARREN__V1__LEASE__INIT;
     if (strcmp(req->tunnel, "taken") == 0) {
         rpc_fail(call, ERR_CONFLICT, "another agent (\xc3\xa9) holds %s: 100%%", req->tunnel);
@@ -60,8 +60,8 @@ static void handle_connect(struct rpc_call *call, const ProtobufCMessage *msg, v
 }
 
 static const struct rpc_method methods[] = {
-    {"/warren.v1.AgentService/AcquireLease", RPC_UNARY,
-     &warren__v1__acquire_lease_request__descriptor, handle_acquire},
+    {"/warren.v1.AgentService/ReleaseLease", RPC_UNARY,
+     &warren__v1__release_lease_request__descriptor, handle_release},
     {"/warren.v1.AgentService/Connect", RPC_SERVER_STREAM, &warren__v1__connect_request__descriptor,
      handle_connect},
 };
@@ -154,7 +154,7 @@ static void on_end(void *arg, const struct rpc_result *r)
 
 static struct rpc_client_call *acquire(const char *tunnel, uint32_t timeout_ms, struct heard *h)
 {
-    Warren__V1__AcquireLeaseRequest req = WARREN__V1__ACQUIRE_LEASE_REQUEST__INIT;
+    Warren__V1__ReleaseLeaseRequest req = WARREN__V1__RELEASE_LEASE_REQUEST__INIT;
     char copy[64];
     snprintf(copy, sizeof(copy), "%s", tunnel);
     req.tunnel = copy;
@@ -315,7 +315,7 @@ static void messages_above_the_limit_are_refused(void **state)
     wait_for(b.loop, h.is_done);
 
     struct heard big = {0};
-    Warren__V1__AcquireLeaseRequest req = WARREN__V1__ACQUIRE_LEASE_REQUEST__INIT;
+    Warren__V1__ReleaseLeaseRequest req = WARREN__V1__RELEASE_LEASE_REQUEST__INIT;
     char *tunnel = mem_new(RPC_MESSAGE_MAX + 1);
     memset(tunnel, 'x', RPC_MESSAGE_MAX);
     req.tunnel = tunnel;

@@ -16,6 +16,18 @@
 #include <stddef.h>
 #include <cmocka.h>
 
+static const char *holder(const struct tunnel_object *o)
+{
+    const struct tunnel_lease *l = tunnel_holder(o);
+    return l ? l->agent : "";
+}
+
+static uint64_t epoch_of(const struct tunnel_object *o)
+{
+    const struct tunnel_lease *l = tunnel_holder(o);
+    return l ? l->l.epoch : 0;
+}
+
 static void wait_active(struct bench *b, const struct tunnel_object *o)
 {
     wait_for(b->loop, o->t.phase == TUNNEL_ACTIVE);
@@ -40,7 +52,7 @@ static void a_client_reaches_the_target(void **state)
     bench_agent_start(b, &a, AGENT_1);
     struct tunnel_object *o = bench_tunnel(b, "web", "127.0.0.1:0", 0);
     wait_active(b, o);
-    assert_string_equal(o->lease.agent, AGENT_1);
+    assert_string_equal(holder(o), AGENT_1);
     int target = open_stream(b, o, &client);
     assert_int_equal(tunnels_streams_open(b->tunnels), 1);
     shutdown(client, SHUT_WR);
@@ -61,13 +73,13 @@ static void the_other_agent_serves_when_the_holder_leaves(void **state)
     bench_agent_start(b, &a, AGENT_1);
     struct tunnel_object *o = bench_tunnel(b, "web", "127.0.0.1:0", 0);
     wait_active(b, o);
-    uint64_t epoch = o->lease.epoch;
+    uint64_t epoch = epoch_of(o);
     bench_agent_start(b, &other, AGENT_2);
     open_stream(b, o, &client);
     bench_agent_stop(&a);
     wait_for(b->loop, bench_is_ended(client));
-    wait_for(b->loop, strcmp(o->lease.agent, AGENT_2) == 0 && o->t.phase == TUNNEL_ACTIVE);
-    assert_true(o->lease.epoch > epoch);
+    wait_for(b->loop, strcmp(holder(o), AGENT_2) == 0 && o->t.phase == TUNNEL_ACTIVE);
+    assert_true(epoch_of(o) > epoch);
     open_stream(b, o, &second);
     close(client);
     close(second);
@@ -244,12 +256,12 @@ static void a_lost_link_is_dialled_again_and_serves(void **state)
     bench_agent_start(b, &a, AGENT_1);
     struct tunnel_object *o = bench_tunnel(b, "web", "127.0.0.1:0", 0);
     wait_active(b, o);
-    uint64_t epoch = o->lease.epoch;
+    uint64_t epoch = epoch_of(o);
     open_stream(b, o, &client);
     fleet_cut_links(fleet_agent_find(b->fleet, AGENT_1));
     wait_for(b->loop, bench_is_ended(client));
     open_stream(b, o, &again); /* waits in the queue until the link is back */
-    assert_int_equal(o->lease.epoch, epoch);
+    assert_int_equal(epoch_of(o), epoch);
     assert_int_equal(a.downs, 0);
     close(client);
     close(again);
@@ -326,7 +338,7 @@ static void everything_at_once_leaves_nothing_behind(void **state)
         if (i % 50 == 49)
             fleet_cut_links(fleet_agent_find(b->fleet, AGENT_1));
         if (i % 30 == 29)
-            tunnel_lose(t, ERR_UNAVAILABLE, "test");
+            tunnel_lose_all(t, ERR_UNAVAILABLE, "test");
         for (e = t->exposures; e; e = exposure_next(e)) {
             listings++;
             exposure_list_open(e, count_listed, &listings);

@@ -8,53 +8,75 @@
 
 #include <cmocka.h>
 
-static void a_held_lease_is_renewed_by_its_holder_only(void **state)
+static struct lease held(uint64_t epoch)
 {
     struct lease l = {0};
-    assert_int_equal(lease_take(&l, "agt_a"), 0);
-    assert_int_equal(lease_take(&l, "agt_b"), ERR_UNAVAILABLE);
-    assert_int_equal(lease_taken(&l, 1, 1000), 0);
-    assert_int_equal(lease_take(&l, "agt_b"), ERR_CONFLICT);
-    assert_int_equal(lease_renew(&l, "agt_b", 2000), ERR_STALE);
-    assert_int_equal(lease_renew(&l, "agt_a", 2000), 0);
-    assert_false(lease_is_expired(&l, 2000 + LEASE_LIFE_MS - 1));
-    assert_true(lease_is_expired(&l, 2000 + LEASE_LIFE_MS));
+    assert_int_equal(lease_written(&l, epoch), 0);
+    assert_int_equal(lease_take(&l), 0);
+    lease_start(&l);
+    return l;
 }
 
-static void nobody_takes_a_lost_lease_before_the_old_streams_are_closed(void **state)
+static void a_lease_is_held_once_it_was_written_offered_and_taken(void **state)
 {
     struct lease l = {0};
-    assert_int_equal(lease_take(&l, "agt_a"), 0);
-    assert_int_equal(lease_taken(&l, 1, 0), 0);
-    assert_true(lease_lose(&l));
-    assert_false(lease_lose(&l));
-    assert_int_equal(lease_renew(&l, "agt_a", 1), ERR_STALE);
-    assert_int_equal(lease_take(&l, "agt_b"), ERR_UNAVAILABLE);
-    lease_cleared(&l);
-    assert_int_equal(lease_take(&l, "agt_b"), 0);
-    assert_int_equal(lease_taken(&l, 2, 0), 0);
-    assert_true(lease_is_held_by(&l, "agt_b"));
+    assert_true(lease_is_coming(&l));
+    assert_int_equal(lease_take(&l), ERR_STALE);
+    assert_int_equal(lease_written(&l, 7), 0);
+    assert_int_equal(l.state, LEASE_OFFERED);
+    assert_int_equal(lease_take(&l), 0);
+    assert_int_equal(lease_take(&l), ERR_STALE);
+    assert_true(lease_is_coming(&l));
+    lease_start(&l);
+    assert_int_equal(l.state, LEASE_HELD);
+    assert_int_equal(l.epoch, 7);
+    assert_false(lease_is_coming(&l));
+    assert_true(lease_is_live(&l));
 }
 
-static void a_taker_that_goes_away_before_the_commit_never_holds(void **state)
+static void a_held_lease_that_is_lost_has_streams_to_close_first(void **state)
+{
+    struct lease l = held(1);
+    assert_int_equal(lease_lose(&l), LEASE_CLOSES);
+    assert_int_equal(l.state, LEASE_CLEARING);
+    assert_false(lease_is_live(&l));
+    assert_int_equal(lease_lose(&l), 0);
+    assert_int_equal(lease_take(&l), ERR_STALE);
+}
+
+static void a_lease_that_moves_lingers_and_can_still_be_lost(void **state)
+{
+    struct lease l = held(1);
+    lease_linger(&l);
+    assert_true(lease_is_live(&l));
+    assert_false(lease_is_coming(&l));
+    assert_int_equal(lease_lose(&l), LEASE_CLOSES);
+}
+
+static void an_offer_that_is_withdrawn_leaves_nothing_behind(void **state)
 {
     struct lease l = {0};
-    assert_int_equal(lease_take(&l, "agt_a"), 0);
-    assert_false(lease_lose(&l));
-    assert_int_equal(lease_taken(&l, 5, 0), LEASE_WAS_DOOMED);
-    assert_false(lease_is_held_by(&l, "agt_a"));
-    assert_int_equal(lease_take(&l, "agt_b"), 0);
-    lease_take_failed(&l);
-    assert_int_equal(l.state, LEASE_FREE);
-    assert_int_equal(l.epoch, 5);
+    assert_int_equal(lease_written(&l, 3), 0);
+    assert_int_equal(lease_lose(&l), LEASE_OVER);
+}
+
+static void what_is_lost_while_it_is_being_written_is_never_offered(void **state)
+{
+    struct lease l = {0};
+    assert_int_equal(lease_lose(&l), 0);
+    assert_false(lease_is_coming(&l));
+    assert_int_equal(lease_lose(&l), 0);
+    assert_int_equal(lease_written(&l, 5), LEASE_OVER);
 }
 
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(a_held_lease_is_renewed_by_its_holder_only),
-        cmocka_unit_test(nobody_takes_a_lost_lease_before_the_old_streams_are_closed),
-        cmocka_unit_test(a_taker_that_goes_away_before_the_commit_never_holds),
+        cmocka_unit_test(a_lease_is_held_once_it_was_written_offered_and_taken),
+        cmocka_unit_test(a_held_lease_that_is_lost_has_streams_to_close_first),
+        cmocka_unit_test(a_lease_that_moves_lingers_and_can_still_be_lost),
+        cmocka_unit_test(an_offer_that_is_withdrawn_leaves_nothing_behind),
+        cmocka_unit_test(what_is_lost_while_it_is_being_written_is_never_offered),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -1,0 +1,344 @@
+/*
+ * The life of leases: written, offered, taken, held, and the two ways out (tunnel_lease.h).
+ */
+#include "tunnel/internal.h"
+
+#include "base/error.h"
+#include "base/log.h"
+#include "base/mem.h"
+#include "base/time.h"
+
+#include <stdio.h>
+#include <string.h>
+#include <utlist.h>
+
+#define OFFER_MS       3000  /* for an agent to take what it is offered */
+#define SILENT_MS      30000 /* one that does not comes after all others for so long */
+#define WRITE_BATCH    512
+#define WRITE_RETRY_MS 1000
+
+/* ---- finding ---- */
+
+struct tunnel_lease *tunnel_lease_find(const struct tunnel_object *o, uint64_t epoch)
+{
+    struct tunnel_lease *l;
+    DL_FOREACH (o->leases, l) {
+        if (l->l.epoch == epoch && epoch)
+            return l;
+    }
+    return NULL;
+}
+
+struct tunnel_lease *tunnel_holder(const struct tunnel_object *o)
+{
+    struct tunnel_lease *l;
+    DL_FOREACH (o->leases, l) {
+        if (l->l.state == LEASE_HELD)
+            return l;
+    }
+    return NULL;
+}
+
+struct tunnel_lease *tunnel_lease_with(const struct tunnel_object *o, const struct tunnel_peer *p)
+{
+    struct tunnel_lease *l;
+    DL_FOREACH (o->leases, l) {
+        if (l->peer == p && (l->l.state == LEASE_HELD || lease_is_coming(&l->l)))
+            return l;
+    }
+    return NULL;
+}
+
+static bool has_exposures(const struct tunnel_object *o, uint64_t epoch)
+{
+    for (const struct exposure *e = o->exposures; e; e = exposure_next(e)) {
+        if (exposure_epoch(e) == epoch)
+            return true;
+    }
+    return false;
+}
+
+static void enter(struct tunnel_lease *l)
+{
+    l->since = time_wall_ms();
+    timer_stop(&l->timer);
+}
+
+/* ---- the end ---- */
+
+static void proceed_others(struct tunnel_object *o)
+{
+    struct tunnel_lease *l;
+    DL_FOREACH (o->leases, l) {
+        if (l->l.state == LEASE_TAKEN) {
+            tunnel_lease_proceed(l);
+            return;
+        }
+    }
+}
+
+/* Forgets the lease. */
+static void end(struct tunnel_lease *l)
+{
+    struct tunnel_object *o = l->object;
+    struct tunnel_peer *p = l->peer;
+    timer_stop(&l->timer);
+    DL_DELETE(o->leases, l);
+    if (p)
+        DL_DELETE2(p->leases, l, peer_prev, peer_next);
+    mem_free(l);
+    if (tunnel_free_if_over(o))
+        return;
+    if (p && o->want == p && !tunnel_lease_with(o, p))
+        o->want = NULL;
+    proceed_others(o);
+    tunnel_refresh_phase(o);
+    tunnel_plan(tunnel_network_of(o->owner, o->t.spec.network));
+}
+
+static void note_loss(struct tunnel_object *o, const struct tunnel_lease *l, const char *why)
+{
+    const struct fleet_agent *a = fleet_agent_find(o->owner->fleet, l->agent);
+    snprintf(o->lost, sizeof(o->lost), "%s lost it: %s", a ? a->name : l->agent, why);
+}
+
+static void stop_exposures(struct tunnel_object *o, uint64_t epoch, int err)
+{
+    for (struct exposure *e = o->exposures; e; e = exposure_next(e)) {
+        if (exposure_epoch(e) == epoch)
+            exposure_stop(e, err);
+    }
+}
+
+void tunnel_lease_lose(struct tunnel_lease *l, int err, const char *why)
+{
+    struct tunnel_object *o = l->object;
+    int rc = lease_lose(&l->l);
+    if (rc == 0)
+        return;
+    enter(l);
+    LOG_INFO(rc == LEASE_CLOSES ? "lease lost" : "lease withdrawn", LOG_STR("tunnel", o->t.id),
+             LOG_STR("agent", l->agent), LOG_INT("epoch", l->l.epoch), LOG_STR("why", why));
+    if (l->peer)
+        tunnel_tell_lost(l);
+    if (rc == LEASE_OVER) {
+        end(l);
+        return;
+    }
+    o->owner->lease_changes++;
+    note_loss(o, l, why);
+    stop_exposures(o, l->l.epoch, err);
+    if (!tunnel_is_served(o))
+        tunnel_hold_clients(o);
+    tunnel_refresh_phase(o);
+    if (!has_exposures(o, l->l.epoch))
+        end(l);
+}
+
+void tunnel_lose_all(struct tunnel_object *o, int err, const char *why)
+{
+    struct tunnel_lease *l, *next;
+    for (l = o->leases; l; l = next) {
+        next = l->next;
+        tunnel_lease_lose(l, err, why);
+    }
+}
+
+void tunnel_lease_linger(struct tunnel_lease *l)
+{
+    struct tunnel_object *o = l->object;
+    lease_linger(&l->l);
+    enter(l);
+    o->owner->lease_changes++;
+    LOG_INFO("lease lingers", LOG_STR("tunnel", o->t.id), LOG_STR("agent", l->agent),
+             LOG_INT("epoch", l->l.epoch));
+    for (struct exposure *e = o->exposures; e; e = exposure_next(e)) {
+        if (exposure_epoch(e) == l->l.epoch)
+            exposure_linger(e);
+    }
+    if (!tunnel_is_served(o))
+        tunnel_hold_clients(o);
+    if (!has_exposures(o, l->l.epoch))
+        tunnel_lease_exposure_gone(o, l->l.epoch);
+    else
+        tunnel_refresh_phase(o);
+}
+
+void tunnel_lease_exposure_gone(struct tunnel_object *o, uint64_t epoch)
+{
+    struct tunnel_lease *l = tunnel_lease_find(o, epoch);
+    if (!l || has_exposures(o, epoch))
+        return;
+    if (l->l.state == LEASE_CLEARING) {
+        end(l);
+    } else if (l->l.state == LEASE_LINGERING) {
+        LOG_INFO("lease ended", LOG_STR("tunnel", o->t.id), LOG_STR("agent", l->agent),
+                 LOG_INT("epoch", epoch));
+        if (l->peer)
+            tunnel_tell_lost(l);
+        end(l);
+    }
+}
+
+/* ---- the beginning ---- */
+
+static void on_lease_timer(struct timer *t)
+{
+    struct tunnel_lease *l = container_of(t, struct tunnel_lease, timer);
+    struct tunnels *ts = l->object->owner;
+    if (l->l.state == LEASE_OFFERED && l->peer) {
+        LOG_WARN("an agent does not take what it is offered", LOG_STR("tunnel", l->object->t.id),
+                 LOG_STR("agent", l->agent));
+        l->peer->silent_until_ms = loop_now_ms(ts->loop) + SILENT_MS;
+        timer_start(t, OFFER_MS); /* it stands, until somebody else is there for it */
+        tunnel_plan(tunnel_network_of(ts, l->object->t.spec.network));
+    }
+}
+
+void tunnel_grant(struct tunnel_object *o, struct tunnel_peer *to, enum tunnel_why why,
+                  const char *reason, bool check_first)
+{
+    struct tunnels *ts = o->owner;
+    struct tunnel_lease *l = NEW(struct tunnel_lease);
+    l->object = o;
+    l->peer = to;
+    l->why = why;
+    l->check_first = check_first && o->t.spec.check.type != TUNNEL_CHECK_NONE;
+    snprintf(l->agent, sizeof(l->agent), "%s", to->id);
+    snprintf(l->reason, sizeof(l->reason), "%s", reason);
+    timer_init(&l->timer, ts->loop, on_lease_timer);
+    enter(l);
+    DL_APPEND(o->leases, l);
+    DL_APPEND2(to->leases, l, peer_prev, peer_next);
+    LL_PREPEND2(ts->grants, l, queue_next);
+    loop_defer(ts->loop, &ts->write_grants);
+}
+
+struct granting {
+    struct tunnels *tunnels;
+    size_t n;
+    struct granted {
+        struct tunnel_lease *lease;
+        char tunnel[ID_SIZE], tenant[ID_SIZE], agent[ID_SIZE];
+        uint64_t epoch; /* 0: the tunnel is gone */
+    } items[];
+};
+
+static int write_grants(struct tx *tx, void *arg)
+{
+    struct granting *g = arg;
+    for (size_t i = 0; i < g->n; i++) {
+        struct granted *item = &g->items[i];
+        int rc = tunnel_store_take_lease(tx, item->tunnel, item->tenant, item->agent, &item->epoch);
+        if (rc < 0 && rc != ERR_NOT_FOUND)
+            return rc;
+    }
+    return 0;
+}
+
+static void offer(struct tunnel_lease *l)
+{
+    enter(l);
+    if (!l->peer)
+        return;
+    tunnel_tell_offer(l);
+    timer_start(&l->timer, OFFER_MS);
+    tunnel_refresh_phase(l->object);
+}
+
+static void grants_written(void *arg, int err)
+{
+    CLEANUP(mem_free) struct granting *g = arg;
+    struct tunnels *ts = g->tunnels;
+    if (err < 0)
+        LOG_ERROR("leases cannot be given: the database does not take them", LOG_ERR(err));
+    for (size_t i = 0; i < g->n; i++) {
+        struct tunnel_lease *l = g->items[i].lease;
+        if (err < 0 || !g->items[i].epoch) {
+            struct tunnel_network *n = tunnel_network_of(ts, l->object->t.spec.network);
+            if (n)
+                n->planned_ms = loop_now_ms(ts->loop) + WRITE_RETRY_MS;
+            end(l);
+        } else if (lease_written(&l->l, g->items[i].epoch) == LEASE_OVER || !l->peer) {
+            end(l);
+        } else {
+            offer(l);
+        }
+    }
+}
+
+void tunnel_grants_write(struct defer *d)
+{
+    struct tunnels *ts = container_of(d, struct tunnels, write_grants);
+    while (ts->grants) {
+        struct granting *g = mem_new(sizeof(*g) + WRITE_BATCH * sizeof(g->items[0]));
+        g->tunnels = ts;
+        while (ts->grants && g->n < WRITE_BATCH) {
+            struct tunnel_lease *l = ts->grants;
+            struct granted *item = &g->items[g->n++];
+            ts->grants = l->queue_next;
+            item->lease = l;
+            snprintf(item->tunnel, sizeof(item->tunnel), "%s", l->object->t.id);
+            snprintf(item->tenant, sizeof(item->tenant), "%s", l->object->t.tenant);
+            snprintf(item->agent, sizeof(item->agent), "%s", l->agent);
+        }
+        store_run(ts->store, STORE_WRITE, write_grants, grants_written, g);
+    }
+}
+
+void tunnel_lease_taken(struct tunnel_lease *l)
+{
+    if (lease_take(&l->l) < 0)
+        return;
+    enter(l);
+    tunnel_peer_renew(l->peer);
+    tunnel_lease_proceed(l);
+}
+
+static bool is_clearing(const struct tunnel_object *o)
+{
+    const struct tunnel_lease *l;
+    DL_FOREACH (o->leases, l) {
+        if (l->l.state == LEASE_CLEARING)
+            return true;
+    }
+    return false;
+}
+
+/* Whether the lease may be held: nobody else has streams that are being cut, and whoever serves
+ * until now has let go. */
+static bool has_its_turn(struct tunnel_lease *l)
+{
+    struct tunnel_object *o = l->object;
+    struct tunnel_lease *held = tunnel_holder(o);
+    if (o->t.spec.spread == TUNNEL_SPREAD_CONNECTION)
+        return true;
+    if (is_clearing(o))
+        return false;
+    if (!held)
+        return true;
+    if (!fleet_agent_is_reachable(l->peer->agent))
+        return false;
+    if (held->peer && tunnel_miss_of(o, held->peer))
+        tunnel_lease_lose(held, ERR_UNAVAILABLE, "the agent does not reach the target");
+    else
+        tunnel_lease_linger(held);
+    return l->l.state == LEASE_TAKEN && !is_clearing(o);
+}
+
+void tunnel_lease_proceed(struct tunnel_lease *l)
+{
+    struct tunnel_object *o = l->object;
+    if (l->l.state != LEASE_TAKEN || !l->peer || o->is_deleted || !has_its_turn(l))
+        return;
+    lease_start(&l->l);
+    enter(l);
+    o->lost[0] = '\0';
+    o->target_err = 0;
+    o->owner->lease_changes++;
+    o->owner->moves[l->why]++;
+    LOG_INFO("lease held", LOG_STR("tunnel", o->t.id), LOG_STR("name", o->t.name),
+             LOG_STR("agent", l->agent), LOG_INT("epoch", l->l.epoch), LOG_STR("why", l->reason));
+    tunnel_serve(o);
+    tunnel_save_status(o); /* watchers see who holds it */
+}
