@@ -1,5 +1,6 @@
 #include "agent/agent.h"
 
+#include "agent/agent_view.h"
 #include "agent/settings.h"
 #include "base/error.h"
 #include "base/log.h"
@@ -27,6 +28,7 @@ struct agent {
     struct agent_renewal *renewal;
     struct session *session;
     struct tunnel_agent *tunnels;
+    struct agent_view *view; /* NULL: no socket could be made */
     char hostname[256];
     bool is_stopping;
     struct timer drain_timer;
@@ -102,6 +104,28 @@ static int read_ceiling(const struct agent *a, struct ceiling *ret, struct diag 
     return 0;
 }
 
+/* ---- what others may see ---- */
+
+static json_t *render_view(void *arg)
+{
+    const struct agent *a = arg;
+    return json_pack("{s:s, s:b, s:s, s:I, s:I, s:o}", "agent", a->identity.id, "connected",
+                     session_is_up(a->session), "status", session_status(a->session), "epoch",
+                     (json_int_t)session_epoch(a->session), "streams",
+                     (json_int_t)tunnel_agent_streams(a->tunnels), "leases",
+                     tunnel_agent_json(a->tunnels));
+}
+
+/* Nothing else needs it, so an agent whose folder takes no socket works as well. */
+static void start_view(struct agent *a)
+{
+    struct diag d = {0};
+    const struct agent_view_config cfg = {
+        .loop = a->loop, .dir = a->settings->data, .render = render_view, .arg = a};
+    if (agent_view_start(&cfg, &a->view, &d) < 0)
+        LOG_WARN("`warren-agent inspect` will not work", LOG_STR("why", diag_text(&d)));
+}
+
 /* ---- start and end ---- */
 
 static void apply_log(const struct agent_settings *s)
@@ -149,6 +173,7 @@ static int start(struct agent *a, struct diag *d)
                                                  .on_failed = on_renewal_failed,
                                                  .arg = a};
     a->renewal = agent_renewal_start(&renewal);
+    start_view(a);
     LOG_INFO("agent started", LOG_STR("agent", a->identity.id), LOG_STR("version", WARREN_VERSION),
              LOG_INT("allow_rules", ceiling.n));
     notify_ready(&a->notify);
@@ -200,6 +225,7 @@ static void tear_down(struct agent *a)
 {
     if (a->renewal)
         agent_renewal_free(a->renewal);
+    agent_view_free(a->view);
     session_free(a->session);
     tunnel_agent_free(a->tunnels);
     notify_done(&a->notify);

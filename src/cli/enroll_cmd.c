@@ -1,7 +1,8 @@
-/* warren-agent enroll, run. */
+/* warren-agent enroll, run, inspect. */
 #include "cli/enroll_cmd.h"
 
 #include "agent/agent.h"
+#include "agent/agent_view.h"
 #include "agent/settings.h"
 #include "base/addr.h"
 #include "base/error.h"
@@ -128,6 +129,16 @@ static int run_enroll(struct call *c)
     return r;
 }
 
+/* --- inspect --------------------------------------------------------------------------------- */
+
+static int run_inspect(struct call *c)
+{
+    CLEANUP(buf_done) struct buf text = {0};
+    TRY(agent_view_read(data_folder(c), &text, &c->diag));
+    fputs(buf_text(&text), c->out);
+    return 0;
+}
+
 /* --- rows ------------------------------------------------------------------------------------ */
 
 static const char *const outputs[] = {"text", "json", NULL};
@@ -170,6 +181,8 @@ static const struct flag_row enroll_rows[] = {
     {.name = "--force", .type = FLAG_SWITCH, .help = "Replace an enrolment that is there."},
     OUTPUT_ROW,
 };
+static const struct flag_row inspect_rows[] = {DATA_ROW};
+static const struct flag_set inspect_flags = {"Flags", inspect_rows, ARRAY_SIZE(inspect_rows)};
 static const struct flag_set enroll_flags = {"Flags", enroll_rows, ARRAY_SIZE(enroll_rows)};
 
 static const struct command rows[] = {
@@ -187,5 +200,11 @@ static const struct command rows[] = {
      .conf = &agent_conf_table,
      .details = "Needs no privileges. SIGHUP reads the settings again, SIGTERM lets open streams "
                 "finish first."},
+    {.words = "inspect",
+     .summary = "Shows what the running agent holds.",
+     .run = run_inspect,
+     .flags = {&inspect_flags},
+     .details = "Its session, the leases of tunnels that it serves, and its open streams, as JSON; "
+                "asked over a socket in its data folder, so by root or the agent's own user."},
 };
 const struct command_set enroll_commands = {rows, ARRAY_SIZE(rows)};

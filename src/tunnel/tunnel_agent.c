@@ -36,8 +36,11 @@ enum held_state {
     HELD_QUEUED,   /* to be taken with the next call */
     HELD_ASKED,    /* by the call under way */
     HELD_TAKEN,
-    HELD_OVER /* in no list any more; freed with its last relay */
+    HELD_OVER, /* in no list any more; freed with its last relay */
+    HELD_STATE_COUNT
 };
+static const char *const held_states[] = {"checking", "queued", "asked", "taken", "over"};
+static_assert(ARRAY_SIZE(held_states) == HELD_STATE_COUNT, "a name for each state");
 
 struct held {
     struct tunnel_agent *owner; /* not followed once it is over, nor the tunnel */
@@ -220,6 +223,17 @@ size_t tunnel_agent_streams(const struct tunnel_agent *ta)
 size_t tunnel_agent_leases(const struct tunnel_agent *ta)
 {
     return ta->n_leases;
+}
+
+json_t *tunnel_agent_json(const struct tunnel_agent *ta)
+{
+    const struct held *h;
+    json_t *list = json_array();
+    DL_FOREACH2 (ta->leases, h, more)
+        json_array_append_new(list, json_pack("{s:s, s:I, s:s, s:I}", "tunnel", h->id, "epoch",
+                                              (json_int_t)h->epoch, "phase", held_states[h->state],
+                                              "streams", (json_int_t)h->n_relays));
+    return list;
 }
 
 /* ---- reports ---- */

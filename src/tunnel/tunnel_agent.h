@@ -8,6 +8,8 @@
 #include "base/addr.h"
 #include "fleet/session.h"
 
+#include <jansson.h>
+
 struct tunnel_agent;
 
 struct tunnel_agent_config {
@@ -25,6 +27,8 @@ void tunnel_agent_set_allow(struct tunnel_agent *ta, const struct addr_rule *all
 
 size_t tunnel_agent_streams(const struct tunnel_agent *ta); /* open now */
 size_t tunnel_agent_leases(const struct tunnel_agent *ta);
+/* [{tunnel, epoch, phase, streams}]: what it holds or is about to. */
+json_t *tunnel_agent_json(const struct tunnel_agent *ta);
 
 /* The agent stops: the hub is told, nothing more is taken, and what is held moves to others. When
  * no lease is left, no stream is either. */

@@ -12,8 +12,8 @@ import pytest
 import yaml
 
 from lib.process import run, wait_until
-from lib.service import serves
-from lib.warren import BUILD, program
+from lib.service import connect, exchange, serves
+from lib.warren import BUILD, endpoint, program
 
 
 def test_the_exact_calls_that_scripts_are_written_against(bench, hub, echo_server):
@@ -218,6 +218,28 @@ def test_help_completion_and_man_pages_come_from_the_command_table(hub):
     words = run(["bash", "-c", script + "\nCOMP_WORDS=(warren tunnel ''); COMP_CWORD=2; _warren;"
                  " echo \"${COMPREPLY[@]}\""], env={"PATH": f"{BUILD}:{os.environ['PATH']}"}).stdout.split()
     assert {"create", "list", "get", "delete"} <= set(words)
+
+
+def test_an_agent_shows_to_its_own_user_what_it_holds(hub, echo_server):
+    agent = hub.agent("a1")
+    tunnel = hub.tunnel(echo_server.address)
+    inspect = [program("warren-agent"), "inspect", "--data", agent.data]
+    seen = json.loads(run(inspect).stdout)
+    assert (seen["agent"], seen["connected"], seen["streams"]) == (agent.id, True, 0)
+    lease = tunnel["status"]["lease"]["agent"]
+    assert seen["leases"] == [{"tunnel": tunnel["id"], "epoch": lease["epoch"], "phase": "taken",
+                               "streams": 0}]
+    assert os.stat(os.path.join(agent.data, "agent.sock")).st_mode & 0o777 == 0o600
+    with connect(endpoint(tunnel)) as sock:
+        exchange(sock, b"x")
+        assert json.loads(run(inspect).stdout)["streams"] == 1
+    agent.process.kill()
+    assert "no agent runs" in run(inspect, check=False).stderr
+    agent.start()
+    agent.wait_online()
+    assert json.loads(run(inspect).stdout)["connected"]
+    hub.process.kill()
+    wait_until(lambda: not json.loads(run(inspect).stdout)["connected"], "the agent to notice")
 
 
 def test_the_version_is_told(hub):

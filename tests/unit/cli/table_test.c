@@ -88,7 +88,8 @@ static void the_calls_that_scripts_use_are_in_the_table(void **state)
         "tunnel create", "tunnel get",   "tunnel delete", "agent revoke", "login"};
     for (size_t i = 0; i < ARRAY_SIZE(words); i++)
         assert_non_null(command_find(&warren_program, words[i]));
-    static const char *const agent_words[] = {"enroll", "run", "install", "uninstall", "status"};
+    static const char *const agent_words[] = {"enroll",  "run",       "inspect",
+                                              "install", "uninstall", "status"};
     for (size_t i = 0; i < ARRAY_SIZE(agent_words); i++)
         assert_non_null(command_find(&agent_program, agent_words[i]));
 }
