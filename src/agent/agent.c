@@ -5,7 +5,9 @@
 #include "base/error.h"
 #include "base/log.h"
 #include "base/mem.h"
+#include "base/text.h"
 #include "base/time.h"
+#include "fleet/lan.h"
 #include "fleet/session.h"
 #include "loop/io.h"
 #include "loop/notify.h"
@@ -29,6 +31,9 @@ struct agent {
     struct session *session;
     struct tunnel_agent *tunnels;
     struct agent_view *view; /* NULL: no socket could be made */
+    struct lan *lan; /* NULL: no discovery */
+    uint64_t instance;
+    char instance_text[2 * sizeof(uint64_t) + 1];
     char hostname[256];
     bool is_stopping;
     struct timer drain_timer;
@@ -42,11 +47,16 @@ static void on_up(void *arg, const Warren__V1__Welcome *w)
     struct agent *a = arg;
     notify_status(&a->notify, "%s", session_status(a->session));
     tunnel_agent_on_up(a->tunnels, w);
+    if (a->lan)
+        lan_on_up(a->lan, w);
 }
 
 static void on_event(void *arg, const Warren__V1__HubEvent *e)
 {
-    tunnel_agent_on_event(((struct agent *)arg)->tunnels, e);
+    struct agent *a = arg;
+    tunnel_agent_on_event(a->tunnels, e);
+    if (a->lan)
+        lan_on_event(a->lan, e);
 }
 
 static void on_down(void *arg)
@@ -54,6 +64,8 @@ static void on_down(void *arg)
     struct agent *a = arg;
     notify_status(&a->notify, "not connected: %s", session_status(a->session));
     tunnel_agent_on_down(a->tunnels);
+    if (a->lan)
+        lan_on_down(a->lan);
 }
 
 static void on_request(void *arg, struct h2_stream *s, const struct h2_headers *h)
@@ -144,6 +156,8 @@ static int start_session(struct agent *a, const struct ceiling *ceiling, struct 
                                        .allow = ceiling->texts,
                                        .n_allow = ceiling->n,
                                        .hostname = a->hostname,
+                                       .instance = a->instance_text,
+                                       .discovery = !a->settings->no_discovery,
                                        .on_up = on_up,
                                        .on_event = on_event,
                                        .on_down = on_down,
@@ -152,6 +166,10 @@ static int start_session(struct agent *a, const struct ceiling *ceiling, struct 
                                        .arg = a};
     TRY(session_new(&cfg, &a->session, d));
     tunnel_agent_attach(a->tunnels, a->session);
+    const struct lan_config lan = {
+        .loop = a->loop, .agent = a->identity.id, .instance = a->instance, .session = a->session};
+    if (!a->settings->no_discovery)
+        a->lan = lan_new(&lan);
     return 0;
 }
 
@@ -160,6 +178,8 @@ static int start(struct agent *a, struct diag *d)
     struct ceiling ceiling;
     io_raise_descriptor_limit();
     gethostname(a->hostname, sizeof(a->hostname) - 1);
+    random_bytes(&a->instance, sizeof(a->instance));
+    text_hex(&a->instance, sizeof(a->instance), a->instance_text);
     TRY(agent_identity_load(a->settings->data, &a->identity, d));
     TRY(read_ceiling(a, &ceiling, d));
     const struct tunnel_agent_config tunnels = {
@@ -227,6 +247,7 @@ static void tear_down(struct agent *a)
         agent_renewal_free(a->renewal);
     agent_view_free(a->view);
     session_free(a->session);
+    lan_free(a->lan);
     tunnel_agent_free(a->tunnels);
     notify_done(&a->notify);
     loop_settle(a->loop);

@@ -36,6 +36,11 @@ static int run_approve(struct call *c)
     return object_action(c, &view, "approve");
 }
 
+static int run_move(struct call *c)
+{
+    return object_action_with(c, &view, "move", json_pack("{s:s}", "network", c->args[1]));
+}
+
 static const struct flag_row filter_rows[] = {
     {.name = "--network",
      .type = FLAG_TEXT,
@@ -68,6 +73,18 @@ static const struct command rows[] = {
      .flags = REMOTE_FLAGS(&if_version_flags),
      .details = "Sessions and streams are cut within two seconds, and the certificate is refused "
                 "from then on. To come back, the machine must enrol again."},
+    {.words = "agent move",
+     .summary = "Puts an agent into another network.",
+     .run = run_move,
+     .args = "AGENT NETWORK",
+     .min_args = 2,
+     .max_args = 2,
+     .arg_candidates = CANDIDATES_AGENT,
+     .flags = REMOTE_FLAGS(&if_version_flags),
+     .details =
+         "It logs in anew and takes leases there; its old network's tunnels stay. The hub does "
+         "not merge the two networks by itself from then on: that is how a network is "
+         "split."},
     {.words = "agent approve",
      .summary = "Lets agents renew certificates that have expired.",
      .run = run_approve,

@@ -33,6 +33,11 @@ static int run_delete(struct call *c)
     return object_delete(c, &view);
 }
 
+static int run_merge(struct call *c)
+{
+    return object_action_with(c, &view, "merge", json_pack("{s:s}", "into", c->args[1]));
+}
+
 static const struct command rows[] = {
     {.words = "network list",
      .summary = "Lists networks and how many of their agents are online.",
@@ -53,6 +58,18 @@ static const struct command rows[] = {
      .min_args = 1,
      .max_args = 1,
      .flags = REMOTE_FLAGS()},
+    {.words = "network merge",
+     .summary = "Makes a network part of another one, for good.",
+     .run = run_merge,
+     .args = "NETWORK INTO",
+     .min_args = 2,
+     .max_args = 2,
+     .arg_candidates = CANDIDATES_NETWORK,
+     .flags = REMOTE_FLAGS(&if_version_flags),
+     .details =
+         "Agents, tunnels and tokens of the first become the second's; streams go on. Its id "
+         "and name stay valid as other names of the second. Networks that nobody named are "
+         "merged by the hub itself when their agents hear each other on a LAN."},
     {.words = "network delete",
      .summary = "Deletes networks without tunnels and agents.",
      .run = run_delete,

@@ -152,6 +152,26 @@ int object_action(struct call *c, const struct view *v, const char *verb)
     return result;
 }
 
+int object_action_with(struct call *c, const struct view *v, const char *verb, json_t *body)
+{
+    CLEANUP(remote_free) struct remote *r = NULL;
+    char doing[DOING_SIZE], suffix[24];
+    json_t *obj = NULL;
+    int result = remote_open(c, &r);
+    if (result < 0) {
+        json_decref(body);
+        return result;
+    }
+    struct output o = output_of(c, r);
+    snprintf(suffix, sizeof(suffix), ":%s", verb);
+    snprintf(doing, sizeof(doing), "%s the %s \"%.60s\"", verb, v->noun, c->args[0]);
+    CLEANUP(mem_free) char *path = remote_path(v->collection, c->args[0], suffix);
+    TRY(remote_send(r, "POST", path, body, if_version(c), doing, &obj));
+    result = output_object(&o, obj);
+    json_decref(obj);
+    return result;
+}
+
 int object_create(struct call *c, struct remote *r, const struct view *v, json_t *body,
                   json_t **ret)
 {

@@ -19,6 +19,8 @@ int object_get(struct call *c, const struct view *v);    /* the object named by 
 int object_delete(struct call *c, const struct view *v); /* each argument */
 /* POST …/NAME:verb for each argument, and shows what came of it. */
 int object_action(struct call *c, const struct view *v, const char *verb);
+/* The same for the first argument, with `body`, which is stolen; shows the answer. */
+int object_action_with(struct call *c, const struct view *v, const char *verb, json_t *body);
 /* POST of an object that is its name, the argument; shows it. */
 int object_create_named(struct call *c, const struct view *v);
 /* POST. `body` is stolen. */

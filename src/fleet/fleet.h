@@ -30,6 +30,7 @@ struct fleet_network {
     char id[ID_SIZE], tenant[ID_SIZE];
     char name[FLEET_NAME_SIZE];
     int64_t version, created;
+    bool is_automatic;          /* made on an agent's enrolment; nobody named it */
     struct fleet_agent *agents; /* utlist through `next_in_network` */
     size_t online;              /* how many of them are logged in */
     UT_hash_handle hh;
@@ -49,6 +50,8 @@ struct fleet_agent {
     int64_t connected, disconnected;
     char address[64], hostname[FLEET_NAME_SIZE], software[FLEET_NAME_SIZE];
     json_t *allow;         /* array of texts */
+    struct fleet_lan *lan; /* what it reports of its LANs (lan_hub.c) */
+    bool was_moved;        /* during on_network_merged: it was in the network that is gone */
     struct rpc_call *call; /* of Connect; NULL: offline */
 
     struct fleet_pool *pool; /* NULL: no reverse connection in this session so far */
@@ -65,7 +68,22 @@ struct fleet_observer {
     void (*on_pool_down)(struct fleet_observer *o, struct fleet_pool *p);
     /* What is still used in a network, asked before it is deleted. */
     size_t (*count_in_network)(struct fleet_observer *o, const char *network);
+    /* Inside a transaction, on the store's thread: the same of the database; and `from` becomes
+     * `to`, which publishes the objects. ERR_LIMIT: too many for one network. */
+    int (*count_stored)(struct tx *tx, const char *network, int64_t *ret);
+    int (*write_merge)(struct tx *tx, const char *tenant, const char *from, const char *to);
+    /* After that has committed. The agents are in `to` already, those of `from` have was_moved. */
+    void (*on_network_merged)(struct fleet_observer *o, const char *from, struct fleet_network *to);
     struct fleet_observer *next;
+};
+
+/* A network that was merged into another one, by whose id and name that one is still found. */
+struct fleet_alias {
+    char id[ID_SIZE], tenant[ID_SIZE], network[ID_SIZE];
+    char name[FLEET_NAME_SIZE];
+    int64_t at;
+    char *why;
+    UT_hash_handle hh;
 };
 
 struct fleet;
@@ -96,7 +114,7 @@ struct loop *fleet_loop(const struct fleet *f);
 
 struct fleet_agent *fleet_agent_find(struct fleet *f, const char *id);
 struct fleet_network *fleet_network_find(struct fleet *f, const char *id);
-/* By id or name within a tenant; NULL: none. */
+/* By id or name within a tenant, of networks also by that of a merged one; NULL: none. */
 struct fleet_agent *fleet_agent_lookup(struct fleet *f, const char *tenant, const char *ref);
 struct fleet_network *fleet_network_lookup(struct fleet *f, const char *tenant, const char *ref);
 struct fleet_agent *fleet_agents(struct fleet *f); /* heads of the hashes, for iteration */
@@ -127,5 +145,23 @@ size_t fleet_online(const struct fleet *f);
 
 json_t *fleet_agent_json(const struct fleet *f, const struct fleet_agent *a);
 json_t *fleet_network_json(const struct fleet *f, const struct fleet_network *n);
+/* The same, with what is too long for a list: who hears whom. */
+json_t *fleet_agent_detail(struct fleet *f, const struct fleet_agent *a);
+json_t *fleet_network_detail(struct fleet *f, const struct fleet_network *n);
+
+/* An operator's orders; `done` once, on the main loop. Why it failed is in `d`. */
+struct identity_caller;
+typedef void fleet_done(void *arg, const struct diag *d);
+void fleet_network_merge(struct fleet *f, const struct identity_caller *by, const char *from,
+                         const char *into, fleet_done *done, void *arg);
+void fleet_agent_move(struct fleet *f, const struct identity_caller *by, const char *agent,
+                      const char *network, fleet_done *done, void *arg);
+
+struct fleet_lan_stats {
+    uint64_t sightings; /* agents that agents hear on their LANs now */
+    uint64_t merges, moves, clones;
+    uint64_t foreign, replayed, elsewhere, dropped; /* beacons that agents refused */
+};
+void fleet_lan_stats(struct fleet *f, struct fleet_lan_stats *ret);
 
 extern const struct store_schema fleet_schema;

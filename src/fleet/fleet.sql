@@ -11,3 +11,19 @@ CREATE TABLE agent_session (
     version      TEXT NOT NULL,
     allow        TEXT NOT NULL
 );
+
+-- migration 2: where agents are at home, and which networks an operator keeps apart
+CREATE TABLE agent_place (
+    agent  TEXT PRIMARY KEY,
+    places TEXT NOT NULL,  -- lan_model.h
+    how    TEXT,           -- what put it into its network: merge, move, operator; NULL: enrolment
+    at     BIGINT,
+    why    TEXT
+);
+
+CREATE TABLE network_apart (
+    tenant TEXT NOT NULL,
+    a      TEXT NOT NULL,  -- the smaller id
+    b      TEXT NOT NULL,
+    PRIMARY KEY (a, b)
+);

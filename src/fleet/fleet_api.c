@@ -147,7 +147,7 @@ static void get_agent(struct http_request *req, void *ctx)
     struct fleet_api *api = ctx;
     struct fleet_agent *a = path_agent(api, req);
     if (a && !maybe_watch(api, req, "agent", a->id, NULL))
-        http_respond_json(req, 200, fleet_agent_json(api->cfg.fleet, a), (uint64_t)a->version);
+        http_respond_json(req, 200, fleet_agent_detail(api->cfg.fleet, a), (uint64_t)a->version);
 }
 
 struct act {
@@ -247,7 +247,7 @@ static void get_network(struct http_request *req, void *ctx)
     struct fleet_api *api = ctx;
     struct fleet_network *n = path_network(api, req);
     if (n && !maybe_watch(api, req, "network", n->id, NULL))
-        http_respond_json(req, 200, fleet_network_json(api->cfg.fleet, n), (uint64_t)n->version);
+        http_respond_json(req, 200, fleet_network_detail(api->cfg.fleet, n), (uint64_t)n->version);
 }
 
 struct network_write {
@@ -330,6 +330,9 @@ static int delete_agents(struct tx *tx, const struct network_write *w)
     TRY(tx_exec(
         tx, "DELETE FROM agent_session WHERE agent IN (SELECT id FROM agent WHERE network = $1)",
         STORE_TEXT(w->id)));
+    TRY(tx_exec(tx,
+                "DELETE FROM agent_place WHERE agent IN (SELECT id FROM agent WHERE network = $1)",
+                STORE_TEXT(w->id)));
     struct rows rows =
         tx_query(tx, "DELETE FROM agent WHERE network = $1 RETURNING id", STORE_TEXT(w->id));
     while ((rc = row_next(&rows)) > 0)
@@ -349,6 +352,8 @@ static int write_deletion(struct tx *tx, void *arg)
     if (users)
         return ERR_CONFLICT;
     TRY(delete_agents(tx, w));
+    TRY(tx_exec(tx, "DELETE FROM network_alias WHERE network = $1", STORE_TEXT(w->id)));
+    TRY(tx_exec(tx, "DELETE FROM network_apart WHERE a = $1 OR b = $1", STORE_TEXT(w->id)));
     TRY(tx_exec(tx, "DELETE FROM network WHERE id = $1 AND (version = $2 OR $2 = 0)",
                 STORE_TEXT(w->id), STORE_INT(w->version)));
     if (tx_changed(tx) == 0)
@@ -429,6 +434,7 @@ struct fleet_api *fleet_api_new(const struct fleet_api_config *cfg, struct http_
     api->cfg = *cfg;
     api->started = time_wall_ms();
     http_server_add(http, routes, ARRAY_SIZE(routes), api);
+    fleet_network_routes(cfg->fleet, http);
     fleet_serve_declared(cfg->fleet, http);
     return api;
 }

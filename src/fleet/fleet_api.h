@@ -20,6 +20,8 @@ struct fleet_api_config {
 };
 
 struct fleet_api *fleet_api_new(const struct fleet_api_config *cfg, struct http_server *http);
+/* network_api.c: merging networks, moving agents */
+void fleet_network_routes(struct fleet *f, struct http_server *http);
 /* fleet_declare.c: PUT of networks */
 void fleet_serve_declared(struct fleet *f, struct http_server *http);
 void fleet_api_free(struct fleet_api *api); /* after the server */

@@ -5,7 +5,7 @@
  *
  *   Connect -> database: epoch + 1 -> old session: ABORTED, its links cut -> Welcome -> observers
  */
-#include "fleet/internal.h"
+#include "fleet/lan_hub.h"
 
 #include "base/addr.h"
 #include "base/error.h"
@@ -89,6 +89,7 @@ static void session_down(struct fleet *f, struct fleet_agent *a, enum rpc_status
         o->on_down(o, a);
     if (a->pool)
         fleet_pool_end(TAKE(a->pool));
+    fleet_lan_session_over(a);
     rpc_on_cancel(call, NULL, NULL);
     rpc_finish(call, status, why);
 
@@ -113,7 +114,13 @@ void fleet_cut_revoked(struct fleet *f, const char *agent)
         return;
     if (!a->revoked)
         a->revoked = time_wall_ms();
+    fleet_lan_change_keys(f, a->tenant, true); /* it knows the present ones */
     fleet_cut(f, a, "revoked");
+}
+
+void fleet_session_end(struct fleet *f, struct fleet_agent *a, const char *why)
+{
+    session_down(f, a, RPC_UNAVAILABLE, why);
 }
 
 /* ---- coming up ---- */
@@ -122,6 +129,9 @@ struct login {
     struct fleet *f;
     struct rpc_call *call;
     struct fleet_row row;
+    char instance[20];
+    bool discovery;
+    struct lan_keys keys;
 };
 
 static int write_login(struct tx *tx, void *arg)
@@ -144,6 +154,8 @@ static int write_login(struct tx *tx, void *arg)
                      STORE_TEXT(r->id), STORE_INT(r->connected), STORE_TEXT(r->address),
                      STORE_TEXT(r->hostname), STORE_TEXT(r->software), STORE_TEXT(r->allow)));
     TRY(fleet_row_read(tx, r->id, r));
+    if (in->discovery)
+        TRY(network_keys_write(tx, r->tenant, r->connected, LAN_KEY_LIFE_MS, false, &in->keys));
     return store_publish(tx, r->tenant, "agent", r->id, STORE_PUT);
 }
 
@@ -154,8 +166,10 @@ static void on_cancel(struct rpc_call *call, void *arg)
         session_down(a->fleet, a, RPC_CANCELLED, "the connection was lost");
 }
 
-static void welcome(struct fleet *f, struct fleet_agent *a)
+static void welcome(struct fleet *f, struct fleet_agent *a, const struct lan_keys *keys)
 {
+    struct fleet_lan_keys_text text;
+    fleet_lan_fill_keys(keys, &text);
     Warren__V1__Welcome w = WARREN__V1__WELCOME__INIT;
     w.epoch = a->epoch;
     w.hub = f->cfg.hub.id;
@@ -163,6 +177,9 @@ static void welcome(struct fleet *f, struct fleet_agent *a)
     w.network = a->network->id;
     w.lease_ms = f->cfg.lease_ms;
     w.renew_ms = f->cfg.renew_ms;
+    w.now_ms = time_wall_ms();
+    w.lan_keys = &text.message;
+    w.network_name = a->network->name;
     Warren__V1__HubEvent event = WARREN__V1__HUB_EVENT__INIT;
     event.event_case = WARREN__V1__HUB_EVENT__EVENT_WELCOME;
     event.welcome = &w;
@@ -178,6 +195,7 @@ static void login_written(void *arg, int err)
         return;
     }
     struct fleet_agent *a = fleet_agent_find(f, in->row.id);
+    bool is_taking = a && a->call;
     if (a)
         session_down(f, a, RPC_ABORTED, "superseded by a newer login of this agent");
     a = fleet_view_put_agent(f, &in->row);
@@ -192,7 +210,11 @@ static void login_written(void *arg, int err)
     LOG_INFO("agent connected", LOG_STR("agent", a->id), LOG_STR("name", a->name),
              LOG_STR("network", a->network->name), LOG_STR("address", a->address),
              LOG_INT("epoch", a->epoch), LOG_STR("software", a->software));
-    welcome(f, a);
+    if (in->discovery)
+        fleet_lan_put_keys(f, a->tenant, &in->keys);
+    fleet_lan_of(a)->is_enabled = in->discovery;
+    fleet_clone_login(f, a, in->instance, a->address, is_taking);
+    welcome(f, a, &in->keys);
     struct fleet_observer *o;
     LL_FOREACH (f->observers, o) {
         if (a->call == in->call)
@@ -246,6 +268,8 @@ static void handle_connect(struct rpc_call *call, const ProtobufCMessage *msg, v
                 sizeof(in->row.address));
     copy_text(in->row.hostname, sizeof(in->row.hostname), req->hostname);
     copy_text(in->row.software, sizeof(in->row.software), req->version);
+    copy_text(in->instance, sizeof(in->instance), req->instance);
+    in->discovery = req->discovery;
     allow_text(req, in->row.allow, sizeof(in->row.allow));
     store_run(in->f->cfg.store, STORE_WRITE, write_login, login_written, in);
 }
@@ -293,6 +317,7 @@ int fleet_new(const struct fleet_config *cfg, struct fleet **ret, struct diag *d
         return rc;
     }
     rpc_server_add(f->rpc, methods, ARRAY_SIZE(methods), f);
+    fleet_lan_start(f);
     fleet_view_follow(f);
     *ret = f;
     return 0;
@@ -301,6 +326,7 @@ int fleet_new(const struct fleet_config *cfg, struct fleet **ret, struct diag *d
 void fleet_stop(struct fleet *f, void (*done)(void *arg), void *arg)
 {
     f->is_stopping = true;
+    fleet_lan_stop(f);
     for (struct fleet_agent *a = f->agents; a; a = a->hh.next)
         session_down(f, a, RPC_UNAVAILABLE, "the hub stops");
     fleet_peers_close(f);
@@ -317,6 +343,7 @@ void fleet_free(struct fleet *f)
     rpc_server_free(f->rpc);
     fleet_peers_free(f);
     fleet_view_free(f);
+    fleet_lan_done(f);
     mem_free(f->homes);
     mem_free(f);
 }

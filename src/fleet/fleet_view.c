@@ -2,7 +2,7 @@
  * The view in memory of networks and agents: loaded at start, then following the feed. What
  * enrolment writes (tables agent and network) is read here and never written.
  */
-#include "fleet/internal.h"
+#include "fleet/lan_hub.h"
 
 #include "base/error.h"
 #include "base/log.h"
@@ -17,12 +17,16 @@
 #define AGENT_COLUMNS                                                                       \
     "SELECT a.id, a.tenant, a.network, a.token, a.name, a.serial, a.version, a.not_after, " \
     "a.created, a.revoked, a.pending, s.epoch, s.connected, s.disconnected, s.address, "    \
-    "s.hostname, s.version, s.allow FROM agent a LEFT JOIN agent_session s ON s.agent = a.id "
+    "s.hostname, s.version, s.allow, p.places, p.how, p.why, p.at FROM agent a "            \
+    "LEFT JOIN agent_session s ON s.agent = a.id LEFT JOIN agent_place p ON p.agent = a.id "
 
 struct network_row {
     char id[ID_SIZE], tenant[ID_SIZE], name[FLEET_NAME_SIZE];
     int64_t version, created;
+    bool is_automatic;
 };
+
+#define NETWORK_COLUMNS "SELECT id, tenant, name, version, created, automatic FROM network "
 
 static void copy(char *out, size_t size, const char *in)
 {
@@ -49,6 +53,10 @@ static void take_agent_row(const struct rows *rows, struct fleet_row *r)
     copy(r->hostname, sizeof(r->hostname), row_text(rows, 15));
     copy(r->software, sizeof(r->software), row_text(rows, 16));
     copy(r->allow, sizeof(r->allow), row_text(rows, 17));
+    copy(r->places, sizeof(r->places), row_text(rows, 18));
+    copy(r->how, sizeof(r->how), row_text(rows, 19));
+    copy(r->why, sizeof(r->why), row_text(rows, 20));
+    r->placed = row_int(rows, 21);
 }
 
 int fleet_row_read(struct tx *tx, const char *agent, struct fleet_row *ret)
@@ -69,6 +77,7 @@ static void take_network_row(const struct rows *rows, struct network_row *r)
     copy(r->name, sizeof(r->name), row_text(rows, 2));
     r->version = row_int(rows, 3);
     r->created = row_int(rows, 4);
+    r->is_automatic = row_int(rows, 5) != 0;
 }
 
 /* ---- the view ---- */
@@ -85,20 +94,80 @@ static struct fleet_network *put_network(struct fleet *f, const struct network_r
     copy(n->name, sizeof(n->name), r->name);
     n->version = r->version;
     n->created = r->created;
+    n->is_automatic = r->is_automatic;
     return n;
+}
+
+void fleet_view_put_alias(struct fleet *f, const char *id, const char *tenant, const char *network,
+                          const char *name, int64_t at, const char *why)
+{
+    struct fleet_alias *a, *other;
+    HASH_FIND_STR(f->aliases, id, a);
+    if (!a) {
+        a = NEW(struct fleet_alias);
+        copy(a->id, sizeof(a->id), id);
+        copy(a->tenant, sizeof(a->tenant), tenant);
+        HASH_ADD_STR(f->aliases, id, a);
+    }
+    copy(a->name, sizeof(a->name), name);
+    a->at = at;
+    mem_free(a->why);
+    a->why = mem_strdup(why);
+    copy(a->network, sizeof(a->network), network);
+    for (other = f->aliases; other; other = other->hh.next) { /* of the one that is merged now */
+        if (strcmp(other->network, id) == 0)
+            copy(other->network, sizeof(other->network), network);
+    }
+}
+
+static void remove_alias(struct fleet *f, struct fleet_alias *a)
+{
+    HASH_DEL(f->aliases, a);
+    mem_free(a->why);
+    mem_free(a);
+}
+
+void fleet_view_relink(struct fleet_agent *a, struct fleet_network *to)
+{
+    size_t online = a->call ? 1 : 0;
+    if (a->network == to)
+        return;
+    DL_DELETE2(a->network->agents, a, prev, next_in_network);
+    a->network->online -= online;
+    a->network = to;
+    DL_APPEND2(to->agents, a, prev, next_in_network);
+    to->online += online;
+}
+
+static struct fleet_network *network_of_row(struct fleet *f, const struct fleet_row *r)
+{
+    struct fleet_network *n = fleet_network_find(f, r->network);
+    if (n)
+        return n;
+    struct network_row early = {0}; /* the feed brings the network's own row in a moment */
+    copy(early.id, sizeof(early.id), r->network);
+    copy(early.tenant, sizeof(early.tenant), r->tenant);
+    return put_network(f, &early);
+}
+
+static void take_place(struct fleet_agent *a, const struct fleet_row *r)
+{
+    struct fleet_lan *lan = fleet_lan_of(a);
+    if (!lan->places && r->places[0])
+        lan->places = mem_strdup(r->places);
+    if (r->placed != lan->placed_at) {
+        copy(lan->how, sizeof(lan->how), r->how);
+        mem_free(lan->why);
+        lan->why = mem_strdup(r->why);
+        lan->placed_at = r->placed;
+    }
 }
 
 struct fleet_agent *fleet_view_put_agent(struct fleet *f, const struct fleet_row *r)
 {
     struct fleet_agent *a = fleet_agent_find(f, r->id);
     if (!a) {
-        struct fleet_network *n = fleet_network_find(f, r->network);
-        if (!n) { /* the feed brings the network's own row in a moment */
-            struct network_row early = {0};
-            copy(early.id, sizeof(early.id), r->network);
-            copy(early.tenant, sizeof(early.tenant), r->tenant);
-            n = put_network(f, &early);
-        }
+        struct fleet_network *n = network_of_row(f, r);
         a = NEW(struct fleet_agent);
         a->fleet = f;
         copy(a->id, sizeof(a->id), r->id);
@@ -107,6 +176,8 @@ struct fleet_agent *fleet_view_put_agent(struct fleet *f, const struct fleet_row
         DL_APPEND2(n->agents, a, prev, next_in_network);
         HASH_ADD_STR(f->agents, id, a);
     }
+    fleet_view_relink(a, network_of_row(f, r));
+    take_place(a, r);
     copy(a->name, sizeof(a->name), r->name);
     copy(a->token, sizeof(a->token), r->token);
     copy(a->serial, sizeof(a->serial), r->serial);
@@ -128,11 +199,16 @@ struct fleet_agent *fleet_view_put_agent(struct fleet *f, const struct fleet_row
     return a;
 }
 
-static void remove_network(struct fleet *f, const char *id)
+void fleet_view_remove_network(struct fleet *f, const char *id)
 {
+    struct fleet_alias *alias, *next;
     struct fleet_network *n = fleet_network_find(f, id);
     if (!n || n->agents)
         return;
+    HASH_ITER (hh, f->aliases, alias, next) {
+        if (strcmp(alias->network, id) == 0)
+            remove_alias(f, alias);
+    }
     HASH_DEL(f->networks, n);
     mem_free(n);
 }
@@ -146,6 +222,7 @@ static void remove_agent(struct fleet *f, const char *id)
     DL_DELETE2(a->network->agents, a, prev, next_in_network);
     HASH_DEL(f->agents, a);
     json_decref(a->allow);
+    fleet_lan_free(a);
     mem_free(a);
 }
 
@@ -164,9 +241,7 @@ static int read_changed(struct tx *tx, void *arg)
     struct reload *r = arg;
     if (r->is_agent)
         return fleet_row_read(tx, r->id, &r->agent);
-    struct rows rows =
-        tx_query(tx, "SELECT id, tenant, name, version, created FROM network WHERE id = $1",
-                 STORE_TEXT(r->id));
+    struct rows rows = tx_query(tx, NETWORK_COLUMNS "WHERE id = $1", STORE_TEXT(r->id));
     int rc = TRY(row_next(&rows));
     if (rc == 0)
         return ERR_NOT_FOUND;
@@ -201,7 +276,7 @@ static void on_change(struct store_subscriber *sub, const struct store_change *c
         if (is_agent)
             remove_agent(f, change->id);
         else
-            remove_network(f, change->id);
+            fleet_view_remove_network(f, change->id);
         return;
     }
     struct reload *r = NEW(struct reload);
@@ -225,8 +300,7 @@ static int load_all(struct tx *tx, void *arg)
     struct network_row n;
     struct fleet_row a;
     int rc;
-    struct rows rows =
-        tx_query(tx, "SELECT id, tenant, name, version, created FROM network ORDER BY created");
+    struct rows rows = tx_query(tx, NETWORK_COLUMNS "ORDER BY created");
     while ((rc = row_next(&rows)) > 0) {
         take_network_row(&rows, &n);
         put_network(f, &n);
@@ -237,6 +311,15 @@ static int load_all(struct tx *tx, void *arg)
         take_agent_row(&rows, &a);
         fleet_view_put_agent(f, &a);
     }
+    TRY(rc);
+    rows = tx_query(tx, "SELECT id, tenant, network, name, at, why FROM network_alias");
+    while ((rc = row_next(&rows)) > 0)
+        fleet_view_put_alias(f, row_text(&rows, 0), row_text(&rows, 1), row_text(&rows, 2),
+                             row_text(&rows, 3), row_int(&rows, 4), row_text(&rows, 5));
+    TRY(rc);
+    rows = tx_query(tx, "SELECT a, b FROM network_apart");
+    while ((rc = row_next(&rows)) > 0)
+        fleet_put_apart(f, row_text(&rows, 0), row_text(&rows, 1));
     return rc;
 }
 
@@ -255,8 +338,12 @@ void fleet_view_free(struct fleet *f)
     HASH_ITER (hh, f->agents, a, next_a) {
         HASH_DEL(f->agents, a);
         json_decref(a->allow);
+        fleet_lan_free(a);
         mem_free(a);
     }
+    struct fleet_alias *alias, *next_alias;
+    HASH_ITER (hh, f->aliases, alias, next_alias)
+        remove_alias(f, alias);
     HASH_ITER (hh, f->networks, n, next_n) {
         HASH_DEL(f->networks, n);
         mem_free(n);
@@ -291,6 +378,17 @@ struct fleet_agent *fleet_agent_lookup(struct fleet *f, const char *tenant, cons
     return NULL;
 }
 
+static struct fleet_network *lookup_alias(struct fleet *f, const char *tenant, const char *ref)
+{
+    struct fleet_alias *a;
+    HASH_FIND_STR(f->aliases, ref, a);
+    for (struct fleet_alias *i = f->aliases; i && !a; i = i->hh.next) {
+        if (strcmp(i->name, ref) == 0 && strcmp(i->tenant, tenant) == 0)
+            a = i;
+    }
+    return a && strcmp(a->tenant, tenant) == 0 ? fleet_network_find(f, a->network) : NULL;
+}
+
 struct fleet_network *fleet_network_lookup(struct fleet *f, const char *tenant, const char *ref)
 {
     struct fleet_network *n = fleet_network_find(f, ref);
@@ -300,7 +398,7 @@ struct fleet_network *fleet_network_lookup(struct fleet *f, const char *tenant, 
         if (strcmp(n->name, ref) == 0 && strcmp(n->tenant, tenant) == 0)
             return n;
     }
-    return NULL;
+    return lookup_alias(f, tenant, ref);
 }
 
 struct fleet_agent *fleet_agents(struct fleet *f)
@@ -332,14 +430,16 @@ json_t *fleet_agent_json(const struct fleet *f, const struct fleet_agent *a)
                                      : "offline";
     json_t *reason = a->pending && !a->revoked
                          ? json_string("asks to renew an expired certificate; approve or revoke it")
-                         : json_null();
+                     : fleet_clone_reason(a) ? json_string(fleet_clone_reason(a))
+                                             : json_null();
     int64_t seen = a->call ? time_wall_ms() : a->disconnected ? a->disconnected : a->connected;
-    return json_pack("{s:s, s:s, s:I, s:s, s:s, s:{s:s, s:o}, s:o, s:o, s:{s:s, s:o, s:o, s:o}}",
-                     "id", a->id, "name", a->name, "version", (json_int_t)a->version, "network",
-                     a->network->id, "token", a->token, "certificate", "serial", a->serial,
-                     "expires", rest_time(a->not_after), "created", rest_time(a->created),
-                     "revoked", rest_time(a->revoked), "status", "phase", phase, "reason", reason,
-                     "last_seen", rest_time(seen), "session", session_json(f, a));
+    return json_pack(
+        "{s:s, s:s, s:I, s:s, s:s, s:{s:s, s:o}, s:o, s:o, s:{s:s, s:o, s:o, s:o, s:o, s:o}}", "id",
+        a->id, "name", a->name, "version", (json_int_t)a->version, "network", a->network->id,
+        "token", a->token, "certificate", "serial", a->serial, "expires", rest_time(a->not_after),
+        "created", rest_time(a->created), "revoked", rest_time(a->revoked), "status", "phase",
+        phase, "reason", reason, "last_seen", rest_time(seen), "session", session_json(f, a),
+        "placement", fleet_placement_json(a), "discovery", fleet_discovery_json(a));
 }
 
 json_t *fleet_network_json(const struct fleet *f, const struct fleet_network *n)
@@ -353,7 +453,9 @@ json_t *fleet_network_json(const struct fleet *f, const struct fleet_network *n)
     }
     LL_FOREACH (f->observers, o)
         tunnels += (json_int_t)o->count_in_network(o, n->id);
-    return json_pack("{s:s, s:s, s:I, s:o, s:{s:{s:I, s:I}, s:I}}", "id", n->id, "name", n->name,
-                     "version", (json_int_t)n->version, "created", rest_time(n->created), "status",
-                     "agents", "online", online, "total", total, "tunnels", tunnels);
+    return json_pack("{s:s, s:s, s:I, s:b, s:o, s:o, s:{s:{s:I, s:I}, s:I, s:o}}", "id", n->id,
+                     "name", n->name, "version", (json_int_t)n->version, "automatic",
+                     n->is_automatic, "aliases", fleet_aliases_json(f, n), "created",
+                     rest_time(n->created), "status", "agents", "online", online, "total", total,
+                     "tunnels", tunnels, "reason", fleet_conflict_json(f, n));
 }

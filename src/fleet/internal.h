@@ -3,9 +3,12 @@
 
 #include "fleet/fleet.h"
 #include "fleet/link.h"
+#include "loop/loop.h"
 #include "pki/spiffe.h"
 
+struct fleet_apart;
 struct fleet_peer;
+struct fleet_tenant;
 struct rpc_session;
 
 struct fleet {
@@ -13,6 +16,12 @@ struct fleet {
     struct rpc_server *rpc;
     struct fleet_agent *agents;
     struct fleet_network *networks;
+    struct fleet_alias *aliases;
+    struct fleet_tenant *tenants; /* their LAN keys */
+    struct fleet_apart *apart;
+    struct timer look_timer, key_timer;
+    bool is_changing; /* a merge or a move is on its way to the database */
+    struct fleet_lan_stats lan_stats;
     struct fleet_observer *observers;
     struct store_subscriber feed;
     size_t online;
@@ -36,6 +45,8 @@ struct fleet_row {
     int64_t epoch, connected, disconnected;
     char address[64], hostname[FLEET_NAME_SIZE], software[FLEET_NAME_SIZE];
     char allow[4096]; /* JSON array */
+    char places[800], how[16], why[320];
+    int64_t placed;
 };
 
 /* On the store's thread. ERR_NOT_FOUND. */
@@ -43,6 +54,10 @@ int fleet_row_read(struct tx *tx, const char *agent, struct fleet_row *ret);
 
 /* fleet_view.c: what the database says. */
 struct fleet_agent *fleet_view_put_agent(struct fleet *f, const struct fleet_row *r);
+void fleet_view_relink(struct fleet_agent *a, struct fleet_network *to); /* changes its network */
+void fleet_view_put_alias(struct fleet *f, const char *id, const char *tenant, const char *network,
+                          const char *name, int64_t at, const char *why);
+void fleet_view_remove_network(struct fleet *f, const char *id); /* unless it has agents */
 int fleet_view_load(struct fleet *f, struct diag *d);
 void fleet_view_follow(struct fleet *f);
 void fleet_view_free(struct fleet *f);
@@ -56,6 +71,9 @@ bool fleet_peer_link_add(struct fleet *f, const char *agent); /* false: one too 
 void fleet_peer_link_remove(struct fleet *f, const char *agent);
 void fleet_peers_close(struct fleet *f);
 void fleet_peers_free(struct fleet *f); /* after the rpc server */
+
+/* fleet_session.c: as if the connection had gone; the agent logs in anew at once. */
+void fleet_session_end(struct fleet *f, struct fleet_agent *a, const char *why);
 
 /* pool.c, on the worker. */
 void fleet_pool_join(struct fleet_link *l);

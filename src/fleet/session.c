@@ -171,6 +171,8 @@ static int open_stream(struct session *s, struct conn *c)
     Warren__V1__ConnectRequest req = WARREN__V1__CONNECT_REQUEST__INIT;
     req.version = version;
     req.hostname = (char *)s->cfg.hostname;
+    req.instance = (char *)s->cfg.instance;
+    req.discovery = s->cfg.discovery;
     req.n_allow = s->n_allow;
     req.allow = s->allow;
     timer_start(&s->welcome, WELCOME_MS);

@@ -30,6 +30,8 @@ struct session_config {
     const char *const *allow; /* told to the hub; copied */
     size_t n_allow;
     const char *hostname;
+    const char *instance; /* random, of this process; borrowed */
+    bool discovery;       /* told to the hub: whether this agent looks for others */
 
     void (*on_up)(void *arg, const Warren__V1__Welcome *w);
     void (*on_event)(void *arg, const Warren__V1__HubEvent *e);

@@ -22,6 +22,11 @@ enum {
     STREAM_BYTES,
     DIAL_ERRORS,
     LEASE_CHANGES,
+    LAN_SIGHTINGS,
+    LAN_BEACONS_REFUSED,
+    NETWORK_MERGES,
+    AGENT_MOVES,
+    AGENT_CLONES,
     HANDSHAKES,
     HANDSHAKES_WAITING,
     PROXY_HEADERS,
@@ -40,6 +45,7 @@ enum {
 static const char *const phases[] = {"pending", "active", "closed", "expired", "failed"};
 static_assert(ARRAY_SIZE(phases) == TUNNEL_PHASE_COUNT, "a name for each phase");
 static const char *const directions[] = {"in", "out"};
+static const char *const beacon_refusals[] = {"foreign", "replayed", "elsewhere", "dropped"};
 static const char *const handshake_results[] = {"finished", "failed", "evicted"};
 static const char *const header_results[] = {"accepted", "refused"};
 static const char *const status_classes[] = {"1xx", "2xx", "3xx", "4xx", "5xx"};
@@ -62,6 +68,17 @@ static const struct metric_row rows[METRIC_COUNT] = {
                      "Client connections whose target was not reached, by kind",
                      .labels = {{"error", dial_errors, PROXY_STATUS_COUNT}}},
     [LEASE_CHANGES] = {"warren_lease_changes_total", METRIC_COUNTER, "Leases taken and lost"},
+    [LAN_SIGHTINGS] = {"warren_lan_sightings", METRIC_GAUGE,
+                       "Agents heard on LANs, each counted once for each that hears it"},
+    [LAN_BEACONS_REFUSED] = {"warren_lan_beacons_refused_total", METRIC_COUNTER,
+                             "Beacons that agents refused; foreign: another tenant's, or forged",
+                             .labels = {{"reason", beacon_refusals, ARRAY_SIZE(beacon_refusals)}}},
+    [NETWORK_MERGES] = {"warren_network_merges_total", METRIC_COUNTER,
+                        "Networks made part of another"},
+    [AGENT_MOVES] = {"warren_agent_moves_total", METRIC_COUNTER,
+                     "Agents that came into another network by themselves or by order"},
+    [AGENT_CLONES] = {"warren_agent_clones_total", METRIC_COUNTER,
+                      "Agents whose identity was found in use twice"},
     [HANDSHAKES] = {"warren_handshakes_total", METRIC_COUNTER, "TLS handshakes by result",
                     .labels = {{"result", handshake_results, ARRAY_SIZE(handshake_results)}}},
     [HANDSHAKES_WAITING] = {"warren_handshakes_waiting", METRIC_GAUGE, "Unfinished handshakes"},
@@ -97,6 +114,19 @@ static void collect_tunnels(struct hub *h, struct metrics *m)
     metric_add(m, STREAM_BYTES, 0, (int64_t)s.traffic.bytes_in);
     metric_add(m, STREAM_BYTES, 1, (int64_t)s.traffic.bytes_out);
     metric_add(m, LEASE_CHANGES, 0, (int64_t)s.lease_changes);
+}
+
+static void collect_lans(struct hub *h, struct metrics *m)
+{
+    struct fleet_lan_stats s;
+    fleet_lan_stats(h->fleet, &s);
+    const uint64_t refused[] = {s.foreign, s.replayed, s.elsewhere, s.dropped};
+    for (size_t i = 0; i < ARRAY_SIZE(refused); i++)
+        metric_add(m, LAN_BEACONS_REFUSED, i, (int64_t)refused[i]);
+    metric_set(m, LAN_SIGHTINGS, 0, (int64_t)s.sightings);
+    metric_add(m, NETWORK_MERGES, 0, (int64_t)s.merges);
+    metric_add(m, AGENT_MOVES, 0, (int64_t)s.moves);
+    metric_add(m, AGENT_CLONES, 0, (int64_t)s.clones);
 }
 
 static void collect_connections(struct hub *h, struct metrics *m)
@@ -170,6 +200,7 @@ static void get_metrics(struct http_request *req, void *ctx)
     }
     struct metrics *m = metrics_new(rows, METRIC_COUNT);
     struct buf out = {0};
+    collect_lans(h, m);
     collect_tunnels(h, m);
     collect_connections(h, m);
     collect_process(h, m);

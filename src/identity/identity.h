@@ -8,7 +8,8 @@
  * TLS handshakes on worker loops.
  *
  * Tables: tenant, token, network and agent (rows are made here, fleet/ reads them), audit,
- * idempotency, applied. Changes are published in the feed as kinds "tenant", "token", "network", "agent".
+ * idempotency, applied. Changes are published in the feed as kinds "tenant", "token", "network",
+ * "agent".
  */
 #pragma once
 
@@ -130,6 +131,12 @@ void identity_agent_revoke(struct identity *i, const struct identity_caller *by,
 /* Lets a pending agent renew once; ERR_CONFLICT unless it is pending. */
 void identity_agent_approve(struct identity *i, const struct identity_caller *by, const char *agent,
                             uint64_t version, identity_done *done, void *arg);
+
+/* ---- networks, inside a transaction ---- */
+
+/* The id of a network by its id or name, or by that of one that was merged into it.
+ * ERR_NOT_FOUND. */
+int identity_network_find(struct tx *tx, const char *tenant, const char *ref, char ret[ID_SIZE]);
 
 /* ---- audit, inside a transaction ---- */
 

@@ -91,3 +91,18 @@ CREATE TABLE applied (
     declared TEXT NOT NULL    -- JSON
 );
 CREATE INDEX applied_by_tenant ON applied (tenant, object);
+
+-- migration 3: networks that nobody named, other names of merged ones, LAN keys
+ALTER TABLE network ADD COLUMN automatic BIGINT NOT NULL DEFAULT 0;
+ALTER TABLE tenant ADD COLUMN lan_keys BYTEA;     -- the newest key, then the one before it
+ALTER TABLE tenant ADD COLUMN lan_keys_made BIGINT;
+
+CREATE TABLE network_alias (
+    id      TEXT PRIMARY KEY,  -- of the network that was merged
+    tenant  TEXT NOT NULL REFERENCES tenant (id),
+    name    TEXT NOT NULL,
+    network TEXT NOT NULL REFERENCES network (id),
+    at      BIGINT NOT NULL,
+    why     TEXT NOT NULL
+);
+CREATE INDEX network_alias_by_network ON network_alias (network);

@@ -193,7 +193,7 @@ static int create_token_work(struct tx *tx, void *arg)
 {
     struct token_act *a = arg;
     struct token_record *r = &a->r;
-    if (r->kind == TOKEN_BOOTSTRAP) {
+    if (r->kind == TOKEN_BOOTSTRAP && a->network[0]) {
         int err = network_find_or_make(tx, r->tenant, a->network, a->now_ms, r->network);
         if (err == ERR_NOT_FOUND)
             return diag_set_field(&a->d, err, "network", "no network is called \"%s\"", a->network);

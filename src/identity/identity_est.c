@@ -137,6 +137,10 @@ static int enroll_work(struct tx *tx, void *arg)
 {
     struct enrolment *e = arg;
     TRY(token_use(tx, e->a.token, e->now_ms, &e->token, &e->d));
+    /* As it is now: networks merge. Without one, the agent's LAN decides (docs/networks.md). */
+    snprintf(e->a.network, sizeof(e->a.network), "%s", e->token.network);
+    if (!e->a.network[0])
+        TRY(network_find_or_make(tx, e->a.tenant, "", e->now_ms, e->a.network));
     int err = agent_insert(tx, &e->a, e->now_ms);
     if (err == ERR_CONFLICT)
         return diag_set(&e->d, ERR_NOT_FOUND, "the network of this token was deleted");
@@ -233,7 +237,6 @@ static int prepare_enrolment(struct enrolment *e, struct diag *d)
     char wanted[IDENTITY_NAME_SIZE];
     TRY(read_token(e->i, e->req, wanted, &token, d));
     snprintf(e->a.tenant, sizeof(e->a.tenant), "%s", token->tenant);
-    snprintf(e->a.network, sizeof(e->a.network), "%s", token->network);
     snprintf(e->a.token, sizeof(e->a.token), "%s", token->id);
     TRY(token_check(token, e->now_ms, d));
     TRY(read_csr(e->req, &key, d));

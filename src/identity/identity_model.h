@@ -25,7 +25,7 @@ struct tenant_record {
 struct token_record {
     char id[ID_SIZE], tenant[ID_SIZE];
     char name[IDENTITY_NAME_SIZE]; /* empty: none */
-    char network[ID_SIZE];         /* bootstrap */
+    char network[ID_SIZE];         /* bootstrap; empty: each agent's LAN decides */
     enum token_kind kind;
     enum identity_role role; /* api */
     uint8_t hash[TOKEN_HASH_SIZE];
@@ -41,7 +41,7 @@ struct token_request {
     enum identity_role role;
     char name[IDENTITY_NAME_SIZE];
     char tenant[IDENTITY_NAME_SIZE];  /* id or name; empty: the caller's */
-    char network[IDENTITY_NAME_SIZE]; /* id or name; empty: a new one */
+    char network[IDENTITY_NAME_SIZE]; /* id or name; empty: each agent's LAN decides */
     int64_t uses_limit;               /* 0: any number */
     int64_t ttl_ms;                   /* 0: never expires */
 };

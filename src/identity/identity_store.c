@@ -54,6 +54,7 @@ int tenant_delete(struct tx *tx, const char *id)
     if (networks)
         return ERR_CONFLICT;
     TRY(tx_exec(tx, "DELETE FROM agent WHERE tenant = $1", STORE_TEXT(id)));
+    TRY(tx_exec(tx, "DELETE FROM network_alias WHERE tenant = $1", STORE_TEXT(id)));
     TRY(tx_exec(tx, "DELETE FROM token WHERE tenant = $1", STORE_TEXT(id)));
     TRY(tx_exec(tx, "DELETE FROM applied WHERE tenant = $1", STORE_TEXT(id)));
     TRY(tx_exec(tx, "DELETE FROM audit WHERE tenant = $1", STORE_TEXT(id)));
@@ -155,11 +156,14 @@ int token_use(struct tx *tx, const char *id, int64_t now_ms, struct token_record
 
 /* ---- networks ---- */
 
-static int network_find(struct tx *tx, const char *tenant, const char *ref, char ret[ID_SIZE])
+int identity_network_find(struct tx *tx, const char *tenant, const char *ref, char ret[ID_SIZE])
 {
-    struct rows rows =
-        tx_query(tx, "SELECT id FROM network WHERE tenant = $1 AND (id = $2 OR name = $2)",
-                 STORE_TEXT(tenant), STORE_TEXT(ref));
+    struct rows rows = tx_query(
+        tx,
+        "SELECT id, 0 AS rank FROM network WHERE tenant = $1 AND (id = $2 OR name = $2) UNION ALL "
+        "SELECT network, 1 FROM network_alias WHERE tenant = $1 AND (id = $2 OR name = $2) "
+        "ORDER BY rank LIMIT 1",
+        STORE_TEXT(tenant), STORE_TEXT(ref));
     int rc = TRY(row_next(&rows));
     if (!rc)
         return ERR_NOT_FOUND;
@@ -171,17 +175,17 @@ static int network_find(struct tx *tx, const char *tenant, const char *ref, char
 int network_find_or_make(struct tx *tx, const char *tenant, const char *ref, int64_t now_ms,
                          char ret[ID_SIZE])
 {
-    int err = *ref ? network_find(tx, tenant, ref, ret) : ERR_NOT_FOUND;
+    int err = *ref ? identity_network_find(tx, tenant, ref, ret) : ERR_NOT_FOUND;
     if (err != ERR_NOT_FOUND || id_is(ref, "net"))
         return err;
     char id[ID_SIZE], name[IDENTITY_NAME_SIZE];
     id_new(id, "net");
     snprintf(name, sizeof(name), "net-%.16s", id + strlen("net_"));
     TRY(tx_exec(tx,
-                "INSERT INTO network (id, tenant, name, version, created) "
-                "VALUES ($1, $2, $3, 1, $4)",
+                "INSERT INTO network (id, tenant, name, version, created, automatic) "
+                "VALUES ($1, $2, $3, 1, $4, $5)",
                 STORE_TEXT(id), STORE_TEXT(tenant), STORE_TEXT(*ref ? ref : name),
-                STORE_INT(now_ms)));
+                STORE_INT(now_ms), STORE_INT(*ref == '\0')));
     TRY(store_publish(tx, tenant, "network", id, STORE_PUT));
     copy(ret, ID_SIZE, id);
     return 0;

@@ -32,7 +32,7 @@ int token_use(struct tx *tx, const char *id, int64_t now_ms, struct token_record
               struct diag *d);
 
 /* The network `ref` (id or name) of the tenant; a name that does not exist is made. An empty one
- * makes a network named after its id. ERR_NOT_FOUND: an id that does not exist. */
+ * makes an automatic network, named after its id. ERR_NOT_FOUND: an id that does not exist. */
 int network_find_or_make(struct tx *tx, const char *tenant, const char *ref, int64_t now_ms,
                          char ret[ID_SIZE]);
 

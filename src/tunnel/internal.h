@@ -83,6 +83,7 @@ struct tunnels {
 struct tunnel_object *tunnel_find(struct tunnels *ts, const char *id);
 struct tunnel_object *tunnel_lookup(struct tunnels *ts, const char *tenant, const char *ref);
 struct tunnel_network *tunnel_network_of(struct tunnels *ts, const char *network);
+void tunnel_network_free(struct tunnel_network *n);
 /* Puts a stored object in place; it listens and waits for an agent. `t` is copied. */
 struct tunnel_object *tunnel_add(struct tunnels *ts, const struct tunnel *t, int64_t ends,
                                  const struct tunnel_traffic *past);
@@ -109,6 +110,9 @@ const char *tunnel_pending_reason(struct tunnel_object *o);
 json_t *tunnel_leases_json(const struct tunnel_object *o);
 int64_t tunnel_lease_expires(const struct tunnel_lease *l); /* wall ms */
 
+/* tunnel_network.c */
+void tunnel_network_init(struct tunnels *ts);
+
 /* tunnel_listen.c */
 void tunnel_listen_init(struct tunnel_object *o);
 void tunnel_start_listening(struct tunnel_object *o); /* if it shall and does not; may fail it */
@@ -118,7 +122,8 @@ void tunnel_stop_refusing(struct tunnel_object *o);
 
 /* tunnel_grant.c: what agents are told, and what they ask. */
 void tunnel_grants_init(struct tunnels *ts);
-void tunnel_tell_all(struct tunnels *ts, struct fleet_agent *a); /* who has just logged in */
+void tunnel_tell_all(struct tunnels *ts, struct fleet_agent *a);      /* who has just logged in */
+void tunnel_tell_one(struct tunnel_object *o, struct fleet_agent *a); /* if it can be served */
 void tunnel_tell(struct tunnel_object *o);         /* new or changed: to the network's agents */
 void tunnel_tell_removed(struct tunnel_object *o); /* deleted or over */
 void tunnel_tell_offer(struct tunnel_lease *l);

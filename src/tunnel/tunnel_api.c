@@ -166,15 +166,7 @@ static void respond_write_error(struct tunnel_write *w, int err, const char *wha
 /* The network is looked up here rather than in the view, which follows a moment later. */
 static int read_network(struct tx *tx, struct tunnel_write *w)
 {
-    struct rows rows =
-        tx_query(tx, "SELECT id FROM network WHERE tenant = $1 AND (id = $2 OR name = $2)",
-                 STORE_TEXT(w->t.tenant), STORE_TEXT(w->network));
-    int rc = TRY(row_next(&rows));
-    if (rc == 0)
-        return ERR_NOT_FOUND;
-    snprintf(w->t.spec.network, sizeof(w->t.spec.network), "%s", row_text(&rows, 0));
-    rows_done(&rows);
-    return 0;
+    return identity_network_find(tx, w->t.tenant, w->network, w->t.spec.network);
 }
 
 static int write_create(struct tx *tx, void *arg)

@@ -59,6 +59,12 @@ static bool can_be_served(const struct tunnel_object *o)
     return !tunnel_phase_is_over(o->t.phase) && !o->is_deleted;
 }
 
+void tunnel_tell_one(struct tunnel_object *o, struct fleet_agent *a)
+{
+    if (can_be_served(o))
+        send_tunnel(a, o);
+}
+
 void tunnel_tell(struct tunnel_object *o)
 {
     struct fleet_network *n = fleet_network_find(o->owner->fleet, o->t.spec.network);

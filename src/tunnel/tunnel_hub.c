@@ -381,6 +381,7 @@ void tunnel_change(struct tunnel_object *o, const struct tunnel *to, int64_t end
     const struct tunnel_spec was = o->t.spec, *is = &to->spec;
     snprintf(o->t.name, sizeof(o->t.name), "%s", to->name);
     o->t.spec = *is;
+    snprintf(o->t.spec.network, sizeof(o->t.spec.network), "%s", was.network); /* stays */
     o->t.version = to->version;
     o->ends = ends;
     arm_end(o);
@@ -407,7 +408,7 @@ void tunnel_change(struct tunnel_object *o, const struct tunnel *to, int64_t end
     tunnel_plan(tunnel_network_of(o->owner, is->network));
 }
 
-static void free_network(struct tunnel_network *n)
+void tunnel_network_free(struct tunnel_network *n)
 {
     timer_stop(&n->plan_timer);
     HASH_DEL(n->owner->networks, n);
@@ -424,7 +425,7 @@ void tunnel_remove(struct tunnel_object *o)
     DL_DELETE(n->objects, o);
     n->count--;
     if (!n->objects)
-        free_network(n);
+        tunnel_network_free(n);
     else
         tunnel_plan_later(n);
     tunnel_forget_status(o);
@@ -523,6 +524,7 @@ int tunnels_new(struct fleet *f, struct tunnels **ret, struct diag *d)
     ts->observer.on_pool_up = on_pool_up;
     ts->observer.on_pool_down = on_pool_down;
     ts->observer.count_in_network = count_in_network;
+    tunnel_network_init(ts);
     tunnel_grants_init(ts);
     fleet_observe(f, &ts->observer);
     for (struct tunnel_object *o = ts->objects; o; o = o->hh.next)
@@ -576,7 +578,7 @@ void tunnels_free(struct tunnels *ts)
         tunnel_free_object(o);
     }
     HASH_ITER (hh, ts->networks, n, next_n)
-        free_network(n);
+        tunnel_network_free(n);
     mem_free(ts);
 }
 

@@ -46,10 +46,10 @@ int tunnel_store_update(struct tx *tx, const struct tunnel *t, int64_t ends, uin
 {
     char *spec = spec_text(&t->spec);
     int rc = tx_exec(tx,
-                     "UPDATE tunnel SET name = $1, version = version + 1, network = $2, spec = $3, "
-                     "ends = $4 WHERE id = $5 AND version = $6",
-                     STORE_TEXT(t->name), STORE_TEXT(t->spec.network), STORE_TEXT(spec),
-                     nonzero(ends), STORE_TEXT(t->id), STORE_INT(if_version));
+                     "UPDATE tunnel SET name = $1, version = version + 1, spec = $2, ends = $3 "
+                     "WHERE id = $4 AND version = $5",
+                     STORE_TEXT(t->name), STORE_TEXT(spec), nonzero(ends), STORE_TEXT(t->id),
+                     STORE_INT(if_version));
     free(spec);
     TRY(rc);
     if (tx_changed(tx) == 0)

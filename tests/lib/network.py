@@ -142,3 +142,94 @@ class CustomerNetwork:
     def close(self):
         for host in self.hosts:
             host.close()
+
+
+class Lans:
+    """A hub's host that is the router of any number of LANs, each a switch that multicast crosses:
+
+        hub host 198.51.100.1 ── 10.7.0.1 ═╤═ switch ═╤═ … agents' hosts 10.7.0.10, .11, …
+                              └─ 10.8.0.1 ═╧═ switch …
+    """
+
+    HUB = "198.51.100.1"
+
+    def __init__(self):
+        self.hosts = []
+        self.hub = self._host("hub")
+        self.hub.ip("addr", "add", f"{self.HUB}/32", "dev", "lo")
+        self.hub.sysctl("net.ipv4.ip_forward", 1)
+
+    def _host(self, role):
+        self.hosts.append(Host(role))
+        return self.hosts[-1]
+
+    def lan(self, number, subnet=None):
+        return Lan(self, number, subnet or f"10.{number}.0")
+
+    def close(self):
+        for host in self.hosts:
+            host.close()
+
+
+class Lan:
+    """One switch of `Lans`; `subnet` is the first three numbers of a /24."""
+
+    def __init__(self, lans, number, subnet):
+        self.lans, self.number, self.subnet = lans, number, subnet
+        self.count = itertools.count(10)
+        self.ports = 0
+        self.switch = lans._host(f"sw{number}")
+        self.switch.ip("link", "add", "name", "br0", "type", "bridge")
+        self.switch.ip("link", "set", "br0", "up")
+        device = f"lan{number}"
+        wire(lans.hub, device, [f"{subnet}.1/24"], self.switch, "uplink", [])
+        self.switch.ip("link", "set", "uplink", "master", "br0")
+        self.routes = set()
+
+    def host(self, device="eth0"):
+        """A new host on this LAN."""
+        host = self.lans._host(f"l{self.number}")
+        self.plug(host, device)
+        return host
+
+    def plug(self, host, device="eth0", is_default=True):
+        """An address on this LAN for a host, by a new wire."""
+        self.ports += 1
+        address = f"{self.subnet}.{next(self.count)}"
+        wire(host, device, [f"{address}/24"], self.switch, f"p{self.ports}", [])
+        self.switch.ip("link", "set", f"p{self.ports}", "master", "br0")
+        if is_default:
+            host.ip("route", "replace", "default", "via", f"{self.subnet}.1")
+        host.addresses = getattr(host, "addresses", {})
+        host.addresses[device] = address
+        return address
+
+    @staticmethod
+    def unplug(host, device="eth0"):
+        host.ip("link", "del", device)
+
+    def extend(self, other):
+        """Joins this switch and another one by a wire: one LAN. The name of the wire's end here."""
+        self.ports += 1
+        name = f"x{self.ports}"
+        wire(self.switch, name, [], other.switch, name, [])
+        self.switch.ip("link", "set", name, "master", "br0")
+        other.switch.ip("link", "set", name, "master", "br0")
+        return name
+
+    def split(self, name):
+        self.switch.ip("link", "set", name, "down")
+
+    def join(self, name):
+        self.switch.ip("link", "set", name, "up")
+
+
+def lose_multicast(host, percent):
+    """Of the multicast DNS packets that arrive at the host, so many are lost."""
+    host.nft(f"""
+        table inet loss {{
+            chain in {{
+                type filter hook input priority 0;
+                udp dport 5353 numgen random mod 100 < {percent} drop
+            }}
+        }}""")
