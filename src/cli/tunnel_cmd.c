@@ -107,9 +107,10 @@ static int create_body(struct call *c, json_t **ret)
     json_t *access = NULL;
     TRY(check_address(c, "--target", false));
     TRY(access_body(c, &access));
-    *ret = json_pack("{s:s, s:{s:{s:s, s:s, s:s}, s:o, s:s?}}", "name", call_text(c, "--name"),
-                     "spec", "target", "network", call_text(c, "--network"), "address",
-                     call_text(c, "--target"), "protocol", "tcp", "access", access, "ttl",
+    *ret = json_pack("{s:s, s:{s:{s:s, s:s, s:s}, s:o, s:s?, s:s?}}", "name",
+                     call_text(c, "--name"), "spec", "target", "network", call_text(c, "--network"),
+                     "address", call_text(c, "--target"), "protocol", call_text(c, "--protocol"),
+                     "access", access, "idle_timeout", call_text(c, "--idle-timeout"), "ttl",
                      call_text(c, "--ttl"));
     add_target_options(c, json_object_get(json_object_get(*ret, "spec"), "target"));
     return 0;
@@ -134,6 +135,8 @@ static int update_body(struct call *c, json_t **ret)
     if (json_object_size(access) > 0)
         json_object_set(spec, "access", access);
     json_decref(access);
+    if (call_text(c, "--idle-timeout"))
+        json_object_set_new(spec, "idle_timeout", json_string(call_text(c, "--idle-timeout")));
     if (ttl || call_is_given(c, "--no-ttl"))
         json_object_set_new(spec, "ttl", ttl ? json_string(ttl) : json_null());
     if (call_text(c, "--rename"))
@@ -205,6 +208,9 @@ static int run_update(struct call *c)
 
 static const char *const yes_no[] = {"yes", "no", NULL};
 
+static const char *const protocols[] = {"tcp", "udp", NULL};
+
+#define IDLE_HELP     "UDP: forget a client that was silent for so long; without it, 2m."
 #define TARGET_HELP   "Where the agents reach the service."
 #define LISTEN_HELP   "Where the hub listens for clients; port 0 lets it pick one."
 #define INTERNAL_HELP "Whether it can be reached inside Warren, by proxy and mounts."
@@ -234,6 +240,13 @@ static const struct flag_row create_rows[] = {
      .metavar = "HOST:PORT",
      .is_required = true,
      .help = TARGET_HELP},
+    {.name = "--protocol",
+     .type = FLAG_CHOICE,
+     .metavar = "tcp|udp",
+     .fallback = "tcp",
+     .choices = protocols,
+     .candidates = CANDIDATES_CHOICES,
+     .help = "What clients and the service speak."},
     PROXY_PROTOCOL_FLAG,
     {.name = "--listen",
      .type = FLAG_TEXT,
@@ -248,6 +261,7 @@ static const struct flag_row create_rows[] = {
      .choices = yes_no,
      .candidates = CANDIDATES_CHOICES,
      .help = INTERNAL_HELP},
+    {.name = "--idle-timeout", .type = FLAG_DURATION, .metavar = "TIME", .help = IDLE_HELP},
     {.name = "--ttl",
      .type = FLAG_DURATION,
      .metavar = "TIME",
@@ -266,6 +280,7 @@ static const struct flag_row update_rows[] = {
      .choices = yes_no,
      .candidates = CANDIDATES_CHOICES,
      .help = INTERNAL_HELP},
+    {.name = "--idle-timeout", .type = FLAG_DURATION, .metavar = "TIME", .help = IDLE_HELP},
     {.name = "--ttl",
      .type = FLAG_DURATION,
      .metavar = "TIME",
@@ -312,7 +327,9 @@ static const struct command rows[] = {
      .flags = REMOTE_FLAGS(&create_flags, &wait_flags),
      .examples = "warren tunnel create --name web --network shop-17 --target 10.0.0.17:80 --wait\n"
                  "warren tunnel create --name ssh --network shop-17 --target 10.0.0.5:22 \\\n"
-                 "    --listen 0.0.0.0:2222 --ttl 2h"},
+                 "    --listen 0.0.0.0:2222 --ttl 2h\n"
+                 "warren tunnel create --name snmp --network shop-17 --target 10.0.0.9:161 \\\n"
+                 "    --protocol udp --listen 0.0.0.0:1161"},
     {.words = "tunnel list",
      .summary = "Lists tunnels and how they do.",
      .run = run_list,

@@ -20,6 +20,7 @@ enum {
     STREAMS_OPEN,
     STREAMS_TOTAL,
     STREAM_BYTES,
+    DATAGRAMS,
     DIAL_ERRORS,
     LEASE_CHANGES,
     LAN_SIGHTINGS,
@@ -46,6 +47,7 @@ static const char *const phases[] = {"pending", "active", "closed", "expired", "
 static_assert(ARRAY_SIZE(phases) == TUNNEL_PHASE_COUNT, "a name for each phase");
 static const char *const directions[] = {"in", "out"};
 static const char *const beacon_refusals[] = {"foreign", "replayed", "elsewhere", "dropped"};
+static const char *const datagrams[] = {"in", "out", "dropped"};
 static const char *const handshake_results[] = {"finished", "failed", "evicted"};
 static const char *const header_results[] = {"accepted", "refused"};
 static const char *const status_classes[] = {"1xx", "2xx", "3xx", "4xx", "5xx"};
@@ -64,6 +66,9 @@ static const struct metric_row rows[METRIC_COUNT] = {
     [STREAM_BYTES] = {"warren_stream_bytes_total", METRIC_COUNTER,
                       "Bytes relayed; in: from clients to targets",
                       .labels = {{"direction", directions, ARRAY_SIZE(directions)}}},
+    [DATAGRAMS] = {"warren_datagrams_total", METRIC_COUNTER,
+                   "UDP datagrams; in: from clients; dropped: instead of being queued",
+                   .labels = {{"what", datagrams, ARRAY_SIZE(datagrams)}}},
     [DIAL_ERRORS] = {"warren_dial_errors_total", METRIC_COUNTER,
                      "Client connections whose target was not reached, by kind",
                      .labels = {{"error", dial_errors, PROXY_STATUS_COUNT}}},
@@ -113,6 +118,9 @@ static void collect_tunnels(struct hub *h, struct metrics *m)
     metric_add(m, STREAMS_TOTAL, 0, (int64_t)s.traffic.streams_total);
     metric_add(m, STREAM_BYTES, 0, (int64_t)s.traffic.bytes_in);
     metric_add(m, STREAM_BYTES, 1, (int64_t)s.traffic.bytes_out);
+    metric_add(m, DATAGRAMS, 0, (int64_t)s.traffic.datagrams.in);
+    metric_add(m, DATAGRAMS, 1, (int64_t)s.traffic.datagrams.out);
+    metric_add(m, DATAGRAMS, 2, (int64_t)s.traffic.datagrams.dropped);
     metric_add(m, LEASE_CHANGES, 0, (int64_t)s.lease_changes);
 }
 

@@ -329,7 +329,7 @@ int flow_open(struct h2conn *hc, const struct flow_open_params *p, struct flow *
     f->is_client = true;
     int rc = request(f, p);
     if (rc < 0) {
-        DL_DELETE(f->set->head, f);
+        DL_DELETE(f->set->head, f); /* NOLINT(clang-analyzer-core.NullDereference): linked */
         f->set->open--;
         f->set->total--;
         mem_free(f);

@@ -32,6 +32,7 @@ struct client {
     struct udp_path path;
     uint64_t first_ms, last_ms, retry_ms;
     bool is_answered; /* the target has sent something */
+    bool is_in_order; /* ... and no error since */
     bool is_settled;  /* in `settled`, else in `fresh` */
     bool is_known;    /* in the table and a list; else only waits for its flow's end */
     struct client *prev, *next;
@@ -44,6 +45,7 @@ struct flow_port {
     struct udp_sender sender;
     uint64_t unsent_told;
     uint32_t lost_told;
+    bool is_lost_known; /* it counts from when the socket was made */
     struct h2conn_batch at_end;
     struct client *table;
     struct client *fresh, *settled; /* least recently used first */
@@ -154,7 +156,9 @@ static void on_datagram(void *arg, struct flow *f, const uint8_t *data, size_t l
 {
     struct client *c = arg;
     struct flow_port *p = c->port;
-    c->is_answered = true;
+    if (!c->is_in_order && p->cfg.ops->on_answer)
+        p->cfg.ops->on_answer(p->cfg.arg, &c->path.peer);
+    c->is_answered = c->is_in_order = true;
     if (c->is_known)
         touch(c, false);
     udp_send(&p->sender, data, len, &c->path);
@@ -169,6 +173,7 @@ static void on_error(void *arg, struct flow *f, int err)
     struct client *c = arg;
     struct flow_port *p = c->port;
     (void)f;
+    c->is_in_order = false;
     if (p->cfg.ops->on_error)
         p->cfg.ops->on_error(p->cfg.arg, &c->path.peer, err);
 }
@@ -283,7 +288,9 @@ static void receive(struct flow_port *p)
             p->io.readable = false;
         for (int k = 0; k < n; k++)
             take(p, &batch[k]);
-        flow_set_lost(p->cfg.set, lost - p->lost_told);
+        if (p->is_lost_known)
+            flow_set_lost(p->cfg.set, lost - p->lost_told);
+        p->is_lost_known |= n > 0;
         p->lost_told = lost;
     }
     if (p->io.readable)
@@ -326,6 +333,12 @@ int flow_port_new(const struct flow_port_config *cfg, struct flow_port **ret)
 void flow_port_refuse_new(struct flow_port *p)
 {
     p->is_refusing = true;
+}
+
+void flow_port_set_idle(struct flow_port *p, uint32_t idle_ms)
+{
+    p->cfg.idle_ms = idle_ms;
+    plan_sweep(p);
 }
 
 void flow_port_stop(struct flow_port *p)

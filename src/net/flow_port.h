@@ -24,6 +24,9 @@ struct flow_port_ops {
     int (*open)(void *arg, const struct addr *client, const struct flow_ops *ops, void *flow_arg,
                 struct flow **ret);
     void (*on_open)(void *arg, const struct addr *client); /* its flow is; may be NULL */
+    /* The first datagram from the target to this client, or the first after an error; may be NULL.
+     */
+    void (*on_answer)(void *arg, const struct addr *client);
     /* The target's answer to a datagram was an error; may be NULL. */
     void (*on_error)(void *arg, const struct addr *client, int err);
     void (*on_end)(void *arg, const struct addr *client, const struct flow *f,
@@ -41,7 +44,8 @@ struct flow_port_config {
 
 int flow_port_new(const struct flow_port_config *cfg, struct flow_port **ret);
 void flow_port_refuse_new(struct flow_port *p); /* clients it knows go on */
-void flow_port_stop(struct flow_port *p);       /* takes nothing more from the socket */
-void flow_port_free(struct flow_port *p);       /* after the last flow's on_end */
+void flow_port_set_idle(struct flow_port *p, uint32_t idle_ms);
+void flow_port_stop(struct flow_port *p); /* takes nothing more from the socket */
+void flow_port_free(struct flow_port *p); /* after the last flow's on_end */
 
 const struct addr *flow_port_client(const struct flow *f); /* of a flow of a port */

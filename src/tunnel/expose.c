@@ -35,6 +35,8 @@ struct exposure {
     char tunnel[ID_SIZE], agent[ID_SIZE];
     uint64_t lease_epoch;
     char lease_text[24];
+    struct h2_header headers[EXPOSURE_HEADERS];
+    struct exposure_udp *udp; /* NULL: clients are streams */
 
     struct fleet_pool *pool; /* as a name; followed on the worker only, until stop_on_worker */
 
@@ -120,27 +122,41 @@ static void target_on_main(void *arg)
                                 n->err);
 }
 
-static void tell_target(struct exposure *e, int err)
+bool exposure_tell_target(struct exposure *e, int err)
 {
     if (e->target_err == err)
-        return;
+        return false;
     e->target_err = err;
     struct target_news *n = NEW(struct target_news);
     *n = (struct target_news){e, err};
     loop_post(e->main, target_on_main, n);
+    return true;
 }
 
 static void stopped_on_main(void *arg)
 {
     struct exposure *e = arg;
     e->ops->on_stopped(e->arg, e);
+    exposure_udp_free(e->udp);
     mem_free(e);
+}
+
+static void close_listener(struct exposure *e)
+{
+    if (e->listener)
+        listener_stop(TAKE(e->listener));
+    if (e->listen_fd >= 0)
+        close(e->listen_fd);
+    e->listen_fd = -1;
 }
 
 /* Deferred, so that the relay whose end brought us here is done with its set. */
 static void on_last_gone(struct defer *d)
 {
     struct exposure *e = container_of(d, struct exposure, last_gone);
+    if (e->udp)
+        exposure_udp_done(e->udp);
+    close_listener(e);
     flush_records(e);
     loop_post(e->main, stopped_on_main, e);
 }
@@ -162,12 +178,33 @@ static void check_stopped(struct exposure *e)
         loop_post(e->main, drained_on_main, e);
 }
 
+void exposure_hold(struct exposure *e)
+{
+    e->n_clients++;
+}
+
+void exposure_release(struct exposure *e)
+{
+    e->n_clients--;
+    check_stopped(e);
+}
+
 /* ---- clients ---- */
+
+int exposure_stop_reason(const struct exposure *e)
+{
+    return atomic_load_explicit(&e->stop_err, memory_order_acquire);
+}
+
+const char *exposure_cut_text(int stop_reason)
+{
+    return stop_reason == ERR_REVOKED ? "revoked" : stop_reason == ERR_EXPIRED ? "expired" : "lost";
+}
 
 static const char *end_text(const struct exposure *e, const struct client *c,
                             const struct relay_result *res)
 {
-    int stop_err = atomic_load_explicit(&e->stop_err, memory_order_acquire);
+    int stop_err = exposure_stop_reason(e);
     if (c->has_left)
         return "client_reset";
     switch (res->end) {
@@ -182,35 +219,40 @@ static const char *end_text(const struct exposure *e, const struct client *c,
             return "target_reset";
         /* fall through */
     default:
-        return stop_err == ERR_REVOKED ? "revoked" : stop_err == ERR_EXPIRED ? "expired" : "lost";
+        return exposure_cut_text(stop_err);
     }
 }
 
-static void fill_record(const struct exposure *e, const struct client *c, const struct addr *peer,
-                        struct exposure_record *r)
+static void name_record(const struct exposure *e, struct exposure_record *r)
 {
     snprintf(r->tunnel, sizeof(r->tunnel), "%s", e->tunnel);
     snprintf(r->agent, sizeof(r->agent), "%s", e->agent);
-    r->client = *peer;
-    r->opened = c->opened;
+}
+
+void exposure_record(struct exposure *e, const struct exposure_record *r)
+{
+    if (!e->records)
+        e->records = mem_new(RECORDS_BATCH * sizeof(*e->records));
+    struct exposure_record *added = &e->records[e->n_records++];
+    *added = *r;
+    name_record(e, added);
+    added->closed = time_wall_ms();
+    if (e->n_records == RECORDS_BATCH)
+        flush_records(e);
+    else if (!timer_is_running(&e->flush_timer))
+        timer_start(&e->flush_timer, RECORDS_DELAY_MS);
 }
 
 static void add_record(struct exposure *e, const struct client *c, const struct addr *peer,
                        const struct relay_result *res)
 {
-    if (!e->records)
-        e->records = mem_new(RECORDS_BATCH * sizeof(*e->records));
-    struct exposure_record *r = &e->records[e->n_records++];
-    fill_record(e, c, peer, r);
-    r->closed = time_wall_ms();
-    r->bytes_in = res->bytes_read;
-    r->bytes_out = res->bytes_written;
-    r->end = end_text(e, c, res);
-    r->error = res->end == RELAY_END_NOT_OPENED ? res->err : 0;
-    if (e->n_records == RECORDS_BATCH)
-        flush_records(e);
-    else if (!timer_is_running(&e->flush_timer))
-        timer_start(&e->flush_timer, RECORDS_DELAY_MS);
+    const struct exposure_record r = {.client = *peer,
+                                      .opened = c->opened,
+                                      .bytes_in = res->bytes_read,
+                                      .bytes_out = res->bytes_written,
+                                      .end = end_text(e, c, res),
+                                      .error = res->end == RELAY_END_NOT_OPENED ? res->err : 0};
+    exposure_record(e, &r);
 }
 
 static struct client *client_new(struct exposure *e)
@@ -218,7 +260,7 @@ static struct client *client_new(struct exposure *e)
     struct client *c = NEW(struct client);
     c->exposure = e;
     c->opened = time_wall_ms();
-    e->n_clients++;
+    exposure_hold(e);
     return c;
 }
 
@@ -228,8 +270,7 @@ static void free_if_gone(struct client *c)
     if (c->relay || c->bridge)
         return;
     mem_free(c);
-    e->n_clients--;
-    check_stopped(e);
+    exposure_release(e);
 }
 
 static void say_opened(struct bridge *b)
@@ -277,14 +318,14 @@ static void end_near_side(struct client *c, const struct relay_result *res)
 static void on_relay_open(void *arg, struct relay *r)
 {
     struct client *c = arg;
-    tell_target(c->exposure, 0);
+    exposure_tell_target(c->exposure, 0);
     if (c->bridge)
         say_opened(c->bridge);
     if (c->dial)
         exposure_dial_opened(c->dial);
 }
 
-static void log_not_reached(const struct exposure *e, const struct addr *peer, int err)
+void exposure_log_not_reached(const struct exposure *e, const struct addr *peer, int err)
 {
     char client[ADDR_TEXT_SIZE];
     addr_format(peer, client, sizeof(client));
@@ -297,8 +338,8 @@ static void on_relay_end(void *arg, struct relay *r, const struct relay_result *
     struct client *c = arg;
     struct exposure *e = c->exposure;
     if (res->end == RELAY_END_NOT_OPENED) {
-        log_not_reached(e, relay_peer(r), res->err);
-        tell_target(e, res->err);
+        exposure_log_not_reached(e, relay_peer(r), res->err);
+        exposure_tell_target(e, res->err);
     }
     add_record(e, c, relay_peer(r), res);
     c->relay = NULL;
@@ -325,13 +366,11 @@ static size_t write_proxy_header(const struct exposure *e, int fd, const struct 
 static struct relay *open_relay(struct client *c, int fd, const struct addr *peer)
 {
     struct exposure *e = c->exposure;
-    const struct h2_header headers[] = {{"warren-tunnel", e->tunnel},
-                                        {"warren-lease", e->lease_text}};
     uint8_t prefix[PROXY_HEADER_OUT_MAX];
     const struct relay_open_params params = {.peer = *peer,
                                              .authority = e->authority,
-                                             .headers = headers,
-                                             .n_headers = ARRAY_SIZE(headers),
+                                             .headers = e->headers,
+                                             .n_headers = EXPOSURE_HEADERS,
                                              .set = &e->relays,
                                              .ops = &client_ops,
                                              .arg = c,
@@ -424,14 +463,14 @@ static void cut_proxied(struct exposure *e)
 
 /* ---- the worker's side of starting and stopping ---- */
 
-/* The socket too: while it is open the kernel takes clients that nobody would accept. */
+/* The socket too: while it is open the kernel takes clients that nobody would accept. Not that of
+ * flows: they answer from it until they have ended. */
 static void stop_listening(struct exposure *e)
 {
-    if (e->listener)
-        listener_stop(TAKE(e->listener));
-    if (e->listen_fd >= 0)
-        close(e->listen_fd);
-    e->listen_fd = -1;
+    if (e->udp)
+        exposure_udp_stop(e->udp, 0);
+    else
+        close_listener(e);
 }
 
 static void on_pool_gone(struct pool_user *u)
@@ -449,10 +488,11 @@ static void start_on_worker(void *arg)
     fleet_pool_use(e->pool, &e->pool_user);
     if (e->listen_fd < 0)
         return;
-    int err = listener_start(e->worker, e->listen_fd, on_accept, e, &e->listener);
+    int err = e->udp ? exposure_udp_start(e->udp, e->listen_fd)
+                     : listener_start(e->worker, e->listen_fd, on_accept, e, &e->listener);
     if (err < 0)
         LOG_ERROR("cannot accept clients", LOG_STR("tunnel", e->tunnel), LOG_ERR(err));
-    else
+    else if (!e->udp)
         listener_trust(e->listener, e->trust);
 }
 
@@ -462,20 +502,28 @@ static void stop_on_worker(void *arg)
     stop_listening(e);
     fleet_pool_unuse(e->pool, &e->pool_user);
     e->is_stopped = true;
-    relay_set_abort(&e->relays, atomic_load(&e->stop_err));
+    relay_set_abort(&e->relays, exposure_stop_reason(e));
+    if (e->udp)
+        exposure_udp_stop(e->udp, exposure_stop_reason(e));
     cut_proxied(e);
     check_stopped(e);
 }
 
 static void stop_accepting_on_worker(void *arg)
 {
-    stop_listening(arg);
+    struct exposure *e = arg;
+    if (e->udp)
+        exposure_udp_refuse_new(e->udp);
+    else
+        stop_listening(e);
 }
 
 static void linger_on_worker(void *arg)
 {
     struct exposure *e = arg;
     stop_listening(e);
+    if (e->udp)
+        exposure_udp_linger(e->udp);
     e->is_closed = true;
     check_stopped(e);
 }
@@ -521,6 +569,10 @@ int exposure_start(const struct exposure_config *cfg, struct exposure **ret)
     snprintf(e->agent, sizeof(e->agent), "%s", cfg->pool->agent);
     snprintf(e->authority, sizeof(e->authority), "%s", cfg->authority);
     snprintf(e->lease_text, sizeof(e->lease_text), "%" PRIu64, cfg->lease_epoch);
+    e->headers[0] = (struct h2_header){"warren-tunnel", e->tunnel};
+    e->headers[1] = (struct h2_header){"warren-lease", e->lease_text};
+    if (cfg->protocol == TUNNEL_UDP)
+        e->udp = exposure_udp_new(e, cfg->flow_idle_ms);
     loop_post(e->worker, start_on_worker, e);
     *ret = e;
     return 0;
@@ -585,6 +637,8 @@ void exposure_traffic(const struct exposure *e, struct tunnel_traffic *sum)
     sum->streams_total += atomic_load_explicit(&s->total, memory_order_relaxed);
     sum->bytes_in += atomic_load_explicit(&s->bytes_read, memory_order_relaxed);
     sum->bytes_out += atomic_load_explicit(&s->bytes_written, memory_order_relaxed);
+    if (e->udp)
+        exposure_udp_traffic(e->udp, sum);
 }
 
 struct listing {
@@ -606,14 +660,21 @@ static void list_on_worker(void *arg)
 {
     struct listing *l = arg;
     struct exposure *e = l->exposure;
-    size_t room = MIN(atomic_load(&e->relays.open), (uint32_t)LIST_MAX);
+    uint32_t open = atomic_load(&e->relays.open) + (e->udp ? exposure_udp_open(e->udp) : 0);
+    size_t room = MIN(open, (uint32_t)LIST_MAX);
     l->records = mem_new(room * sizeof(*l->records));
     for (const struct relay *r = e->relays.head; r && l->n < room; r = relay_next(r)) {
-        struct exposure_record *rec = &l->records[l->n++];
-        fill_record(e, relay_arg(r), relay_peer(r), rec);
-        rec->bytes_in = relay_bytes_read(r);
-        rec->bytes_out = relay_bytes_written(r);
-        rec->end = "open";
+        const struct client *c = relay_arg(r);
+        l->records[l->n++] = (struct exposure_record){.client = *relay_peer(r),
+                                                      .opened = c->opened,
+                                                      .bytes_in = relay_bytes_read(r),
+                                                      .bytes_out = relay_bytes_written(r)};
+    }
+    if (e->udp)
+        l->n += exposure_udp_list(e->udp, l->records + l->n, room - l->n);
+    for (size_t i = 0; i < l->n; i++) {
+        name_record(e, &l->records[i]);
+        l->records[i].end = "open";
     }
     loop_post(e->main, listed_on_main, l);
 }
@@ -628,6 +689,16 @@ void exposure_list_open(struct exposure *e,
         loop_post(e->main, listed_on_main, l);
     else
         loop_post(e->worker, list_on_worker, l);
+}
+
+const char *exposure_authority(const struct exposure *e)
+{
+    return e->authority;
+}
+
+const struct h2_header *exposure_headers(const struct exposure *e)
+{
+    return e->headers;
 }
 
 void *exposure_owner(const struct exposure *e)

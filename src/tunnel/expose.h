@@ -1,7 +1,7 @@
 /*
  * One tunnel served by one agent: accepts clients on the tunnel's listening socket and relays each
- * over the agent's pool of reverse connections. Made and stopped by the main loop, works on the
- * pool's worker.
+ * over the agent's pool of reverse connections; a UDP client's datagrams in a flow (expose_udp.c).
+ * Made and stopped by the main loop, works on the pool's worker.
  *
  *   main: exposure_start --post--> worker: listens on its own watch of the socket
  *   main: exposure_stop  --post--> worker: cuts every stream --post--> main: on_stopped, freed
@@ -27,7 +27,7 @@ struct exposure_record {
     int64_t opened, closed; /* wall ms; closed 0: still open */
     uint64_t bytes_in, bytes_out;
     const char *end; /* a static text: api/openapi.yaml, connection.end */
-    int error;       /* 0 or why the target was not reached */
+    int error;       /* 0 or why the target was not reached; UDP: what it answered with, at last */
 };
 
 /* All on the main loop. */
@@ -51,6 +51,8 @@ struct exposure_config {
     const char *authority;     /* host:port of the target */
     enum proxy_version proxy;  /* a header that tells the target who its client is */
     struct proxy_trust *trust; /* load balancers before the listener; NULL: none */
+    enum tunnel_protocol protocol;
+    uint32_t flow_idle_ms; /* UDP; 0: the default */
     const struct exposure_ops *ops;
     void *arg;
     void *owner; /* see exposure_owner */

@@ -1,9 +1,11 @@
-/* Between expose.c and expose_dial.c only. */
+/* Between expose*.c only. */
 #pragma once
 
 #include "tunnel/expose.h"
 
 struct relay;
+
+struct exposure_udp;
 
 struct loop *exposure_worker(const struct exposure *e);
 struct loop *exposure_main(const struct exposure *e);
@@ -16,3 +18,29 @@ struct relay *exposure_open_dial(struct exposure *e, struct exposure_dial *d, in
 /* Worker. expose_dial.c is told: */
 void exposure_dial_opened(struct exposure_dial *d);
 void exposure_dial_ended(struct exposure_dial *d, int err); /* of the relay; last */
+
+/* Worker. What those who serve clients need of expose.c. */
+void exposure_record(struct exposure *e, const struct exposure_record *r); /* fills in the rest */
+bool exposure_tell_target(struct exposure *e, int err); /* whether that is news */
+void exposure_log_not_reached(const struct exposure *e, const struct addr *client, int err);
+void exposure_hold(struct exposure *e); /* a client more: it does not end before */
+void exposure_release(struct exposure *e);
+int exposure_stop_reason(const struct exposure *e); /* 0: it serves */
+const char *exposure_cut_text(int stop_reason);     /* how streams end by that */
+const char *exposure_authority(const struct exposure *e);
+#define EXPOSURE_HEADERS 2 /* which every request to the agent has */
+const struct h2_header *exposure_headers(const struct exposure *e);
+
+/* expose_udp.c: the clients of a UDP tunnel. Made and freed with the exposure (free on the worker),
+ * works on the worker. */
+struct exposure_udp *exposure_udp_new(struct exposure *e, uint32_t idle_ms);
+int exposure_udp_start(struct exposure_udp *u, int fd); /* the owner closes it after free */
+void exposure_udp_refuse_new(struct exposure_udp *u);
+void exposure_udp_linger(struct exposure_udp *u); /* stopped: answers may still come, for a while */
+void exposure_udp_stop(struct exposure_udp *u, int err); /* cuts the flows; 0: only no more input */
+void exposure_udp_done(struct exposure_udp *u);          /* worker: after the last flow */
+void exposure_udp_free(struct exposure_udp *u);
+void exposure_udp_traffic(const struct exposure_udp *u,
+                          struct tunnel_traffic *sum); /* any thread */
+size_t exposure_udp_list(const struct exposure_udp *u, struct exposure_record *ret, size_t room);
+uint32_t exposure_udp_open(const struct exposure_udp *u);

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "identity/identity.h"
+#include "net/flow_port.h"
 #include "net/listener.h"
 #include "tunnel/tunnel_hub.h"
 #include "tunnel/tunnel_place.h"
@@ -25,6 +26,8 @@ struct tunnel_object {
     char lost[TUNNEL_LOST_SIZE]; /* how the last holder lost it; empty: it did not */
     int listen_fd;               /* -1: not listening */
     struct listener *refuser;
+    struct flow_port *sink;     /* a UDP tunnel's refuser */
+    struct flow_set sunk;       /* what that has thrown away */
     struct exposure *exposures; /* running and stopping ones */
     bool rebind;                /* listen anew when the last exposure has stopped */
     bool is_dirty;              /* in the owner's list `dirty` */

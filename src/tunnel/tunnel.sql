@@ -39,3 +39,8 @@ CREATE TABLE connection (
 );
 
 CREATE INDEX connection_by_tunnel ON connection (tunnel, opened);
+
+-- migration 2: datagrams of UDP tunnels
+ALTER TABLE tunnel ADD COLUMN datagrams_in BIGINT NOT NULL DEFAULT 0;
+ALTER TABLE tunnel ADD COLUMN datagrams_out BIGINT NOT NULL DEFAULT 0;
+ALTER TABLE tunnel ADD COLUMN datagrams_dropped BIGINT NOT NULL DEFAULT 0;

@@ -12,9 +12,11 @@
 #include "base/macro.h"
 #include "base/mem.h"
 #include "base/text.h"
+#include "net/flow_target.h"
 #include "net/relay.h"
 #include "tunnel/tunnel_check.h"
 #include "warren/v1/agent.pb-c.h"
+#include "wire/connect_udp.h"
 #include "wire/proxy_status.h"
 
 #include <assert.h>
@@ -52,6 +54,7 @@ struct held {
     bool is_in_renewal; /* it was there when the renewal under way was asked for */
     uint32_t n_relays;
     struct relay_set relays;
+    struct flow_set flows;
     struct defer last_gone;
     struct held *prev, *next;     /* of the tunnel */
     struct held *all_prev, *more; /* of the agent */
@@ -125,17 +128,26 @@ static void on_relay_open(void *arg, struct relay *r)
         check_note(&h->tunnel->check, 0);
 }
 
-static void on_relay_end(void *arg, struct relay *r, const struct relay_result *res)
+static void stream_ended(struct held *h, int not_reached)
 {
-    struct held *h = arg;
-    if (res->end == RELAY_END_NOT_OPENED) {
+    if (not_reached) {
         LOG_INFO("target not reached", LOG_STR("tunnel", h->id),
-                 LOG_STR("error", proxy_status_token(res->err)));
+                 LOG_STR("error", proxy_status_token(not_reached)));
         if (h->state != HELD_OVER)
-            check_note(&h->tunnel->check, res->err);
+            check_note(&h->tunnel->check, not_reached);
     }
     h->n_relays--;
     free_when_idle(h);
+}
+
+static void on_relay_end(void *arg, struct relay *r, const struct relay_result *res)
+{
+    stream_ended(arg, res->end == RELAY_END_NOT_OPENED ? res->err : 0);
+}
+
+static void on_flow_end(void *arg, const struct flow_result *res)
+{
+    stream_ended(arg, res->end == FLOW_END_NOT_OPENED ? res->err : 0);
 }
 
 static const struct relay_ops relay_callbacks = {.on_open = on_relay_open, .on_end = on_relay_end};
@@ -164,20 +176,58 @@ static struct held *lease_for(struct tunnel_agent *ta, const char *tunnel, uint6
     return h && !is_late && (h->state == HELD_ASKED || h->state == HELD_TAKEN) ? h : NULL;
 }
 
+/* What the hub asks for: CONNECT host:port, or connect-udp with its path. */
+static int read_target(const struct h2_headers *h, bool *is_udp, struct host_port *ret)
+{
+    const char *method = h2_headers_get(h, ":method"), *protocol = h2_headers_get(h, ":protocol");
+    const char *authority = h2_headers_get(h, ":authority"), *path = h2_headers_get(h, ":path");
+    *is_udp = protocol != NULL;
+    if (!method || strcmp(method, "CONNECT") != 0)
+        return ERR_PROTO;
+    if (!protocol)
+        return authority ? host_port_parse(authority, false, ret, NULL) : ERR_PROTO;
+    if (strcmp(protocol, "connect-udp") != 0 || !path)
+        return ERR_UNSUPPORTED;
+    return connect_udp_parse(path, ret, NULL);
+}
+
+static void accept_stream(struct held *held, struct h2_stream *s, const struct host_port *target)
+{
+    const struct relay_accept_params p = {.target = *target,
+                                          .deadline_ms = DIAL_DEADLINE_MS,
+                                          .check = check_allowed,
+                                          .check_arg = held->owner,
+                                          .set = &held->relays,
+                                          .ops = &relay_callbacks,
+                                          .arg = held};
+    held->n_relays++;
+    if (!relay_accept(s, &p))
+        held->n_relays--;
+}
+
+static void accept_flow(struct held *held, struct h2_stream *s, const struct host_port *target)
+{
+    const struct flow_target_params p = {.target = *target,
+                                         .deadline_ms = DIAL_DEADLINE_MS,
+                                         .check = check_allowed,
+                                         .check_arg = held->owner,
+                                         .set = &held->flows,
+                                         .on_end = on_flow_end,
+                                         .arg = held};
+    held->n_relays++;
+    flow_target_accept(s, &p);
+}
+
 void tunnel_agent_on_request(struct tunnel_agent *ta, struct h2_stream *s,
                              const struct h2_headers *h)
 {
-    const char *method = h2_headers_get(h, ":method"), *tunnel = h2_headers_get(h, "warren-tunnel");
-    const char *authority = h2_headers_get(h, ":authority");
+    const char *tunnel = h2_headers_get(h, "warren-tunnel");
     const char *lease = h2_headers_get(h, "warren-lease");
-    struct relay_accept_params p = {.deadline_ms = DIAL_DEADLINE_MS,
-                                    .check = check_allowed,
-                                    .check_arg = ta,
-                                    .ops = &relay_callbacks};
+    struct host_port target;
+    bool is_udp;
     uint64_t epoch;
-    if (!method || strcmp(method, "CONNECT") != 0 || h2_headers_get(h, ":protocol") || !authority ||
-        !tunnel || !lease || text_to_u64(lease, UINT64_MAX, &epoch) < 0 ||
-        host_port_parse(authority, false, &p.target, NULL) < 0) {
+    if (!tunnel || !lease || text_to_u64(lease, UINT64_MAX, &epoch) < 0 ||
+        read_target(h, &is_udp, &target) < 0) {
         relay_refuse(s, ERR_PROTO);
         return;
     }
@@ -188,11 +238,10 @@ void tunnel_agent_on_request(struct tunnel_agent *ta, struct h2_stream *s,
         relay_refuse(s, ERR_STALE);
         return;
     }
-    p.set = &held->relays;
-    p.arg = held;
-    held->n_relays++;
-    if (!relay_accept(s, &p))
-        held->n_relays--;
+    if (is_udp)
+        accept_flow(held, s, &target);
+    else
+        accept_stream(held, s, &target);
 }
 
 void tunnel_agent_set_allow(struct tunnel_agent *ta, const struct addr_rule *allow, size_t n)
@@ -207,6 +256,10 @@ void tunnel_agent_set_allow(struct tunnel_agent *ta, const struct addr_rule *all
             next = relay_next(r);
             if (relay_peer(r)->len && !is_allowed(ta, relay_peer(r)))
                 relay_abort(r, ERR_DENIED);
+        }
+        for (struct flow *f = h->flows.head; f; f = flow_next(f)) {
+            if (flow_peer(f)->len && !is_allowed(ta, flow_peer(f)))
+                flow_abort(f, ERR_DENIED);
         }
     }
 }
@@ -319,6 +372,7 @@ static void drop(struct held *h, const char *why)
     DL_DELETE2(ta->leases, h, all_prev, more);
     h->state = HELD_OVER;
     relay_set_abort(&h->relays, ERR_UNAVAILABLE);
+    flow_set_abort(&h->flows, ERR_UNAVAILABLE);
     ta->n_leases--;
     session_want_reverse(ta->session, ta->n_leases > 0);
     note_holder(t);

@@ -109,6 +109,8 @@ static void expose(struct tunnel_object *o, struct fleet_pool *pool, uint64_t ep
                                         .authority = authority,
                                         .proxy = o->t.spec.proxy,
                                         .trust = ts->trust,
+                                        .protocol = o->t.spec.protocol,
+                                        .flow_idle_ms = o->t.spec.idle_timeout_ms,
                                         .ops = &ts->exposure_ops,
                                         .arg = ts,
                                         .owner = o};
@@ -394,7 +396,8 @@ void tunnel_change(struct tunnel_object *o, const struct tunnel *to, int64_t end
             exposure_retarget(e, authority, is->proxy);
     }
     bool moved = was.has_endpoint != is->has_endpoint ||
-                 (is->has_endpoint && !same_place(&was.listen, &is->listen));
+                 (is->has_endpoint && !same_place(&was.listen, &is->listen)) ||
+                 was.protocol != is->protocol || was.idle_timeout_ms != is->idle_timeout_ms;
     if (moved || o->t.phase == TUNNEL_FAILED) {
         o->t.endpoint[0] = '\0';
         o->rebind = true;
@@ -446,6 +449,7 @@ void tunnel_traffic(const struct tunnel_object *o, struct tunnel_traffic *ret)
     *ret = o->past;
     for (const struct exposure *e = o->exposures; e; e = exposure_next(e))
         exposure_traffic(e, ret);
+    ret->datagrams.dropped += atomic_load_explicit(&o->sunk.dropped, memory_order_relaxed);
 }
 
 static void fill_holder(const struct tunnel_object *o, struct tunnel_holder *ret)
@@ -602,5 +606,8 @@ void tunnels_stats(const struct tunnels *ts, struct tunnels_stats *ret)
         ret->traffic.streams_total += t.streams_total;
         ret->traffic.bytes_in += t.bytes_in;
         ret->traffic.bytes_out += t.bytes_out;
+        ret->traffic.datagrams.in += t.datagrams.in;
+        ret->traffic.datagrams.out += t.datagrams.out;
+        ret->traffic.datagrams.dropped += t.datagrams.dropped;
     }
 }

@@ -1,13 +1,14 @@
 /*
  * A tunnel's listening socket: bound by the main loop, kept through fail-overs, accepted from by
  * the workers' exposures. While nobody serves, clients wait in its queue; after TUNNEL_HOLD_MS the
- * refuser, a listener of the main loop, resets them. An address that cannot be bound is tried
- * again.
+ * refuser, a listener of the main loop, resets them, or the sink throws their datagrams away. An
+ * address that cannot be bound is tried again.
  */
 #include "tunnel/internal.h"
 
 #include "base/error.h"
 #include "base/log.h"
+#include "net/udp.h"
 
 #include <stdio.h>
 #include <sys/socket.h>
@@ -27,18 +28,31 @@ void tunnel_stop_refusing(struct tunnel_object *o)
     timer_stop(&o->hold_timer);
     if (o->refuser)
         listener_stop(TAKE(o->refuser));
+    flow_port_free(TAKE(o->sink));
+}
+
+static void sink(struct tunnel_object *o)
+{
+    const struct flow_port_config cfg = {
+        .loop = o->owner->loop, .fd = o->listen_fd, .set = &o->sunk};
+    if (!o->sink && flow_port_new(&cfg, &o->sink) == 0)
+        flow_port_refuse_new(o->sink);
 }
 
 static void on_hold_over(struct timer *t)
 {
     struct tunnel_object *o = container_of(t, struct tunnel_object, hold_timer);
-    if (o->listen_fd >= 0 && !tunnel_is_served(o))
+    if (o->listen_fd < 0 || tunnel_is_served(o))
+        return;
+    if (o->t.spec.protocol == TUNNEL_UDP)
+        sink(o);
+    else
         listener_start(o->owner->loop, o->listen_fd, on_refuse, o, &o->refuser);
 }
 
 void tunnel_hold_clients(struct tunnel_object *o)
 {
-    if (o->listen_fd >= 0 && !o->refuser && !timer_is_running(&o->hold_timer))
+    if (o->listen_fd >= 0 && !o->refuser && !o->sink && !timer_is_running(&o->hold_timer))
         timer_start(&o->hold_timer, TUNNEL_HOLD_MS);
 }
 
@@ -49,7 +63,8 @@ void tunnel_stop_listening(struct tunnel_object *o)
     tunnel_stop_refusing(o);
     timer_stop(&o->listen_timer);
     if (o->listen_fd >= 0) {
-        shutdown(o->listen_fd, SHUT_RD);
+        if (o->t.spec.protocol != TUNNEL_UDP)
+            shutdown(o->listen_fd, SHUT_RD);
         close(o->listen_fd);
     }
     o->listen_fd = -1;
@@ -64,14 +79,22 @@ static uint16_t earlier_port(const struct tunnel_object *o)
     return was.port;
 }
 
+static int bind_to(struct tunnel_object *o, const struct addr *at, struct addr *bound,
+                   struct diag *d)
+{
+    if (o->t.spec.protocol == TUNNEL_UDP)
+        return udp_bind(at, &o->listen_fd, bound, d);
+    return listener_bind(at, false, &o->listen_fd, bound, d);
+}
+
 static int listen_on(struct tunnel_object *o, struct diag *d)
 {
     struct addr at, bound;
     TRY(addr_parse(o->t.spec.listen.host, earlier_port(o), &at));
-    int rc = listener_bind(&at, false, &o->listen_fd, &bound, d);
+    int rc = bind_to(o, &at, &bound, d);
     if (rc < 0 && o->t.spec.listen.port == 0 && addr_port(&at) != 0) {
         addr_set_port(&at, 0);
-        rc = listener_bind(&at, false, &o->listen_fd, &bound, d);
+        rc = bind_to(o, &at, &bound, d);
     }
     if (rc < 0)
         return rc;

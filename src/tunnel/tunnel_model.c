@@ -65,13 +65,19 @@ json_t *tunnel_json(const struct tunnel *t, const struct tunnel_traffic *traffic
                                 (json_int_t)traffic->streams_total);
     json_t *bytes = json_pack("{s:I, s:I}", "in", (json_int_t)traffic->bytes_in, "out",
                               (json_int_t)traffic->bytes_out);
+    json_t *datagrams = t->spec.protocol == TUNNEL_UDP
+                            ? json_pack("{s:I, s:I, s:I}", "in", (json_int_t)traffic->datagrams.in,
+                                        "out", (json_int_t)traffic->datagrams.out, "dropped",
+                                        (json_int_t)traffic->datagrams.dropped)
+                            : json_null();
     json_t *endpoint = t->endpoint[0] ? json_pack("{s:s}", "address", t->endpoint) : json_null();
     json_t *status = json_pack(
-        "{s:s, s:o, s:{s:o, s:o}, s:o, s:o, s:o, s:o, s:o, s:o, s:b}", "phase",
+        "{s:s, s:o, s:{s:o, s:o}, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:b}", "phase",
         tunnel_phase_name(t->phase), "reason", t->reason[0] ? json_string(t->reason) : json_null(),
         "lease", "server", holder_json(&t->server), "agent", holder_json(&t->agent), "endpoint",
-        endpoint, "streams", streams, "bytes", bytes, "created", rest_time(t->created), "started",
-        rest_time(t->started), "closed", rest_time(t->closed), "on_demand", t->idle_ms > 0);
+        endpoint, "streams", streams, "bytes", bytes, "datagrams", datagrams, "created",
+        rest_time(t->created), "started", rest_time(t->started), "closed", rest_time(t->closed),
+        "on_demand", t->idle_ms > 0);
     return json_pack("{s:s, s:s, s:I, s:o, s:o}", "id", t->id, "name", t->name, "version",
                      (json_int_t)t->version, "spec", tunnel_spec_json(&t->spec), "status", status);
 }

@@ -32,6 +32,9 @@ struct tunnel_traffic {
     uint64_t streams_open, streams_total;
     uint64_t bytes_in;  /* client to target */
     uint64_t bytes_out; /* target to client */
+    struct {
+        uint64_t in, out, dropped;
+    } datagrams; /* UDP */
 };
 
 struct tunnel_holder {

@@ -8,7 +8,7 @@
 #include <stdio.h>
 #include <string.h>
 
-static const char *const protocol_names[] = {"tcp"};
+static const char *const protocol_names[] = {"tcp", "udp"};
 static_assert(ARRAY_SIZE(protocol_names) == TUNNEL_PROTOCOL_COUNT, "a name for each protocol");
 
 static const char *const spread_names[] = {"agent", "connection"};
@@ -106,7 +106,7 @@ static int parse_target(const json_t *target, struct tunnel_spec *spec,
         return diag_set_field(d, ERR_INVALID, "spec.target.address", "%s", diag_text(&cause));
     if (parse_protocol(protocol, &spec->protocol) < 0)
         return diag_set_field(d, ERR_INVALID, "spec.target.protocol",
-                              "'%.20s' is not a protocol of this hub; it has: tcp", protocol);
+                              "'%.20s' is not a protocol of this hub; it has: tcp, udp", protocol);
     return 0;
 }
 
@@ -160,6 +160,9 @@ static int parse_spread(const json_t *spec, struct tunnel_spec *ret, struct diag
     if (i < 0)
         return diag_set_field(d, ERR_INVALID, "spec.spread",
                               "'%.20s' is not a spread; there are: agent, connection", name);
+    if (i == TUNNEL_SPREAD_CONNECTION && ret->protocol == TUNNEL_UDP)
+        return diag_set_field(d, ERR_INVALID, "spec.spread",
+                              "with udp, one agent serves all clients; only agent");
     ret->spread = (enum tunnel_spread)i;
     return 0;
 }
@@ -212,7 +215,7 @@ static int parse_check_path(const json_t *check, struct tunnel_check *ret, struc
 static int parse_check(const json_t *check, struct tunnel_spec *spec, struct diag *d)
 {
     static const char *const members[] = {"type", "interval", "rise", "fall", "path", NULL};
-    bool is_udp = strcmp(tunnel_protocol_name(spec->protocol), "udp") == 0;
+    bool is_udp = spec->protocol == TUNNEL_UDP;
     struct tunnel_check c = {.type = is_udp ? TUNNEL_CHECK_NONE : TUNNEL_CHECK_TCP,
                              .interval_ms = TUNNEL_CHECK_INTERVAL_MS,
                              .rise = 2,
@@ -235,10 +238,27 @@ static int parse_check(const json_t *check, struct tunnel_spec *spec, struct dia
     return 0;
 }
 
+static int parse_idle_timeout(const json_t *idle, struct tunnel_spec *spec, struct diag *d)
+{
+    static const char field[] = "spec.idle_timeout";
+    int64_t ms;
+    if (!idle || json_is_null(idle))
+        return 0;
+    if (spec->protocol != TUNNEL_UDP)
+        return diag_set_field(d, ERR_INVALID, field, "is for the protocol udp only");
+    if (!json_is_string(idle) || text_to_duration_ms(json_string_value(idle), &ms) < 0)
+        return diag_set_field(d, ERR_INVALID, field, "must be a duration, such as \"5m\"");
+    if (ms < TUNNEL_IDLE_MIN_MS || ms > TUNNEL_IDLE_MAX_MS)
+        return diag_set_field(d, ERR_INVALID, field, "must lie between 1s and 24h");
+    spec->idle_timeout_ms = (uint32_t)ms;
+    return 0;
+}
+
 int tunnel_spec_parse(const json_t *spec, struct tunnel_spec *ret,
                       char network_ref[TUNNEL_NAME_SIZE], struct diag *d)
 {
-    static const char *const members[] = {"target", "access", "spread", "check", "ttl", NULL};
+    static const char *const members[] = {"target",       "access", "spread", "check",
+                                          "idle_timeout", "ttl",    NULL};
     struct tunnel_spec parsed = {0};
     TRY(tunnel_check_members(spec, "spec", members, d));
     const json_t *target = json_object_get(spec, "target");
@@ -248,6 +268,7 @@ int tunnel_spec_parse(const json_t *spec, struct tunnel_spec *ret,
     TRY(parse_access(json_object_get(spec, "access"), &parsed, d));
     TRY(parse_spread(spec, &parsed, d));
     TRY(parse_check(json_object_get(spec, "check"), &parsed, d));
+    TRY(parse_idle_timeout(json_object_get(spec, "idle_timeout"), &parsed, d));
     TRY(parse_ttl(json_object_get(spec, "ttl"), &parsed, d));
     *ret = parsed;
     return 0;
@@ -268,23 +289,29 @@ static json_t *check_json(const struct tunnel_check *c)
     return json;
 }
 
+static json_t *duration_json(int64_t ms)
+{
+    char text[32];
+    if (!ms)
+        return json_null();
+    text_from_duration_ms(ms, text, sizeof(text));
+    return json_string(text);
+}
+
 json_t *tunnel_spec_json(const struct tunnel_spec *spec)
 {
-    char target[HOST_SIZE + 16], listen[HOST_SIZE + 16], ttl[32];
+    char target[HOST_SIZE + 16], listen[HOST_SIZE + 16];
     host_port_format(&spec->target, target, sizeof(target));
-    json_t *endpoint = json_null(), *ttl_json = json_null();
+    json_t *endpoint = json_null();
     if (spec->has_endpoint) {
         host_port_format(&spec->listen, listen, sizeof(listen));
         endpoint = json_pack("{s:s}", "listen", listen);
     }
-    if (spec->ttl_ms) {
-        text_from_duration_ms(spec->ttl_ms, ttl, sizeof(ttl));
-        ttl_json = json_string(ttl);
-    }
-    return json_pack("{s:{s:s, s:s, s:s, s:s?}, s:{s:o, s:b}, s:s, s:o, s:o}", "target", "network",
-                     spec->network, "address", target, "protocol",
+    return json_pack("{s:{s:s, s:s, s:s, s:s?}, s:{s:o, s:b}, s:s, s:o, s:o, s:o}", "target",
+                     "network", spec->network, "address", target, "protocol",
                      tunnel_protocol_name(spec->protocol), "proxy_protocol",
                      proxy_version_name(spec->proxy), "access", "endpoint", endpoint, "internal",
                      (int)spec->internal, "spread", spread_names[spec->spread], "check",
-                     check_json(&spec->check), "ttl", ttl_json);
+                     check_json(&spec->check), "idle_timeout", duration_json(spec->idle_timeout_ms),
+                     "ttl", duration_json(spec->ttl_ms));
 }

@@ -13,11 +13,13 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-#define TUNNEL_NAME_SIZE  64
-#define TUNNEL_TTL_MIN_MS 1000
-#define TUNNEL_TTL_MAX_MS (INT64_C(366) * 86400 * 1000)
+#define TUNNEL_NAME_SIZE   64
+#define TUNNEL_TTL_MIN_MS  1000
+#define TUNNEL_TTL_MAX_MS  (INT64_C(366) * 86400 * 1000)
+#define TUNNEL_IDLE_MIN_MS 1000
+#define TUNNEL_IDLE_MAX_MS (24 * 3600 * 1000)
 
-enum tunnel_protocol { TUNNEL_TCP, TUNNEL_PROTOCOL_COUNT };
+enum tunnel_protocol { TUNNEL_TCP, TUNNEL_UDP, TUNNEL_PROTOCOL_COUNT };
 const char *tunnel_protocol_name(enum tunnel_protocol protocol);
 
 /* Who serves: one agent of the network at a time, or all of them, each connection its own. */
@@ -53,7 +55,8 @@ struct tunnel_spec {
     bool internal;
     enum tunnel_spread spread;
     struct tunnel_check check;
-    int64_t ttl_ms; /* 0: no end */
+    uint32_t idle_timeout_ms; /* of a UDP client; 0: the default */
+    int64_t ttl_ms;           /* 0: no end */
 };
 
 /* Every member is checked, unknown ones are errors; `d->field` is the JSON path at fault. The

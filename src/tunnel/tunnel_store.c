@@ -112,6 +112,9 @@ static int read_row(const struct rows *rows, struct tunnel_stored *s)
     s->past.streams_total = (uint64_t)row_int(rows, 11);
     s->past.bytes_in = (uint64_t)row_int(rows, 12);
     s->past.bytes_out = (uint64_t)row_int(rows, 13);
+    s->past.datagrams.in = (uint64_t)row_int(rows, 18);
+    s->past.datagrams.out = (uint64_t)row_int(rows, 19);
+    s->past.datagrams.dropped = (uint64_t)row_int(rows, 20);
     t->created = row_int(rows, 14);
     t->started = row_int(rows, 15);
     t->closed = row_int(rows, 16);
@@ -126,7 +129,8 @@ int tunnel_store_each(struct tx *tx, void (*fn)(void *arg, const struct tunnel_s
     int rc;
     struct rows rows = tx_query(
         tx, "SELECT id, tenant, name, version, network, spec, ends, phase, reason, endpoint, "
-            "lease_epoch, streams_total, bytes_in, bytes_out, created, started, closed, idle_ms "
+            "lease_epoch, streams_total, bytes_in, bytes_out, created, started, closed, idle_ms, "
+            "datagrams_in, datagrams_out, datagrams_dropped "
             "FROM tunnel ORDER BY created");
     while ((rc = row_next(&rows)) > 0) {
         if (read_row(&rows, &s) < 0)
@@ -246,10 +250,11 @@ static int write_traffic(struct tx *tx, void *arg)
     for (size_t i = 0; i < b->n; i++) {
         const struct tunnel_traffic *t = &b->rows[i].traffic;
         TRY(tx_exec(tx,
-                    "UPDATE tunnel SET streams_total = $1, bytes_in = $2, bytes_out = $3 "
-                    "WHERE id = $4",
+                    "UPDATE tunnel SET streams_total = $1, bytes_in = $2, bytes_out = $3, "
+                    "datagrams_in = $4, datagrams_out = $5, datagrams_dropped = $6 WHERE id = $7",
                     STORE_INT(t->streams_total), STORE_INT(t->bytes_in), STORE_INT(t->bytes_out),
-                    STORE_TEXT(b->rows[i].tunnel)));
+                    STORE_INT(t->datagrams.in), STORE_INT(t->datagrams.out),
+                    STORE_INT(t->datagrams.dropped), STORE_TEXT(b->rows[i].tunnel)));
     }
     return 0;
 }
@@ -262,7 +267,8 @@ void tunnel_save_traffic(struct tunnels *ts)
         struct tunnel_traffic now;
         tunnel_traffic(o, &now);
         if (now.streams_total == o->saved.streams_total && now.bytes_in == o->saved.bytes_in &&
-            now.bytes_out == o->saved.bytes_out)
+            now.bytes_out == o->saved.bytes_out &&
+            now.datagrams.dropped == o->saved.datagrams.dropped)
             continue;
         o->saved = now;
         copy(b->rows[b->n].tunnel, ID_SIZE, o->t.id);

@@ -205,11 +205,11 @@ class Hub:
         agent.wait_online()
         return agent
 
-    def tunnel(self, target, name="web", network="lan", listen=None, wait=True, **spec):
+    def tunnel(self, target, name="web", network="lan", listen=None, wait=True, protocol="tcp", **spec):
         """Makes a tunnel; its object once it is active."""
         host = f"[{self.host}]" if ":" in self.host else self.host
         body = {"name": name, "spec": {
-            "target": {"network": network, "address": target},
+            "target": {"network": network, "address": target, "protocol": protocol},
             "access": {"endpoint": {"listen": listen or f"{host}:0"}}, **spec}}
         made = self.admin.post("/api/v1/tunnels", body)
         return self.wait_active(made["id"]) if wait else made
