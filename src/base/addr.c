@@ -42,6 +42,34 @@ void host_port_format(const struct host_port *hp, char *out, size_t size)
     snprintf(out, size, strchr(hp->host, ':') ? "[%s]:%u" : "%s:%u", hp->host, hp->port);
 }
 
+static bool is_label(const char *s, size_t len)
+{
+    return len >= 1 && len <= 63 && s[0] != '-' && s[len - 1] != '-' &&
+           strspn(s, "abcdefghijklmnopqrstuvwxyz0123456789-") >= len;
+}
+
+int host_name_parse(const char *s, char ret[HOST_SIZE])
+{
+    char text[HOST_SIZE];
+    size_t len = strnlen(s, HOST_SIZE), label = 0;
+    if (len > 0 && s[len - 1] == '.')
+        len--;
+    if (len == 0 || len > 253)
+        return ERR_INVALID;
+    for (size_t i = 0; i < len; i++)
+        text[i] = s[i] >= 'A' && s[i] <= 'Z' ? (char)(s[i] - 'A' + 'a') : s[i];
+    text[len] = '\0';
+    for (size_t at = 0; at <= len; at += label + 1) {
+        label = strcspn(text + at, ".");
+        if (!is_label(text + at, label))
+            return ERR_INVALID;
+        if (at + label == len && strspn(text + at, "0123456789") == label)
+            return ERR_INVALID; /* an IPv4 address, or something that wants to be one */
+    }
+    memcpy(ret, text, len + 1);
+    return 0;
+}
+
 int addr_parse(const char *host, uint16_t port, struct addr *ret)
 {
     struct addr a = {0};

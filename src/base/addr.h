@@ -34,6 +34,10 @@ struct host_port {
 int host_port_parse(const char *s, bool zero_ok, struct host_port *ret, struct diag *d);
 void host_port_format(const struct host_port *hp, char *out, size_t size);
 
+/* A host name, not an address: labels of letters, digits and '-' (RFC 1123), at most 253 bytes; a
+ * dot at the end is left out, capitals become small. ERR_INVALID. */
+int host_name_parse(const char *s, char ret[HOST_SIZE]);
+
 int addr_parse(const char *host, uint16_t port, struct addr *ret); /* literals only */
 void addr_format(const struct addr *a, char *out, size_t size);    /* "ip:port" */
 void addr_format_ip(const struct addr *a, char *out, size_t size);

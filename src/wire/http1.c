@@ -137,6 +137,11 @@ static void describe(struct http1 *p)
     }
 }
 
+static bool is_upgrade(const struct http1 *p)
+{
+    return p->may_upgrade && p->parser.status_code == 101;
+}
+
 static int on_headers_complete(llhttp_t *l)
 {
     struct http1 *p = l->data;
@@ -149,7 +154,7 @@ static int on_headers_complete(llhttp_t *l)
     if (check_framing(p) < 0 || (l->type == HTTP_REQUEST && check_request(p) < 0))
         return HPE_USER;
     p->in_head = false;
-    if (l->type == HTTP_RESPONSE && l->status_code < 200) {
+    if (l->type == HTTP_RESPONSE && l->status_code < 200 && !is_upgrade(p)) {
         if (l->status_code == 101) {
             refuse(p, ERR_PROTO, 502, "unexpected change of protocol");
             return HPE_USER;
@@ -215,7 +220,7 @@ static void begin(struct http1 *p, llhttp_type_t type)
     p->body_len = p->framing_len = 0;
     p->last = '\0';
     p->in_head = true;
-    p->in_message = p->ended = p->no_body = false;
+    p->in_message = p->ended = false;
     buf_clear(&p->name);
     buf_clear(&p->value);
 }
@@ -244,15 +249,26 @@ void http1_done(struct http1 *p)
     buf_done(&p->value);
 }
 
-void http1_next(struct http1 *p)
+static void next_head(struct http1 *p)
 {
     arena_done(&p->arena);
     begin(p, p->parser.type);
 }
 
+void http1_next(struct http1 *p)
+{
+    p->no_body = p->may_upgrade = false;
+    next_head(p);
+}
+
 void http1_expect_no_body(struct http1 *p)
 {
     p->no_body = true;
+}
+
+void http1_expect_upgrade(struct http1 *p)
+{
+    p->may_upgrade = true;
 }
 
 struct arena http1_take_arena(struct http1 *p)
@@ -341,8 +357,9 @@ int64_t http1_feed(struct http1 *p, const void *data, size_t len)
         } else {
             used += (size_t)TRY(feed_body(p, at + used, len - used));
         }
-        if (p->ended && p->parser.type == HTTP_RESPONSE && p->parser.status_code < 200)
-            http1_next(p); /* 100 Continue and its like; the real one follows */
+        if (p->ended && p->parser.type == HTTP_RESPONSE && p->parser.status_code < 200 &&
+            !is_upgrade(p))
+            next_head(p); /* 100 Continue and its like; the real one follows */
     }
     return (int64_t)used;
 }

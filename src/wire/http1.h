@@ -58,7 +58,7 @@ struct http1 {
     uint32_t head_len, line_len, n_lines; /* the scanner */
     uint64_t body_len, framing_len;
     char last;
-    bool in_head, in_message, ended, no_body;
+    bool in_head, in_message, ended, no_body, may_upgrade;
 };
 
 void http1_init_server(struct http1 *p, const struct http1_ops *ops, struct http1_limits limits);
@@ -75,6 +75,9 @@ int http1_finish(struct http1 *p);
 void http1_next(struct http1 *p);
 /* Client: the response to come answers HEAD, so it has no body. */
 void http1_expect_no_body(struct http1 *p);
+/* Client: the request asked to change the protocol, so a 101 is an answer: `ended` is set after its
+ * head, and what follows is no HTTP. */
+void http1_expect_upgrade(struct http1 *p);
 /* The head's strings belong to the caller from now on. */
 struct arena http1_take_arena(struct http1 *p);
 
