@@ -7,6 +7,7 @@
 #include <assert.h>
 #include <netinet/tcp.h>
 #include <openssl/err.h>
+#include <openssl/x509v3.h>
 #include <unistd.h>
 
 #define HANDSHAKE_MS 10000
@@ -205,6 +206,12 @@ const char *conn_server_name(const struct conn *c)
 {
     const char *name = c->ssl ? SSL_get_servername(c->ssl, TLSEXT_NAMETYPE_host_name) : NULL;
     return name ? name : "";
+}
+
+bool conn_cert_covers(const struct conn *c, const char *host)
+{
+    X509 *cert = c->ssl ? SSL_get_certificate(c->ssl) : NULL;
+    return cert && X509_check_host(cert, host, 0, X509_CHECK_FLAG_NO_PARTIAL_WILDCARDS, NULL) == 1;
 }
 
 struct x509_st *conn_peer_cert(const struct conn *c)

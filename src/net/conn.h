@@ -79,6 +79,8 @@ int conn_fd(const struct conn *c);
 const char *conn_alpn(const struct conn *c);        /* "" if none was agreed */
 size_t conn_lane(const struct conn *c);             /* server: index in tls_server_config.lanes */
 const char *conn_server_name(const struct conn *c); /* server: the SNI, or "" */
+/* Server: whether the certificate that the client was shown is good for this host, too. */
+bool conn_cert_covers(const struct conn *c, const char *host);
 /* The verified certificate of the peer, borrowed; NULL if none was asked for. */
 struct x509_st *conn_peer_cert(const struct conn *c);
 bool conn_peer_cert_expired(const struct conn *c); /* only where the lane allows it */

@@ -13,6 +13,7 @@
 #include "base/mem.h"
 #include "loop/io.h"
 #include "net/listener.h"
+#include "wire/client_hello.h"
 
 #include <errno.h>
 #include <malloc.h>
@@ -149,6 +150,30 @@ static void shake_hands(struct guest *g)
     conn_start(c, &guest_ops, g);
 }
 
+/* Whether the connection is somebody else's, who has it now; or is not to be decided yet. */
+static bool pass_raw(struct guest *g)
+{
+    const struct server_config *cfg = &g->server->cfg;
+    uint8_t hello[CLIENT_HELLO_MAX + 64];
+    char name[HOST_SIZE];
+    if (!cfg->raw || !cfg->raw->has_any(cfg->arg))
+        return false;
+    ssize_t n = recv(g->io.fd, hello, sizeof(hello), MSG_PEEK);
+    int rc = n > 0 ? client_hello_name(hello, (size_t)n, name) : CLIENT_HELLO_MORE;
+    if (rc == CLIENT_HELLO_MORE && !g->io.hup && n < (ssize_t)sizeof(hello)) {
+        g->io.readable = false; /* an event tells of more */
+        return true;
+    }
+    if (rc != 0 || !cfg->raw->wants(cfg->arg, name))
+        return false;
+    int fd = g->io.fd;
+    struct addr peer = g->peer;
+    io_stop(&g->io);
+    guest_free(g);
+    cfg->raw->on_raw(cfg->arg, fd, &peer, name);
+    return true;
+}
+
 static void on_first_byte(struct io *io)
 {
     struct guest *g = container_of(io, struct guest, io);
@@ -161,7 +186,8 @@ static void on_first_byte(struct io *io)
         return;
     }
     if (n == 1 && first == TLS_HANDSHAKE_RECORD) {
-        shake_hands(g);
+        if (!pass_raw(g))
+            shake_hands(g);
         return;
     }
     if (n == 1 && first >= 'A' && first <= 'Z')

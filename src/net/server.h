@@ -14,12 +14,21 @@
 struct proxy_trust;
 struct server;
 
+/* Connections whose TLS is not ours: recognized by the name in the ClientHello, of which no byte is
+ * taken. */
+struct server_raw_ops {
+    bool (*has_any)(void *arg); /* false: nothing needs to be looked at */
+    bool (*wants)(void *arg, const char *name);
+    void (*on_raw)(void *arg, int fd, const struct addr *peer, const char *name); /* takes `fd` */
+};
+
 struct server_config {
     struct tls_server *tls;
     struct proxy_trust *trust; /* load balancers before us; NULL: none */
     /* A finished handshake. The callee owns `c`: conn_start here, or conn_detach and conn_attach
      * on another loop. `lane` indexes tls_server_config.lanes. */
     void (*on_conn)(void *arg, struct conn *c, size_t lane);
+    const struct server_raw_ops *raw; /* NULL: all TLS is ours */
     void *arg;
     uint32_t handshake_ms;    /* 0: 10 s */
     uint32_t max_waiting;     /* unfinished, on this loop; 0: 4096 */

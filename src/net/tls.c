@@ -8,6 +8,8 @@
 #include "base/error.h"
 #include "base/macro.h"
 #include "base/mem.h"
+#include "net/tls_names.h"
+#include "wire/client_hello.h"
 
 #include <assert.h>
 #include <openssl/err.h>
@@ -24,8 +26,9 @@
 
 struct tls_server {
     _Atomic uint32_t refs;
-    pthread_mutex_t lock; /* guards ctx */
+    pthread_mutex_t lock; /* guards ctx and names */
     SSL_CTX *ctx;
+    struct tls_names *names; /* NULL: none */
     char *client_ca_pem;
     struct tls_lane lanes[TLS_LANES_MAX];
     size_t n_lanes;
@@ -180,10 +183,27 @@ static int verify_client(int ok, X509_STORE_CTX *store)
     return 0;
 }
 
+/* Agents and those who pin the CA get the server's own certificate always. */
+static int choose_certificate(SSL *ssl, struct tls_server *t)
+{
+    const uint8_t *ext;
+    size_t len;
+    char host[HOST_SIZE];
+    if (!SSL_client_hello_get0_ext(ssl, TLSEXT_TYPE_server_name, &ext, &len) ||
+        !client_hello_sni(ext, len, host))
+        return 0;
+    pthread_mutex_lock(&t->lock);
+    struct tls_names *names = tls_names_ref(t->names);
+    pthread_mutex_unlock(&t->lock);
+    int rc = names ? tls_names_use(names, host, ssl) : 0;
+    tls_names_unref(names);
+    return rc;
+}
+
 static int on_client_hello(SSL *ssl, int *alert, void *arg)
 {
     struct tls_session *session = SSL_get_app_data(ssl);
-    const struct tls_server *t = session->server;
+    struct tls_server *t = session->server;
     const uint8_t *ext, *at;
     size_t len;
     (void)alert;
@@ -197,6 +217,8 @@ static int on_client_hello(SSL *ssl, int *alert, void *arg)
     }
     if (t->lanes[session->lane].client_cert)
         SSL_set_verify(ssl, SSL_VERIFY_PEER | SSL_VERIFY_FAIL_IF_NO_PEER_CERT, verify_client);
+    else if (choose_certificate(ssl, t) < 0)
+        return SSL_CLIENT_HELLO_ERROR;
     return SSL_CLIENT_HELLO_SUCCESS;
 }
 
@@ -265,6 +287,15 @@ int tls_server_reload(struct tls_server *t, const char *chain_pem, const struct 
     return 0;
 }
 
+void tls_server_set_names(struct tls_server *t, struct tls_names *n)
+{
+    pthread_mutex_lock(&t->lock);
+    struct tls_names *old = t->names;
+    t->names = n;
+    pthread_mutex_unlock(&t->lock);
+    tls_names_unref(old);
+}
+
 struct tls_server *tls_server_ref(struct tls_server *t)
 {
     t->refs++;
@@ -276,6 +307,7 @@ void tls_server_unref(struct tls_server *t)
     if (!t || --t->refs > 0)
         return;
     SSL_CTX_free(t->ctx);
+    tls_names_unref(t->names);
     pthread_mutex_destroy(&t->lock);
     mem_free(t->client_ca_pem);
     mem_free(t);
@@ -355,6 +387,8 @@ int tls_client_new(const struct tls_client_config *cfg, struct tls_client **ret,
     struct addr literal;
     t->refs = 1;
     int rc = new_ctx(TLS_client_method(), &t->ctx, d);
+    if (rc == 0 && cfg->old_is_allowed)
+        SSL_CTX_set_min_proto_version(t->ctx, TLS1_2_VERSION);
     if (rc == 0 && cfg->server_name && strlen(cfg->server_name) >= NAME_SIZE)
         rc = diag_set(d, ERR_INVALID, "the server's name is too long");
     if (rc == 0 && cfg->server_name) {

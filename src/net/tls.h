@@ -56,6 +56,7 @@ struct tls_client_config {
     const struct secret *key_pem;
     const char *server_name; /* what the server's certificate must carry: DNS name or IP text */
     const char *alpn[TLS_LANES_MAX]; /* offered, in this order; ends with NULL */
+    bool old_is_allowed;             /* TLS 1.2: for devices that know no better */
     bool insecure;                   /* no verification at all: only for tools that say so */
 };
 

@@ -19,5 +19,11 @@ SSL *tls_client_session(struct tls_client *t, struct tls_session *session);
 const char *tls_session_alpn(const struct tls_session *session, const SSL *ssl);
 void tls_session_done(struct tls_session *session);
 
+/* tls_names.c */
+struct tls_names;
+struct tls_names *tls_names_ref(struct tls_names *n);
+/* Gives `ssl` the certificate for `host`, if there is one. */
+int tls_names_use(const struct tls_names *n, const char *host, SSL *ssl);
+
 /* Turns OpenSSL's error queue and verification result into a code and a text; empties the queue. */
 int tls_diagnose(const SSL *ssl, struct diag *d);
