@@ -73,6 +73,8 @@ struct http_server {
     void *connect_ctx;
     void (*on_connect_stream)(void *ctx, struct h2_stream *s, const struct h2_headers *h);
     void *connect_stream_ctx;
+    bool (*is_elsewhere)(void *arg, const char *host); /* may be NULL */
+    void *is_elsewhere_arg;
     struct http_link *links;
     struct http_request *requests;
     struct http_source *sources; /* uthash */
@@ -124,7 +126,7 @@ struct http_request {
     size_t n_params;
 
     enum http_step step;
-    bool is_head, passed_before;
+    bool is_head, is_absolute, passed_before; /* is_absolute: the target, or that of a CONNECT */
     void *caller, *hook_data;
     void (*on_gone)(void *arg);
     void *on_gone_arg;
@@ -141,7 +143,8 @@ struct http_request {
     struct http_request *prev, *next;
 };
 
-/* server.c */
+/* server.c. Whether there is room for another connection; else it is aborted. */
+bool http_server_admit(struct http_server *s, struct conn *c);
 void http_link_add(struct http_link *link, struct http_server *s, struct conn *c,
                    const struct http_link_ops *ops);
 void http_link_remove(struct http_link *link); /* the connection is closed */

@@ -7,6 +7,7 @@
 #include "base/error.h"
 #include "base/macro.h"
 #include "base/mem.h"
+#include "http/gateway_rules.h"
 #include "net/conn.h"
 
 #include <assert.h>
@@ -44,6 +45,7 @@ struct http_request *http_request_new(struct http_link *link, const struct http_
     req->arena = arena;
     req->method = method;
     req->is_head = strcmp(method, "HEAD") == 0;
+    req->is_absolute = target[0] != '/';
     req->fields = fields;
     req->n_fields = n_fields;
     req->peer = link->peer;
@@ -91,10 +93,21 @@ static int refuse(struct http_request *req, int status, struct diag *d, int code
     return status;
 }
 
+static bool is_elsewhere(const struct http_request *req)
+{
+    const struct http_server *s = req->server;
+    const char *authority = http_header(req, "host");
+    char host[HOST_SIZE];
+    return s->is_elsewhere && !req->is_absolute && authority &&
+           gateway_host(authority, host) == 0 && s->is_elsewhere(s->is_elsewhere_arg, host);
+}
+
 int http_request_admit(struct http_request *req, bool has_body, int64_t content_length,
                        struct diag *d)
 {
     int status = http_route_find(req->server, req);
+    if (is_elsewhere(req))
+        return refuse(req, 421, d, ERR_DENIED, "the connection was not made for this host");
     if (status == 404)
         return refuse(req, status, d, ERR_NOT_FOUND, "there is nothing at this path");
     if (status == 405)

@@ -70,6 +70,13 @@ void http_server_on_connect_stream(struct http_server *s,
     s->connect_stream_ctx = ctx;
 }
 
+void http_server_on_host(struct http_server *s, bool (*is_elsewhere)(void *arg, const char *host),
+                         void *arg)
+{
+    s->is_elsewhere = is_elsewhere;
+    s->is_elsewhere_arg = arg;
+}
+
 void http_server_stats(const struct http_server *s, struct http_stats *ret)
 {
     *ret = s->stats;
@@ -99,15 +106,21 @@ static void source_put(struct http_server *s, struct http_source *src)
     mem_free(src);
 }
 
-void http_server_take(struct http_server *s, struct conn *c)
+bool http_server_admit(struct http_server *s, struct conn *c)
 {
     struct http_source *src = source_get(s, conn_peer_addr(c));
-    if (s->is_draining || s->stats.conns >= s->limits.conns ||
-        src->conns >= s->limits.conns_per_addr) {
-        source_put(s, src);
+    bool fits = !s->is_draining && s->stats.conns < s->limits.conns &&
+                src->conns < s->limits.conns_per_addr;
+    source_put(s, src);
+    if (!fits)
         conn_abort(c, ERR_LIMIT);
+    return fits;
+}
+
+void http_server_take(struct http_server *s, struct conn *c)
+{
+    if (!http_server_admit(s, c))
         return;
-    }
     if (strcmp(conn_alpn(c), "h2") == 0)
         http_h2_take(s, c);
     else

@@ -150,6 +150,11 @@ void http_server_on_connect_stream(struct http_server *s,
  * is gone, or the connection is HTTP/2. Not from within the handler: later. */
 struct conn *http_take_conn(struct http_request *req);
 
+/* Requests (but CONNECT, and those in absolute-form) whose Host is one that `is_elsewhere` knows
+ * are refused with 421. `host` is canonical. */
+void http_server_on_host(struct http_server *s, bool (*is_elsewhere)(void *arg, const char *host),
+                         void *arg);
+
 /* --- answers ---------------------------------------------------------------------------------- */
 
 /* Adds a header to the answer that will be given. CR, LF and NUL in the value are a bug. */
