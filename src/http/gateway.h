@@ -30,7 +30,7 @@ struct gateway_stream;   /* one stream to a target */
 /* The paths that never go to a target; their bodies are read before on_request, up to a limit. */
 #define GATEWAY_OWN_PATH "/.warren/"
 
-#define GATEWAY_KEY_SIZE 64
+#define GATEWAY_KEY_SIZE 128
 
 /* What a request asks; the strings live until gateway_decide. */
 struct gateway_ask {

@@ -188,6 +188,27 @@ static int open_fleet(struct hub *h, struct diag *d)
     return 0;
 }
 
+static bool is_tunnel_host(void *arg, const char *host)
+{
+    struct hub *h = arg;
+    return tunnel_names_find(tunnels_names(h->tunnels), host) != TUNNEL_NAME_NONE;
+}
+
+static int open_web(struct hub *h, struct diag *d)
+{
+    const struct hub_settings *s = h->settings;
+    CLEANUP(mem_free) char *key_path = mem_printf("%s/web.key", s->data);
+    const struct tunnel_web_config web = {.tunnels = h->tunnels,
+                                          .identity = h->identity,
+                                          .key_path = key_path,
+                                          .public_names =
+                                              (const char *const *)s->public_names.items,
+                                          .n_public_names = s->public_names.n};
+    http_server_on_host(h->http, is_tunnel_host, h);
+    TRY(tunnels_serve_web(&web, d));
+    return hub_certs_open(h, d);
+}
+
 static int open_http(struct hub *h, struct diag *d)
 {
     const struct http_server_config rest = {.loop = h->loop,
@@ -211,7 +232,7 @@ static int open_http(struct hub *h, struct diag *d)
     tunnels_serve(h->tunnels, h->http);
     tunnels_serve_proxy(h->tunnels, h->http, h->identity);
     hub_status_serve(h);
-    return 0;
+    return open_web(h, d);
 }
 
 static int start_worker(struct hub *h, int fd)
@@ -222,6 +243,8 @@ static int start_worker(struct hub *h, int fd)
         .main = h->loop,
         .tls = h->tls,
         .trust = &h->trust,
+        .web = h->tunnels,
+        .n_web_lanes = LANE_HTTP2 + 1,
         .max_waiting = (uint32_t)MAX(s->limits.handshakes / n, (int64_t)1),
         .max_per_address = (uint32_t)MAX(s->limits.handshakes_per_address / n, (int64_t)1),
         .on_conn = on_conn,
@@ -391,6 +414,7 @@ static void on_reload(void *arg, int signum)
         struct identity_policy policy = policy_of(h->settings);
         apply_log(h->settings);
         identity_set_policy(h->identity, &policy);
+        hub_certs_reload(h);
         LOG_INFO("reloaded");
     }
     notify_ready(&h->notify);
@@ -400,6 +424,9 @@ static void on_reload(void *arg, int signum)
  * while all that it may touch is still there. */
 static void tear_down(struct hub *h)
 {
+    if (h->tunnels)
+        tunnels_settle_web(h->tunnels);
+    hub_certs_close(h);
     if (h->http)
         http_server_free(h->http);
     if (h->renew)

@@ -58,6 +58,11 @@ static const struct conf_row rows[] = {
      "Host names and addresses by which agents and users reach this hub; its certificate bears "
      "them.",
      .check = check_public_name},
+    {"certificates", CONF_LIST, AT(certificates), "", "WARREN_CERTIFICATES", "--certificates",
+     "PATH",
+     "Certificates for the names of tunnels: files, or folders as certbot and lego make them; read "
+     "again when they change.",
+     CONF_RELOADABLE},
     {"trust_domain", CONF_STRING, AT(trust_domain), "warren", "WARREN_TRUST_DOMAIN",
      "--trust-domain", "NAME", "SPIFFE trust domain of all identities; fixed once the CA exists.",
      .check = check_trust_domain},

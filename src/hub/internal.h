@@ -52,10 +52,18 @@ struct hub {
     struct addr address;                    /* of the listener */
     char address_text[ADDR_TEXT_SIZE];
     char machine[256];
+    struct timer certs_timer;
+    struct tls_names *certs; /* those in use; NULL: none yet */
+    uint64_t certs_digest;   /* of the files that they came from */
     struct timer drain_timer;
     uint64_t drain_ends; /* loop time */
     size_t closing;      /* parts that have not ended yet */
 };
+
+/* hub_certs.c: certificates for the names of tunnels, from files. Main loop. */
+int hub_certs_open(struct hub *h, struct diag *d);
+void hub_certs_reload(struct hub *h); /* the setting has changed */
+void hub_certs_close(struct hub *h);
 
 /* hub_status.c: /healthz, /readyz, /metrics. */
 void hub_status_serve(struct hub *h);

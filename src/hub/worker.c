@@ -13,6 +13,7 @@ struct worker {
     int fd;
     struct loop *loop;
     struct server *server;            /* the worker's */
+    struct tunnel_gateway *gateway;   /* the same */
     const struct server_stats *stats; /* the main loop's; NULL: closing */
     pthread_t thread;
 };
@@ -32,11 +33,38 @@ static void hand_over(void *arg)
 static void on_conn(void *arg, struct conn *c, size_t lane)
 {
     struct worker *w = arg;
+    char name[HOST_SIZE];
+    if (w->gateway && lane < w->cfg.n_web_lanes &&
+        host_name_parse(conn_server_name(c), name) == 0 &&
+        tunnel_names_find(tunnels_names(w->cfg.web), name) == TUNNEL_NAME_HOST) {
+        tunnel_gateway_take(w->gateway, c);
+        return;
+    }
     conn_detach(c);
     struct handover *h = NEW(struct handover);
     *h = (struct handover){w, c, lane};
     loop_post(w->cfg.main, hand_over, h);
 }
+
+static bool wants_raw(void *arg, const char *name)
+{
+    struct worker *w = arg;
+    return tunnel_names_find(tunnels_names(w->cfg.web), name) == TUNNEL_NAME_SNI;
+}
+
+static bool has_raw(void *arg)
+{
+    struct worker *w = arg;
+    return tunnel_names_has_sni(tunnels_names(w->cfg.web));
+}
+
+static void on_raw(void *arg, int fd, const struct addr *peer, const char *name)
+{
+    struct worker *w = arg;
+    tunnel_gateway_pass(w->gateway, fd, peer, name);
+}
+
+static const struct server_raw_ops raw_ops = {has_raw, wants_raw, on_raw};
 
 /* Signals belong to the main thread. */
 static void *run(void *arg)
@@ -52,10 +80,13 @@ int worker_start(const struct worker_config *cfg, int fd, struct worker **ret)
     w->cfg = *cfg;
     w->fd = fd;
     int rc = loop_new(&w->loop);
+    if (rc == 0 && cfg->web)
+        w->gateway = tunnel_gateway_new(cfg->web, w->loop);
     if (rc == 0) {
         const struct server_config server = {.tls = cfg->tls,
                                              .trust = cfg->trust,
                                              .on_conn = on_conn,
+                                             .raw = cfg->web ? &raw_ops : NULL,
                                              .arg = w,
                                              .max_waiting = cfg->max_waiting,
                                              .max_per_address = cfg->max_per_address};
@@ -71,6 +102,7 @@ int worker_start(const struct worker_config *cfg, int fd, struct worker **ret)
     if (rc < 0) {
         if (w->server)
             server_free(w->server);
+        tunnel_gateway_free(w->gateway);
         loop_free(w->loop);
         close(fd);
         mem_free(w);
@@ -95,6 +127,8 @@ static void stop_accepting(void *arg)
     if (w->fd >= 0)
         close(w->fd);
     w->fd = -1;
+    if (w->gateway)
+        tunnel_gateway_drain(w->gateway);
 }
 
 void worker_stop_accepting(struct worker *w)
@@ -120,6 +154,7 @@ static void close_server(void *arg)
     struct worker *w = c->worker;
     stop_accepting(w);
     server_free(TAKE(w->server));
+    tunnel_gateway_free(TAKE(w->gateway));
     loop_post(w->cfg.main, closed, c);
 }
 

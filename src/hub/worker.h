@@ -1,10 +1,12 @@
 /*
- * A worker: a thread with a loop that accepts on the hub's port, shakes hands, and hands the
- * connections to the main loop, which sends those of agents' data to the worker that is their home.
+ * A worker: a thread with a loop that accepts on the hub's port, shakes hands, serves the clients
+ * of tunnels by name, and hands all other connections to the main loop, which sends those of
+ * agents' data to the worker that is their home.
  */
 #pragma once
 
 #include "net/server.h"
+#include "tunnel/tunnel_web.h"
 
 struct worker;
 
@@ -13,6 +15,9 @@ struct worker_config {
     struct tls_server *tls;
     struct proxy_trust *trust;
     uint32_t max_waiting, max_per_address; /* unfinished handshakes, of this worker */
+    struct tunnels
+        *web; /* tunnels by name, of those in the first `n_web_lanes` lanes; NULL: none */
+    size_t n_web_lanes;
     /* Called on the main loop with the connection detached. */
     void (*on_conn)(void *arg, struct conn *c, size_t lane);
     void *arg;

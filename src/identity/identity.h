@@ -108,6 +108,9 @@ struct identity_caller {
 int identity_authenticate(struct identity *i, const char *authorization, const struct addr *peer,
                           struct identity_caller *ret, struct diag *d);
 
+/* Whether an API token, known by its id, still stands for that tenant. */
+bool identity_token_is_valid(struct identity *i, const char *tenant, const char *token);
+
 /* Hooks for http_server_config: caller by bearer token and the route's role; Idempotency-Key. */
 struct http_hooks identity_http_hooks(struct identity *i);
 

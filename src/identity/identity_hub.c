@@ -315,6 +315,13 @@ int identity_authenticate(struct identity *i, const char *authorization, const s
     return 0;
 }
 
+bool identity_token_is_valid(struct identity *i, const char *tenant, const char *token)
+{
+    const struct token_record *r = view_token(i, token);
+    return r && r->kind == TOKEN_API && strcmp(r->tenant, tenant) == 0 &&
+           token_check(r, identity_now(i), NULL) == 0;
+}
+
 static int authenticate_hook(struct http_request *req, struct diag *d, void *arg)
 {
     struct identity_caller *caller = arena_alloc(http_arena(req), sizeof(*caller));

@@ -48,6 +48,7 @@ struct exposure {
     char authority[EXPOSURE_AUTHORITY_SIZE];
     enum proxy_version proxy;
     struct proxy_trust *trust;
+    struct tunnel_access who;
     uint32_t n_clients;
     struct client *proxied;
     struct defer last_gone;
@@ -400,9 +401,33 @@ struct relay *exposure_open_dial(struct exposure *e, struct exposure_dial *d, in
     return open_relay(c, fd, client);
 }
 
+bool exposure_admits(const struct exposure *e, const struct addr *client)
+{
+    return tunnel_access_admits(&e->who, client);
+}
+
 static void on_accept(void *arg, int fd, const struct addr *peer)
 {
-    open_relay(client_new(arg), fd, peer);
+    struct exposure *e = arg;
+    const struct linger reset = {.l_onoff = 1};
+    if (exposure_admits(e, peer)) {
+        open_relay(client_new(e), fd, peer);
+        return;
+    }
+    setsockopt(fd, SOL_SOCKET, SO_LINGER, &reset, sizeof(reset));
+    close(fd);
+}
+
+struct socket_arrival {
+    struct exposure *exposure;
+    int fd;
+    struct addr peer;
+};
+
+static void socket_on_worker(void *arg)
+{
+    CLEANUP(mem_free) struct socket_arrival *a = arg;
+    open_relay(client_new(a->exposure), a->fd, &a->peer);
 }
 
 /* ---- clients of the proxy ---- */
@@ -534,6 +559,17 @@ struct retarget {
     enum proxy_version proxy;
 };
 
+struct admission {
+    struct exposure *exposure;
+    struct tunnel_access who;
+};
+
+static void admit_on_worker(void *arg)
+{
+    CLEANUP(mem_free) struct admission *a = arg;
+    a->exposure->who = a->who;
+}
+
 static void retarget_on_worker(void *arg)
 {
     CLEANUP(mem_free) struct retarget *r = arg;
@@ -568,6 +604,7 @@ int exposure_start(const struct exposure_config *cfg, struct exposure **ret)
     snprintf(e->tunnel, sizeof(e->tunnel), "%s", cfg->tunnel);
     snprintf(e->agent, sizeof(e->agent), "%s", cfg->pool->agent);
     snprintf(e->authority, sizeof(e->authority), "%s", cfg->authority);
+    e->who = *cfg->who;
     snprintf(e->lease_text, sizeof(e->lease_text), "%" PRIu64, cfg->lease_epoch);
     e->headers[0] = (struct h2_header){"warren-tunnel", e->tunnel};
     e->headers[1] = (struct h2_header){"warren-lease", e->lease_text};
@@ -614,6 +651,23 @@ struct loop *exposure_worker(const struct exposure *e)
 struct loop *exposure_main(const struct exposure *e)
 {
     return e->main;
+}
+
+void exposure_set_sources(struct exposure *e, const struct tunnel_access *who)
+{
+    if (e->is_stopping)
+        return;
+    struct admission *a = NEW(struct admission);
+    *a = (struct admission){e, *who};
+    loop_post(e->worker, admit_on_worker, a);
+}
+
+void exposure_take_socket(struct exposure *e, int fd, const struct addr *peer)
+{
+    assert(!e->is_stopping);
+    struct socket_arrival *a = NEW(struct socket_arrival);
+    *a = (struct socket_arrival){e, fd, *peer};
+    loop_post(e->worker, socket_on_worker, a);
 }
 
 void exposure_take(struct exposure *e, struct conn *c)

@@ -53,6 +53,7 @@ struct exposure_config {
     struct proxy_trust *trust; /* load balancers before the listener; NULL: none */
     enum tunnel_protocol protocol;
     uint32_t flow_idle_ms; /* UDP; 0: the default */
+    const struct tunnel_access *who; /* whose `sources` the listener admits; copied */
     const struct exposure_ops *ops;
     void *arg;
     void *owner; /* see exposure_owner */
@@ -67,6 +68,8 @@ void exposure_stop(struct exposure *e, int err);
 void exposure_linger(struct exposure *e);
 /* New streams go to another target, or with another header. */
 void exposure_retarget(struct exposure *e, const char *authority, enum proxy_version proxy);
+/* New clients come from other sources. */
+void exposure_set_sources(struct exposure *e, const struct tunnel_access *who);
 /* No new clients; streams go on. */
 void exposure_stop_accepting(struct exposure *e);
 
@@ -92,6 +95,10 @@ struct exposure_dial *exposure_dial(struct exposure *e, int fd, const struct add
 /* The caller is done with its end, of which it tells how it went just before it closes it: 0: its
  * bytes and their end are all written; else the target sees a reset. No callback follows. */
 void exposure_dial_done(struct exposure_dial *d, int err);
+
+/* A client that came another way than by the listener, and was admitted: relayed like one of it.
+ * Takes `fd` (non-blocking). Not when stopping. */
+void exposure_take_socket(struct exposure *e, int fd, const struct addr *peer);
 
 /* Adds what this exposure has carried. */
 void exposure_traffic(const struct exposure *e, struct tunnel_traffic *sum);

@@ -7,6 +7,7 @@ struct relay;
 
 struct exposure_udp;
 
+bool exposure_admits(const struct exposure *e, const struct addr *client); /* by its sources */
 struct loop *exposure_worker(const struct exposure *e);
 struct loop *exposure_main(const struct exposure *e);
 

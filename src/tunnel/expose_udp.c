@@ -59,6 +59,8 @@ static int open_flow(void *arg, const struct addr *client, const struct flow_ops
     struct exposure *e = u->exposure;
     struct h2conn *hc = fleet_pool_pick(exposure_pool(e), POOL_DATAGRAMS);
     struct host_port target;
+    if (!exposure_admits(e, client))
+        return ERR_DENIED;
     if (!hc)
         return ERR_UNAVAILABLE;
     TRY(host_port_parse(exposure_authority(e), false, &target, NULL));

@@ -5,6 +5,7 @@
 #include "net/flow_port.h"
 #include "net/listener.h"
 #include "tunnel/tunnel_hub.h"
+#include "tunnel/tunnel_names.h"
 #include "tunnel/tunnel_place.h"
 
 /* How long clients wait in the listening socket's queue while no agent serves, such as during a
@@ -32,6 +33,7 @@ struct tunnel_object {
     bool rebind;                /* listen anew when the last exposure has stopped */
     bool is_dirty;              /* in the owner's list `dirty` */
     bool is_deleted;            /* freed when the last exposure has stopped */
+    char *claimed;              /* the public name that is its; NULL: none */
     int target_err;
     char pending[TUNNEL_REASON_SIZE]; /* see tunnel_pending_reason */
     struct tunnel_traffic past;       /* of exposures that are gone, and of earlier hubs */
@@ -78,6 +80,8 @@ struct tunnels {
     uint64_t dial_errors[PROXY_STATUS_COUNT]; /* by proxy_status_index */
     struct tunnel_demands *demands;
     struct tunnel_proxy *proxy; /* NULL: not served */
+    struct tunnel_names *names;
+    struct tunnel_web *web; /* NULL: not served */
     void (*on_stopped)(void *arg);
     void *on_stopped_arg;
 };
@@ -171,14 +175,22 @@ void tunnel_proxy_free(struct tunnels *ts);
 struct http_server;
 void tunnels_serve_declared(struct tunnels *ts, struct http_server *http);
 
+/* tunnel_web.c: clients that come by a public name */
+void tunnel_web_changed(struct tunnels *ts); /* something that one may wait for */
+void tunnel_web_free(struct tunnels *ts);
+/* Whether the public name of a spec, if it has one, may be this tunnel's. */
+int tunnel_check_host(struct tunnels *ts, const struct tunnel_spec *spec, const char *tunnel,
+                      struct diag *d);
+
 /* tunnel_store.c: on the store's thread unless they say otherwise. */
 struct tunnel_stored {
     struct tunnel t;
     int64_t ends;
     struct tunnel_traffic past;
 };
-int tunnel_store_insert(struct tx *tx, const struct tunnel *t, int64_t ends);
-int tunnel_store_update(struct tx *tx, const struct tunnel *t, int64_t ends, uint64_t if_version);
+/* Both make hashes of new passwords first. */
+int tunnel_store_insert(struct tx *tx, struct tunnel *t, int64_t ends);
+int tunnel_store_update(struct tx *tx, struct tunnel *t, int64_t ends, uint64_t if_version);
 int tunnel_store_delete(struct tx *tx, const struct tunnel *t, uint64_t if_version);
 int tunnel_store_take_lease(struct tx *tx, const char *tunnel, const char *tenant,
                             const char *agent, uint64_t *ret_epoch);

@@ -217,6 +217,8 @@ static int fill_new(struct tunnel_write *w, const json_t *body, struct diag *d)
     if (n && n->count >= TUNNELS_PER_NETWORK)
         return diag_set_field(d, ERR_LIMIT, "spec.target.network", "has %d tunnels, no more fit",
                               TUNNELS_PER_NETWORK);
+    TRY(tunnel_access_keep(&t->spec.who, NULL, d));
+    TRY(tunnel_check_host(w->tunnels, &t->spec, "", d));
     id_new(t->id, "tun");
     snprintf(t->tenant, sizeof(t->tenant), "%s", w->by.tenant);
     t->version = 1;
@@ -246,7 +248,7 @@ static void create_tunnel(struct http_request *req, void *ctx)
 
 static int write_change(struct tx *tx, void *arg)
 {
-    const struct tunnel_write *w = arg;
+    struct tunnel_write *w = arg;
     char detail[96];
     TRY(tunnel_store_update(tx, &w->t, w->ends, w->if_version));
     snprintf(detail, sizeof(detail), "%s, version %" PRIu64, w->t.name, w->t.version);
@@ -280,6 +282,8 @@ static int fill_patched(struct tunnel_write *w, const struct tunnel_object *o, c
     json_decref(to);
     TRY(rc);
     TRY(resolve_network(w->tunnels, w->by.tenant, network, &w->t.spec, d));
+    TRY(tunnel_access_keep(&w->t.spec.who, &o->t.spec.who, d));
+    TRY(tunnel_check_host(w->tunnels, &w->t.spec, o->t.id, d));
     if (strcmp(w->t.spec.network, o->t.spec.network) != 0)
         return diag_set_field(d, ERR_INVALID, "spec.target.network",
                               "cannot change; create another tunnel");

@@ -112,6 +112,8 @@ static int fill_new(struct tunnel_put *w, struct diag *d)
     if (n && n->count >= TUNNELS_PER_NETWORK)
         return diag_set_field(d, ERR_LIMIT, "spec.target.network", "has %d tunnels, no more fit",
                               TUNNELS_PER_NETWORK);
+    TRY(tunnel_access_keep(&w->t.spec.who, NULL, d));
+    TRY(tunnel_check_host(w->tunnels, &w->t.spec, "", d));
     id_new(w->t.id, "tun");
     snprintf(w->t.tenant, sizeof(w->t.tenant), "%s", w->by.tenant);
     w->t.version = 1;
@@ -123,10 +125,12 @@ static int fill_new(struct tunnel_put *w, struct diag *d)
 
 static int fill_changed(struct tunnel_put *w, const struct tunnel_object *o, struct diag *d)
 {
-    const struct tunnel_spec to = w->t.spec;
+    struct tunnel_spec to = w->t.spec;
     json_t *now = declared_json(&o->t);
-    w->is_changed = !json_equal(now, w->declared);
+    w->is_changed = !json_equal(now, w->declared) || tunnel_access_has_secret(&to.who);
     json_decref(now);
+    TRY(tunnel_access_keep(&to.who, &o->t.spec.who, d));
+    TRY(tunnel_check_host(w->tunnels, &to, o->t.id, d));
     w->t = o->t;
     w->t.spec = to;
     w->t.version += w->is_changed;

@@ -84,7 +84,7 @@ static size_t count_on_demand(const struct tunnel_demands *demands, const char *
 
 static int write_made(struct tx *tx, void *arg)
 {
-    const struct making *m = arg;
+    struct making *m = arg;
     int64_t there;
     TRY(tx_query_int(tx, &there, "SELECT COUNT(*) FROM network WHERE id = $1 AND tenant = $2",
                      STORE_TEXT(m->t.spec.network), STORE_TEXT(m->t.tenant)));

@@ -111,6 +111,7 @@ static void expose(struct tunnel_object *o, struct fleet_pool *pool, uint64_t ep
                                         .trust = ts->trust,
                                         .protocol = o->t.spec.protocol,
                                         .flow_idle_ms = o->t.spec.idle_timeout_ms,
+                                        .who = &o->t.spec.who,
                                         .ops = &ts->exposure_ops,
                                         .arg = ts,
                                         .owner = o};
@@ -395,9 +396,12 @@ void tunnel_change(struct tunnel_object *o, const struct tunnel *to, int64_t end
         for (struct exposure *e = o->exposures; e; e = exposure_next(e))
             exposure_retarget(e, authority, is->proxy);
     }
+    for (struct exposure *e = o->exposures; e; e = exposure_next(e))
+        exposure_set_sources(e, &is->who);
     bool moved = was.has_endpoint != is->has_endpoint ||
                  (is->has_endpoint && !same_place(&was.listen, &is->listen)) ||
-                 was.protocol != is->protocol || was.idle_timeout_ms != is->idle_timeout_ms;
+                 was.protocol != is->protocol || was.idle_timeout_ms != is->idle_timeout_ms ||
+                 strcmp(was.host, is->host) != 0 || was.is_sni != is->is_sni;
     if (moved || o->t.phase == TUNNEL_FAILED) {
         o->t.endpoint[0] = '\0';
         o->rebind = true;
@@ -514,6 +518,7 @@ int tunnels_new(struct fleet *f, struct tunnels **ret, struct diag *d)
                                              .on_drained = on_drained,
                                              .on_stopped = on_exposure_stopped};
     tunnel_demands_init(ts);
+    ts->names = tunnel_names_new();
     timer_init(&ts->save_timer, ts->loop, on_save_timer);
     timer_init(&ts->status_timer, ts->loop, tunnel_status_timer);
     timer_init(&ts->serve_timer, ts->loop, on_serve_timer);
@@ -577,12 +582,14 @@ void tunnels_free(struct tunnels *ts)
     loop_defer_cancel(&ts->write_grants);
     tunnel_demands_free(ts);
     tunnel_proxy_free(ts);
+    tunnel_web_free(ts);
     HASH_ITER (hh, ts->objects, o, next) {
         HASH_DEL(ts->objects, o);
         tunnel_free_object(o);
     }
     HASH_ITER (hh, ts->networks, n, next_n)
         tunnel_network_free(n);
+    tunnel_names_free(ts->names);
     mem_free(ts);
 }
 

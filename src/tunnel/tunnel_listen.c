@@ -8,9 +8,11 @@
 
 #include "base/error.h"
 #include "base/log.h"
+#include "base/mem.h"
 #include "net/udp.h"
 
 #include <stdio.h>
+#include <string.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -68,6 +70,26 @@ void tunnel_stop_listening(struct tunnel_object *o)
         close(o->listen_fd);
     }
     o->listen_fd = -1;
+    if (o->claimed)
+        tunnel_names_release(o->owner->names, o->claimed, o->t.id);
+    mem_free(TAKE(o->claimed));
+}
+
+/* A public name takes the place of a socket. */
+static void claim_name(struct tunnel_object *o)
+{
+    const struct tunnel_spec *spec = &o->t.spec;
+    int rc = tunnel_names_claim(o->owner->names, spec->host,
+                                spec->is_sni ? TUNNEL_NAME_SNI : TUNNEL_NAME_HOST, o->t.id);
+    o->t.endpoint[0] = '\0';
+    if (rc == 0) {
+        mem_free(o->claimed);
+        o->claimed = mem_strdup(spec->host);
+        return;
+    }
+    tunnel_set_phase(o, TUNNEL_FAILED, "the name %.180s %s", spec->host,
+                     rc == ERR_EXISTS ? "belongs to another tunnel" : "is one of the hub itself");
+    timer_start(&o->listen_timer, LISTEN_RETRY_MS);
 }
 
 /* A port chosen by the hub is kept through restarts, so that clients find the tunnel again. */
@@ -105,6 +127,8 @@ static int listen_on(struct tunnel_object *o, struct diag *d)
 void tunnel_start_listening(struct tunnel_object *o)
 {
     struct diag d = {0};
+    if (o->t.spec.host[0] && !o->claimed)
+        claim_name(o);
     if (!o->t.spec.has_endpoint || o->listen_fd >= 0) {
         if (!o->t.spec.has_endpoint)
             o->t.endpoint[0] = '\0';
@@ -130,7 +154,7 @@ static void on_listen_timer(struct timer *t)
     if (o->t.phase != TUNNEL_FAILED || o->rebind || o->owner->is_draining)
         return;
     tunnel_start_listening(o);
-    if (o->listen_fd < 0)
+    if (o->listen_fd < 0 && !o->claimed)
         return;
     tunnel_set_phase(o, TUNNEL_PENDING, "%s", tunnel_pending_reason(o));
     tunnel_serve(o);

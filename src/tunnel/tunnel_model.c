@@ -70,7 +70,9 @@ json_t *tunnel_json(const struct tunnel *t, const struct tunnel_traffic *traffic
                                         "out", (json_int_t)traffic->datagrams.out, "dropped",
                                         (json_int_t)traffic->datagrams.dropped)
                             : json_null();
-    json_t *endpoint = t->endpoint[0] ? json_pack("{s:s}", "address", t->endpoint) : json_null();
+    bool has_name = t->spec.host[0] && (t->phase == TUNNEL_ACTIVE || t->phase == TUNNEL_PENDING);
+    const char *address = has_name ? t->spec.host : t->endpoint;
+    json_t *endpoint = *address ? json_pack("{s:s}", "address", address) : json_null();
     json_t *status = json_pack(
         "{s:s, s:o, s:{s:o, s:o}, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:b}", "phase",
         tunnel_phase_name(t->phase), "reason", t->reason[0] ? json_string(t->reason) : json_null(),

@@ -8,7 +8,7 @@
 #include <stdio.h>
 #include <string.h>
 
-static const char *const protocol_names[] = {"tcp", "udp"};
+static const char *const protocol_names[] = {"tcp", "udp", "http", "https"};
 static_assert(ARRAY_SIZE(protocol_names) == TUNNEL_PROTOCOL_COUNT, "a name for each protocol");
 
 static const char *const spread_names[] = {"agent", "connection"};
@@ -106,30 +106,14 @@ static int parse_target(const json_t *target, struct tunnel_spec *spec,
         return diag_set_field(d, ERR_INVALID, "spec.target.address", "%s", diag_text(&cause));
     if (parse_protocol(protocol, &spec->protocol) < 0)
         return diag_set_field(d, ERR_INVALID, "spec.target.protocol",
-                              "'%.20s' is not a protocol of this hub; it has: tcp, udp", protocol);
+                              "'%.20s' is not a protocol of this hub; it has: tcp, udp, http, https",
+                              protocol);
     return 0;
 }
 
-static int parse_access(const json_t *access, struct tunnel_spec *spec, struct diag *d)
+static int parse_listen(const char *listen, struct tunnel_spec *spec, struct diag *d)
 {
-    static const char *const members[] = {"endpoint", "internal", NULL};
-    static const char *const endpoint_members[] = {"listen", NULL};
     struct diag cause = {0};
-    spec->internal = true;
-    if (!access)
-        return 0;
-    TRY(tunnel_check_members(access, "spec.access", members, d));
-    const json_t *internal = json_object_get(access, "internal");
-    if (internal && !json_is_boolean(internal))
-        return diag_set_field(d, ERR_INVALID, "spec.access.internal", "must be true or false");
-    spec->internal = !internal || json_is_true(internal);
-    const json_t *endpoint = json_object_get(access, "endpoint");
-    if (!endpoint || json_is_null(endpoint))
-        return 0;
-    const char *listen = NULL;
-    TRY(tunnel_check_members(endpoint, "spec.access.endpoint", endpoint_members, d));
-    TRY(tunnel_get_string(endpoint, "listen", "spec.access.endpoint.listen", "0.0.0.0:0", &listen,
-                          d));
     struct addr literal;
     if (host_port_parse(listen, true, &spec->listen, &cause) < 0)
         return diag_set_field(d, ERR_INVALID, "spec.access.endpoint.listen", "%s",
@@ -139,6 +123,68 @@ static int parse_access(const json_t *access, struct tunnel_spec *spec, struct d
                               "must be an IP address of the hub and a port, such as 0.0.0.0:0");
     spec->has_endpoint = true;
     return 0;
+}
+
+static int parse_name(const char *name, const char *field, struct tunnel_spec *spec, struct diag *d)
+{
+    if (host_name_parse(name, spec->host) < 0 || !strchr(spec->host, '.'))
+        return diag_set_field(d, ERR_INVALID, field,
+                              "'%.80s' is not a host name, such as device1.tunnels.example.org",
+                              name);
+    return 0;
+}
+
+static int parse_endpoint(const json_t *endpoint, struct tunnel_spec *spec, struct diag *d)
+{
+    static const char *const members[] = {"listen", "host", "sni", NULL};
+    const char *listen, *host, *sni;
+    TRY(tunnel_check_members(endpoint, "spec.access.endpoint", members, d));
+    TRY(tunnel_get_string(endpoint, "host", "spec.access.endpoint.host", "", &host, d));
+    TRY(tunnel_get_string(endpoint, "sni", "spec.access.endpoint.sni", "", &sni, d));
+    TRY(tunnel_get_string(endpoint, "listen", "spec.access.endpoint.listen", "", &listen, d));
+    if ((*listen != 0) + (*host != 0) + (*sni != 0) > 1)
+        return diag_set_field(d, ERR_INVALID, "spec.access.endpoint",
+                              "has more than one of listen, host and sni");
+    spec->is_sni = *sni;
+    if (*host)
+        return parse_name(host, "spec.access.endpoint.host", spec, d);
+    if (*sni)
+        return parse_name(sni, "spec.access.endpoint.sni", spec, d);
+    return parse_listen(*listen ? listen : "0.0.0.0:0", spec, d);
+}
+
+/* Members that only make sense together. */
+static int check_endpoint(struct tunnel_spec *spec, bool has_protocol, struct diag *d)
+{
+    bool is_web = spec->host[0] && !spec->is_sni;
+    if (is_web && !has_protocol)
+        spec->protocol = TUNNEL_HTTP;
+    if (is_web && spec->protocol != TUNNEL_HTTP && spec->protocol != TUNNEL_HTTPS)
+        return diag_set_field(d, ERR_INVALID, "spec.target.protocol",
+                              "must be http or https for a tunnel with a host");
+    if (spec->is_sni && spec->protocol != TUNNEL_TCP)
+        return diag_set_field(d, ERR_INVALID, "spec.target.protocol",
+                              "must be tcp for a tunnel by sni");
+    if (!is_web && spec->who.auth != TUNNEL_AUTH_PUBLIC)
+        return diag_set_field(d, ERR_INVALID, "spec.access.auth",
+                              "needs an endpoint with a host: the hub must see HTTP");
+    return 0;
+}
+
+static int parse_access(const json_t *access, struct tunnel_spec *spec, struct diag *d)
+{
+    static const char *const members[] = {"endpoint", "internal", "auth", "users", "sources", NULL};
+    spec->internal = true;
+    if (!access)
+        return 0;
+    TRY(tunnel_check_members(access, "spec.access", members, d));
+    const json_t *internal = json_object_get(access, "internal");
+    if (internal && !json_is_boolean(internal))
+        return diag_set_field(d, ERR_INVALID, "spec.access.internal", "must be true or false");
+    spec->internal = !internal || json_is_true(internal);
+    TRY(tunnel_access_parse(access, &spec->who, d));
+    const json_t *endpoint = json_object_get(access, "endpoint");
+    return endpoint && !json_is_null(endpoint) ? parse_endpoint(endpoint, spec, d) : 0;
 }
 
 static int parse_ttl(const json_t *ttl, struct tunnel_spec *spec, struct diag *d)
@@ -270,6 +316,7 @@ int tunnel_spec_parse(const json_t *spec, struct tunnel_spec *ret,
     TRY(parse_check(json_object_get(spec, "check"), &parsed, d));
     TRY(parse_idle_timeout(json_object_get(spec, "idle_timeout"), &parsed, d));
     TRY(parse_ttl(json_object_get(spec, "ttl"), &parsed, d));
+    TRY(check_endpoint(&parsed, json_object_get(target, "protocol") != NULL, d));
     *ret = parsed;
     return 0;
 }
@@ -298,20 +345,38 @@ static json_t *duration_json(int64_t ms)
     return json_string(text);
 }
 
+static json_t *endpoint_json(const struct tunnel_spec *spec)
+{
+    char listen[HOST_SIZE + 16];
+    if (spec->host[0])
+        return json_pack("{s:s}", spec->is_sni ? "sni" : "host", spec->host);
+    if (!spec->has_endpoint)
+        return json_null();
+    host_port_format(&spec->listen, listen, sizeof(listen));
+    return json_pack("{s:s}", "listen", listen);
+}
+
+static json_t *make_json(const struct tunnel_spec *spec, bool with_hashes)
+{
+    char target[HOST_SIZE + 16];
+    host_port_format(&spec->target, target, sizeof(target));
+    json_t *access =
+        json_pack("{s:o, s:b}", "endpoint", endpoint_json(spec), "internal", (int)spec->internal);
+    tunnel_access_json(&spec->who, with_hashes, access);
+    return json_pack("{s:{s:s, s:s, s:s, s:s?}, s:o, s:s, s:o, s:o, s:o}", "target", "network",
+                     spec->network, "address", target, "protocol",
+                     tunnel_protocol_name(spec->protocol), "proxy_protocol",
+                     proxy_version_name(spec->proxy), "access", access, "spread",
+                     spread_names[spec->spread], "check", check_json(&spec->check), "idle_timeout",
+                     duration_json(spec->idle_timeout_ms), "ttl", duration_json(spec->ttl_ms));
+}
+
 json_t *tunnel_spec_json(const struct tunnel_spec *spec)
 {
-    char target[HOST_SIZE + 16], listen[HOST_SIZE + 16];
-    host_port_format(&spec->target, target, sizeof(target));
-    json_t *endpoint = json_null();
-    if (spec->has_endpoint) {
-        host_port_format(&spec->listen, listen, sizeof(listen));
-        endpoint = json_pack("{s:s}", "listen", listen);
-    }
-    return json_pack("{s:{s:s, s:s, s:s, s:s?}, s:{s:o, s:b}, s:s, s:o, s:o, s:o}", "target",
-                     "network", spec->network, "address", target, "protocol",
-                     tunnel_protocol_name(spec->protocol), "proxy_protocol",
-                     proxy_version_name(spec->proxy), "access", "endpoint", endpoint, "internal",
-                     (int)spec->internal, "spread", spread_names[spec->spread], "check",
-                     check_json(&spec->check), "idle_timeout", duration_json(spec->idle_timeout_ms),
-                     "ttl", duration_json(spec->ttl_ms));
+    return make_json(spec, false);
+}
+
+json_t *tunnel_spec_stored(const struct tunnel_spec *spec)
+{
+    return make_json(spec, true);
 }

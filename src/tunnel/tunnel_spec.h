@@ -8,6 +8,7 @@
 #include "base/diag.h"
 #include "base/id.h"
 #include "wire/proxy_header.h"
+#include "tunnel/tunnel_access.h"
 
 #include <jansson.h>
 #include <stdbool.h>
@@ -19,7 +20,13 @@
 #define TUNNEL_IDLE_MIN_MS 1000
 #define TUNNEL_IDLE_MAX_MS (24 * 3600 * 1000)
 
-enum tunnel_protocol { TUNNEL_TCP, TUNNEL_UDP, TUNNEL_PROTOCOL_COUNT };
+enum tunnel_protocol {
+    TUNNEL_TCP,
+    TUNNEL_UDP,
+    TUNNEL_HTTP,
+    TUNNEL_HTTPS,
+    TUNNEL_PROTOCOL_COUNT
+};
 const char *tunnel_protocol_name(enum tunnel_protocol protocol);
 
 /* Who serves: one agent of the network at a time, or all of them, each connection its own. */
@@ -52,9 +59,12 @@ struct tunnel_spec {
     enum proxy_version proxy; /* told to the target before each connection's first byte */
     bool has_endpoint;
     struct host_port listen; /* valid if has_endpoint; port 0: the hub chooses */
+    char host[HOST_SIZE];    /* the public name by which it is reached; "" if none */
+    bool is_sni;             /* ... as TLS that passes untouched, not as HTTP */
     bool internal;
     enum tunnel_spread spread;
     struct tunnel_check check;
+    struct tunnel_access who;
     uint32_t idle_timeout_ms; /* of a UDP client; 0: the default */
     int64_t ttl_ms;           /* 0: no end */
 };
@@ -63,8 +73,10 @@ struct tunnel_spec {
  * network is a name or an id: the caller resolves it. */
 int tunnel_spec_parse(const json_t *spec, struct tunnel_spec *ret,
                       char network_ref[TUNNEL_NAME_SIZE], struct diag *d);
-/* A new reference, complete: parsed again it gives the same spec. */
+/* A new reference. What is shown: parsed again it gives the same spec, but for the passwords. */
 json_t *tunnel_spec_json(const struct tunnel_spec *spec);
+/* Complete: for the database. */
+json_t *tunnel_spec_stored(const struct tunnel_spec *spec);
 
 /* An object whose members are all in `allowed` (ends with NULL). `path` prefixes the field named.
  */

@@ -16,7 +16,7 @@
 /* As it is stored; for free(). */
 static char *spec_text(const struct tunnel_spec *spec)
 {
-    json_t *json = tunnel_spec_json(spec);
+    json_t *json = tunnel_spec_stored(spec);
     char *text = json_dumps(json, JSON_COMPACT);
     json_decref(json);
     return text;
@@ -27,8 +27,9 @@ static struct store_value nonzero(int64_t v)
     return v ? STORE_INT(v) : STORE_NULL;
 }
 
-int tunnel_store_insert(struct tx *tx, const struct tunnel *t, int64_t ends)
+int tunnel_store_insert(struct tx *tx, struct tunnel *t, int64_t ends)
 {
+    TRY(tunnel_access_hash(&t->spec.who));
     char *spec = spec_text(&t->spec);
     int rc = tx_exec(
         tx,
@@ -42,8 +43,9 @@ int tunnel_store_insert(struct tx *tx, const struct tunnel *t, int64_t ends)
     return rc < 0 ? rc : store_publish(tx, t->tenant, "tunnel", t->id, STORE_PUT);
 }
 
-int tunnel_store_update(struct tx *tx, const struct tunnel *t, int64_t ends, uint64_t if_version)
+int tunnel_store_update(struct tx *tx, struct tunnel *t, int64_t ends, uint64_t if_version)
 {
+    TRY(tunnel_access_hash(&t->spec.who));
     char *spec = spec_text(&t->spec);
     int rc = tx_exec(tx,
                      "UPDATE tunnel SET name = $1, version = version + 1, spec = $2, ends = $3 "

@@ -121,6 +121,7 @@ void tunnel_refresh_phase(struct tunnel_object *o)
 {
     char target[EXPOSURE_AUTHORITY_SIZE];
     tunnel_demand_changed(o->owner);
+    tunnel_web_changed(o->owner);
     if (tunnel_phase_is_over(o->t.phase) || o->t.phase == TUNNEL_FAILED || o->is_deleted)
         return;
     host_port_format(&o->t.spec.target, target, sizeof(target));
