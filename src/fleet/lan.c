@@ -27,7 +27,8 @@
 #define REPORT_SOON_MS  150
 #define REPORT_SPACE_MS 1000
 #define REPORT_AGAIN_MS 5000
-#define REPORT_LEAST_MS 300000 /* for the counters */
+#define REPORT_LEAST_MS 300000 /* for the counters, of which the first are told sooner */
+#define REPORT_COUNT_MS 2000
 #define OPENED_PER_S    400    /* beacons that are looked at */
 #define INSTANCE_TTL_S  120    /* of our records in the caches of others */
 #define CLONE_MS        600000 /* how long a clone is reported after it was heard */
@@ -47,7 +48,7 @@ struct lan {
     uint64_t budget_ms; /* loop time up to which beacons were paid for */
     char clone[LAN_ADDRESS_SIZE];
     uint64_t clone_ms, clone_warned_ms; /* 0: never */
-    uint64_t reported_ms;
+    uint64_t reported_ms, counted_ms;   /* counted: a report that was due to refused beacons */
     struct timer tick, rescan, report;
     struct io watch;
 };
@@ -172,6 +173,16 @@ static void heard_clone(struct lan *l, const struct lan_address *src, uint64_t n
         report_in(l, REPORT_SOON_MS);
 }
 
+/* Another tenant on the LAN is refused for ever; that is no reason to report all the time. */
+static void count_refused(struct lan *l)
+{
+    uint64_t now = loop_now_ms(l->cfg.loop);
+    if (l->counted_ms && now - l->counted_ms < REPORT_LEAST_MS)
+        return;
+    l->counted_ms = now;
+    report_in(l, REPORT_COUNT_MS);
+}
+
 static void sooner(struct lan *l);
 
 static enum lan_verdict judge(struct lan *l, struct lan_port *p, const struct lan_address *src,
@@ -205,8 +216,12 @@ static void on_packet(struct lan_port *p, const struct lan_address *src, const u
     struct mdns_message m;
     if (mdns_read(data, len, &m) < 0)
         return;
-    for (size_t i = 0; i < m.n_blobs; i++)
-        l->counts[judge(l, p, src, m.blobs[i].data, m.blobs[i].len)]++;
+    for (size_t i = 0; i < m.n_blobs; i++) {
+        enum lan_verdict v = judge(l, p, src, m.blobs[i].data, m.blobs[i].len);
+        l->counts[v]++;
+        if (v != LAN_HEARD && v != LAN_OWN)
+            count_refused(l);
+    }
     if (m.asks_service || m.asks_types)
         lan_pace_hurry(&p->pace, loop_now_ms(l->cfg.loop), random32());
     if (l->peers.has_changed)

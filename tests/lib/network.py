@@ -233,3 +233,20 @@ def lose_multicast(host, percent):
                 udp dport 5353 numgen random mod 100 < {percent} drop
             }}
         }}""")
+
+
+def hear_not(host, addresses):
+    """From now on the host hears no multicast DNS of these addresses: a LAN that is split for it."""
+    host.nft(f"""
+        table inet split
+        delete table inet split
+        table inet split {{
+            chain in {{
+                type filter hook input priority 0;
+                udp dport 5353 ip saddr {{ {", ".join(addresses)} }} drop
+            }}
+        }}""")
+
+
+def hear_all(host):
+    host.nft("delete table inet split")
