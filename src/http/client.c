@@ -150,6 +150,21 @@ int http_client_new(struct loop *l, const struct http_client_config *cfg, struct
     return 0;
 }
 
+struct dial *http_client_dial(struct http_client *c,
+                              void (*on_done)(void *arg, const struct dial_result *r), void *arg)
+{
+    return dial_start(c->loop, &(struct dial_params){.target = c->target,
+                                                     .deadline_ms = c->connect_ms,
+                                                     .tls = c->tls,
+                                                     .on_done = on_done,
+                                                     .arg = arg});
+}
+
+const char *http_client_authority(const struct http_client *c)
+{
+    return c->authority;
+}
+
 static void client_free_if_over(struct http_client *c)
 {
     if (!c->is_freed || c->n_alive > 0)
@@ -433,10 +448,6 @@ struct http_exchange *http_client_start(struct http_client *c, const struct http
         http1_expect_no_body(&x->parser);
     write_request(c, ask, &x->out);
     DL_APPEND(c->exchanges, x);
-    x->dial = dial_start(c->loop, &(struct dial_params){.target = c->target,
-                                                        .deadline_ms = c->connect_ms,
-                                                        .tls = c->tls,
-                                                        .on_done = on_dialled,
-                                                        .arg = x});
+    x->dial = http_client_dial(c, on_dialled, x);
     return x;
 }

@@ -61,6 +61,14 @@ void http_client_free(struct http_client *c); /* cancels what runs; no callback 
 /* Nothing of it is on the loop any more, no closing connection either. */
 bool http_client_is_idle(const struct http_client *c);
 
+/* For other protocols on the hub's port (`alpn`): a connection to the same address, verified by the
+ * same rules; `on_done` as of net/dialer.h. */
+struct dial;
+struct dial_result;
+struct dial *http_client_dial(struct http_client *c,
+                              void (*on_done)(void *arg, const struct dial_result *r), void *arg);
+const char *http_client_authority(const struct http_client *c); /* "hub.example:8443" */
+
 struct http_exchange_ops {
     /* Both may be NULL. With on_data the body is not gathered. on_head comes first. A negative
      * result cancels the exchange and is its result. */

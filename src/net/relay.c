@@ -56,6 +56,8 @@ struct relay {
     uint16_t first_chunk, last_chunk;
     bool is_hub, is_local;
     bool other_ended;      /* local: told so */
+    bool keeps_fd;         /* for whoever is told that the target was not reached */
+    int kept_fd;           /* -1: none */
     bool is_open : 1;      /* the target is reached */
     bool is_cut : 1;       /* `end` and `err` are decided, the socket is gone */
     bool socket_ended : 1; /* read to its end */
@@ -128,6 +130,14 @@ static void close_socket(struct relay *r, bool is_reset)
     r->io.fd = -1;
 }
 
+/* ... unless its owner has something to say on it. */
+static void release_socket(struct relay *r)
+{
+    r->kept_fd = r->io.fd;
+    io_stop(&r->io);
+    r->io.fd = -1;
+}
+
 static void stop_dialling(struct relay *r)
 {
     if (!r->dialling)
@@ -151,7 +161,8 @@ static void finish(struct relay *r)
                                .err = r->err,
                                .bytes_read = r->bytes_read,
                                .bytes_written = r->bytes_written,
-                               .duration_ms = loop_now_ms(r->loop) - r->started_ms};
+                               .duration_ms = loop_now_ms(r->loop) - r->started_ms,
+                               .fd = r->kept_fd};
     if (r->ops && r->ops->on_end)
         r->ops->on_end(r->arg, r, &res);
     buf_done(&r->stash);
@@ -167,6 +178,8 @@ static void cut(struct relay *r, enum relay_end end, int err)
     r->is_cut = true;
     r->end = end;
     r->err = err;
+    if (r->keeps_fd && end == RELAY_END_NOT_OPENED && r->io.fd >= 0)
+        release_socket(r);
     close_socket(r, true);
     stop_dialling(r);
     drop_chunks(r);
@@ -483,7 +496,7 @@ static struct relay *make(struct h2conn *hc, struct relay_set *set, const struct
     r->set = set;
     r->ops = ops;
     r->arg = arg;
-    r->io.fd = -1;
+    r->io.fd = r->kept_fd = -1;
     r->first_chunk = r->last_chunk = NO_CHUNK;
     r->at_end.fn = on_batch_end;
     r->over.fn = on_over;
@@ -507,6 +520,8 @@ static void forget(struct relay *r)
     DL_DELETE(r->set->head, r);
     r->set->open--;
     r->set->total--;
+    if (r->keeps_fd)
+        release_socket(r);
     close_socket(r, true);
     mem_free(r->prefix);
     mem_free(r);
@@ -531,6 +546,7 @@ int relay_open(struct h2conn *hc, int fd, const struct relay_open_params *p, str
     struct relay *r = make(hc, p->set, p->ops, p->arg);
     r->is_hub = true;
     r->is_local = p->is_local;
+    r->keeps_fd = p->keeps_fd;
     r->peer = p->peer;
     r->prefix = copy_prefix(p);
     int rc = io_start(&r->io, h2conn_loop(hc), fd, on_event);
@@ -692,6 +708,11 @@ uint64_t relay_bytes_written(const struct relay *r)
 const struct addr *relay_peer(const struct relay *r)
 {
     return &r->peer;
+}
+
+int relay_fd(const struct relay *r)
+{
+    return r->io.fd;
 }
 
 void *relay_arg(const struct relay *r)

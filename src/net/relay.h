@@ -51,6 +51,7 @@ struct relay_result {
     uint64_t bytes_read;    /* from our socket */
     uint64_t bytes_written; /* to our socket */
     uint64_t duration_ms;
+    int fd; /* relay_open_params.keeps_fd and not opened: the socket, the callee's; else -1 */
 };
 
 struct relay_ops {
@@ -70,6 +71,9 @@ struct relay_open_params {
     bool is_local;      /* one end of a socketpair: see relay_other_ended */
     const void *prefix; /* sent before the socket's bytes, not counted as theirs; may be NULL */
     uint16_t prefix_len;
+    /* A target that was not reached leaves the socket as it is: see relay_result.fd; a relay_open
+     * that fails does too. */
+    bool keeps_fd;
 };
 
 /* Hub: asks the agent behind `hc` to connect, and relays `fd` (taken, also on failure, when it is
@@ -114,5 +118,6 @@ void relay_abort(struct relay *r, int err); /* on_end follows from the loop */
 uint64_t relay_bytes_read(const struct relay *r);
 uint64_t relay_bytes_written(const struct relay *r);
 const struct addr *relay_peer(const struct relay *r); /* of our socket; agent: once open */
+int relay_fd(const struct relay *r); /* of our socket, for what precedes the stream's bytes */
 void *relay_arg(const struct relay *r);
 struct relay *relay_next(const struct relay *r); /* in its set */

@@ -167,7 +167,7 @@ class Nginx:
         os.makedirs(os.path.join(self.root, "tmp"), exist_ok=True)
         os.chmod(directory, 0o755)
         self.port = free_port(host, namespace)
-        self.address = f"{host}:{self.port}"
+        self.address = f"[{host}]:{self.port}" if ":" in host else f"{host}:{self.port}"
         conf = os.path.join(directory, "nginx.conf")
         user = "user root;" if os.geteuid() == 0 else ""
         with open(conf, "w") as f:
