@@ -18,7 +18,8 @@
 #include <string.h>
 #include <unistd.h>
 
-#define DRAIN_CHECK_MS 50
+#define DRAIN_CHECK_MS 20
+#define HAND_OVER_MS   2000 /* without streams, for the hub to move what we hold */
 
 struct agent {
     const struct conf_sources *sources;
@@ -37,7 +38,7 @@ struct agent {
     char hostname[256];
     bool is_stopping;
     struct timer drain_timer;
-    uint64_t drain_ends; /* loop time */
+    uint64_t drain_began, drain_ends; /* loop time */
 };
 
 /* ---- the session's callbacks ---- */
@@ -203,7 +204,9 @@ static int start(struct agent *a, struct diag *d)
 static void on_drain_timer(struct timer *t)
 {
     struct agent *a = container_of(t, struct agent, drain_timer);
-    if (tunnel_agent_streams(a->tunnels) == 0 || loop_now_ms(a->loop) >= a->drain_ends)
+    uint64_t now = loop_now_ms(a->loop);
+    bool is_idle = tunnel_agent_streams(a->tunnels) == 0 && now >= a->drain_began + HAND_OVER_MS;
+    if (tunnel_agent_leases(a->tunnels) == 0 || is_idle || now >= a->drain_ends)
         loop_stop(a->loop);
     else
         timer_start(t, DRAIN_CHECK_MS);
@@ -219,7 +222,9 @@ static void on_terminate(void *arg, int signum)
     a->is_stopping = true;
     notify_stopping(&a->notify);
     LOG_INFO("stopping", LOG_INT("streams", tunnel_agent_streams(a->tunnels)));
-    a->drain_ends = loop_now_ms(a->loop) + (uint64_t)a->settings->drain_grace_ms;
+    a->drain_began = loop_now_ms(a->loop);
+    a->drain_ends = a->drain_began + (uint64_t)a->settings->drain_grace_ms;
+    tunnel_agent_leave(a->tunnels, (uint32_t)a->settings->drain_grace_ms);
     timer_start(&a->drain_timer, 0);
 }
 

@@ -1,12 +1,19 @@
 #include "cli/commands.h"
 
 #include "base/macro.h"
+#include "base/mem.h"
 #include "cli/object_cmd.h"
+#include "cli/watch.h"
+
+#include <stdio.h>
+
+#define WAIT_DEFAULT_MS 600000
 
 static const struct column columns[] = {
     {"NAME", "name"},
     {"PHASE", "status.phase", COLUMN_PHASE},
     {"NETWORK", "network", COLUMN_REF, "networks"},
+    {"TUNNELS", "status.tunnels"},
     {"ADDRESS", "status.session.address"},
     {"SOFTWARE", "status.session.software"},
     {"SEEN", "status.last_seen", COLUMN_AGE},
@@ -40,6 +47,63 @@ static int run_move(struct call *c)
 {
     return object_action_with(c, &view, "move", json_pack("{s:s}", "network", c->args[1]));
 }
+
+static int drain_one(struct call *c, struct remote *r, const char *name, json_t **ret)
+{
+    CLEANUP(mem_free) char *path = remote_path("agents", name, ":drain");
+    const char *grace = call_text(c, "--grace");
+    json_t *body = grace ? json_pack("{s:s}", "grace", grace) : json_object();
+    char doing[128];
+    snprintf(doing, sizeof(doing), "drain the agent \"%s\"", name);
+    return remote_send(r, "POST", path, body, (uint64_t)call_int(c, "--if-version", 0), doing, ret);
+}
+
+static int run_drain(struct call *c)
+{
+    CLEANUP(remote_free) struct remote *r = NULL;
+    json_t *done = json_array();
+    int result = remote_open(c, &r);
+    for (size_t i = 0; i < c->n_args && result == 0; i++) {
+        json_t *obj = NULL;
+        result = drain_one(c, r, c->args[i], &obj);
+        if (result == 0 && call_is_given(c, "--wait")) {
+            json_decref(TAKE(obj));
+            result = watch_until_drained(c, r, c->args[i],
+                                         call_duration_ms(c, "--timeout", WAIT_DEFAULT_MS), &obj);
+        }
+        if (obj)
+            json_array_append_new(done, obj);
+    }
+    struct output o = output_of(c, r);
+    if (json_array_size(done) == 1 && o.format != OUTPUT_TABLE)
+        output_object(&o, json_array_get(done, 0));
+    else if (json_array_size(done) > 0)
+        output_list(&o, &view, done);
+    json_decref(done);
+    return result;
+}
+
+static int run_undrain(struct call *c)
+{
+    return object_action(c, &view, "undrain");
+}
+
+static const struct flag_row drain_rows[] = {
+    {.name = "--grace",
+     .type = FLAG_DURATION,
+     .metavar = "TIME",
+     .help =
+         "Cut streams that are still open after this time; without it, they end by themselves."},
+    {.name = "--wait",
+     .type = FLAG_SWITCH,
+     .help = "Return when it holds no tunnel and has no stream any more."},
+    {.name = "--timeout",
+     .type = FLAG_DURATION,
+     .metavar = "TIME",
+     .fallback = "10m",
+     .help = "How long --wait waits for each."},
+};
+static const struct flag_set drain_flags = {"Flags", drain_rows, ARRAY_SIZE(drain_rows)};
 
 static const struct flag_row filter_rows[] = {
     {.name = "--network",
@@ -95,5 +159,26 @@ static const struct command rows[] = {
      .flags = REMOTE_FLAGS(&if_version_flags),
      .details =
          "For agents in the phase \"pending\", where the hub's late_renewal is \"approve\"."},
+    {.words = "agent drain",
+     .summary = "Moves agents' tunnels to others, without cutting streams.",
+     .run = run_drain,
+     .args = "AGENT...",
+     .min_args = 1,
+     .max_args = ARGS_ANY,
+     .arg_candidates = CANDIDATES_AGENT,
+     .flags = REMOTE_FLAGS(&drain_flags, &if_version_flags),
+     .details =
+         "Other agents of the network serve what is new, streams that are open go on. It stays "
+         "so, over restarts of agent and hub, until \"warren agent undrain\". A tunnel that no "
+         "other agent can serve waits.",
+     .examples = "warren agent drain shop-17-a --grace 10m --wait"},
+    {.words = "agent undrain",
+     .summary = "Lets agents hold tunnels again.",
+     .run = run_undrain,
+     .args = "AGENT...",
+     .min_args = 1,
+     .max_args = ARGS_ANY,
+     .arg_candidates = CANDIDATES_AGENT,
+     .flags = REMOTE_FLAGS(&if_version_flags)},
 };
 const struct command_set agent_commands = {rows, ARRAY_SIZE(rows)};

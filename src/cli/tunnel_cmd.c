@@ -102,6 +102,32 @@ static void add_target_options(struct call *c, json_t *target)
                             strcmp(proxy, "none") == 0 ? json_null() : json_string(proxy));
 }
 
+/* How it is spread and checked, as far as it was said. */
+static void add_serving_options(const struct call *c, json_t *spec)
+{
+    static const struct {
+        const char *flag, *member;
+        bool is_number;
+    } members[] = {{"--check", "type", false},
+                   {"--check-interval", "interval", false},
+                   {"--check-path", "path", false},
+                   {"--check-rise", "rise", true},
+                   {"--check-fall", "fall", true}};
+    json_t *check = json_object();
+    for (size_t i = 0; i < ARRAY_SIZE(members); i++) {
+        const char *text = call_text(c, members[i].flag);
+        if (text)
+            json_object_set_new(check, members[i].member,
+                                members[i].is_number ? json_integer(call_int(c, members[i].flag, 0))
+                                                     : json_string(text));
+    }
+    if (json_object_size(check) > 0)
+        json_object_set(spec, "check", check);
+    json_decref(check);
+    if (call_text(c, "--spread"))
+        json_object_set_new(spec, "spread", json_string(call_text(c, "--spread")));
+}
+
 static int create_body(struct call *c, json_t **ret)
 {
     json_t *access = NULL;
@@ -113,6 +139,7 @@ static int create_body(struct call *c, json_t **ret)
                      "access", access, "idle_timeout", call_text(c, "--idle-timeout"), "ttl",
                      call_text(c, "--ttl"));
     add_target_options(c, json_object_get(json_object_get(*ret, "spec"), "target"));
+    add_serving_options(c, json_object_get(*ret, "spec"));
     return 0;
 }
 
@@ -137,6 +164,7 @@ static int update_body(struct call *c, json_t **ret)
     json_decref(access);
     if (call_text(c, "--idle-timeout"))
         json_object_set_new(spec, "idle_timeout", json_string(call_text(c, "--idle-timeout")));
+    add_serving_options(c, spec);
     if (ttl || call_is_given(c, "--no-ttl"))
         json_object_set_new(spec, "ttl", ttl ? json_string(ttl) : json_null());
     if (call_text(c, "--rename"))
@@ -290,6 +318,41 @@ static const struct flag_row update_rows[] = {
 };
 static const struct flag_set update_flags = {"Flags", update_rows, ARRAY_SIZE(update_rows)};
 
+static const char *const spreads[] = {"agent", "connection", NULL};
+static const char *const checks[] = {"tcp", "http", "none", NULL};
+
+static const struct flag_row serving_rows[] = {
+    {.name = "--spread",
+     .type = FLAG_CHOICE,
+     .metavar = "agent|connection",
+     .choices = spreads,
+     .candidates = CANDIDATES_CHOICES,
+     .help = "One agent of the network serves it, or all, each connection its own."},
+    {.name = "--check",
+     .type = FLAG_CHOICE,
+     .metavar = "tcp|http|none",
+     .choices = checks,
+     .candidates = CANDIDATES_CHOICES,
+     .help = "How agents find out whether they reach the target."},
+    {.name = "--check-interval",
+     .type = FLAG_DURATION,
+     .metavar = "TIME",
+     .help = "How often its agent checks."},
+    {.name = "--check-path",
+     .type = FLAG_TEXT,
+     .metavar = "PATH",
+     .help = "What an HTTP check gets; 2xx and 3xx are good."},
+    {.name = "--check-rise",
+     .type = FLAG_INT,
+     .metavar = "N",
+     .help = "Good checks in a row until it is reached again."},
+    {.name = "--check-fall",
+     .type = FLAG_INT,
+     .metavar = "N",
+     .help = "Bad checks in a row until it is not reached."},
+};
+static const struct flag_set serving_flags = {"Serving", serving_rows, ARRAY_SIZE(serving_rows)};
+
 static const struct flag_row wait_rows[] = {
     {.name = "--wait", .type = FLAG_SWITCH, .help = "Return when it serves, or when it cannot."},
     {.name = "--timeout",
@@ -324,7 +387,7 @@ static const struct command rows[] = {
     {.words = "tunnel create",
      .summary = "Makes a service of a network reachable at the hub.",
      .run = run_create,
-     .flags = REMOTE_FLAGS(&create_flags, &wait_flags),
+     .flags = REMOTE_FLAGS(&create_flags, &serving_flags, &wait_flags),
      .examples = "warren tunnel create --name web --network shop-17 --target 10.0.0.17:80 --wait\n"
                  "warren tunnel create --name ssh --network shop-17 --target 10.0.0.5:22 \\\n"
                  "    --listen 0.0.0.0:2222 --ttl 2h\n"
@@ -349,7 +412,7 @@ static const struct command rows[] = {
      .min_args = 1,
      .max_args = 1,
      .arg_candidates = CANDIDATES_TUNNEL,
-     .flags = REMOTE_FLAGS(&update_flags, &if_version_flags, &wait_flags),
+     .flags = REMOTE_FLAGS(&update_flags, &serving_flags, &if_version_flags, &wait_flags),
      .details = "A new target serves new connections, open ones stay. A new listener closes the "
                 "old one with its connections."},
     {.words = "tunnel delete",

@@ -161,8 +161,17 @@ int watch_show(struct call *c, struct remote *r, const struct view *v, const str
 
 /* --- waiting --------------------------------------------------------------------------------- */
 
+/* What is waited for. */
+struct goal {
+    const char *collection, *noun;
+    bool (*is_reached)(const json_t *obj);
+    bool (*is_hopeless)(const json_t *obj);
+    const char *timeout_hint;
+};
+
 struct wait {
     struct call *call;
+    const struct goal *goal;
     json_t *newest;
     bool is_told; /* a line of progress is on the terminal */
 };
@@ -172,21 +181,44 @@ static const char *text_at(const json_t *obj, const char *path)
     return json_string_value(output_at(obj, path));
 }
 
-/* Serving: an agent has it, and its listener, if it wants one, is open. */
+static bool phase_is(const json_t *obj, const char *name)
+{
+    const char *phase = text_at(obj, "status.phase");
+    return phase && strcmp(phase, name) == 0;
+}
+
+/* An agent has it, and its listener, if it wants one, is open. */
 static bool is_serving(const json_t *tunnel)
 {
-    const char *phase = text_at(tunnel, "status.phase");
     bool wants_endpoint = json_is_object(output_at(tunnel, "spec.access.endpoint"));
-    return phase && strcmp(phase, "active") == 0 &&
+    return phase_is(tunnel, "active") &&
            (!wants_endpoint || text_at(tunnel, "status.endpoint.address"));
 }
 
 static bool is_over(const json_t *tunnel)
 {
-    const char *phase = text_at(tunnel, "status.phase");
-    return phase && (strcmp(phase, "failed") == 0 || strcmp(phase, "closed") == 0 ||
-                     strcmp(phase, "expired") == 0);
+    return phase_is(tunnel, "failed") || phase_is(tunnel, "closed") || phase_is(tunnel, "expired");
 }
+
+static bool is_drained(const json_t *agent)
+{
+    return text_at(agent, "status.draining") &&
+           json_integer_value(output_at(agent, "status.tunnels")) == 0 &&
+           json_integer_value(output_at(agent, "status.lingering")) == 0;
+}
+
+static bool is_not_draining(const json_t *agent)
+{
+    return !text_at(agent, "status.draining");
+}
+
+static const struct goal serving = {
+    "tunnels", "tunnel", is_serving, is_over,
+    "it stays stored and begins to serve as soon as it can; \"warren agent list\" shows who is "
+    "online"};
+static const struct goal drained = {
+    "agents", "agent", is_drained, is_not_draining,
+    "the drain goes on; streams that are open have as long as its --grace says"};
 
 static void tell_progress(struct wait *w)
 {
@@ -214,7 +246,7 @@ static int on_wait_event(void *arg, const struct http_event *e)
     }
     json_decref(w->newest);
     w->newest = obj;
-    if (is_serving(obj) || is_over(obj))
+    if (w->goal->is_reached(obj) || w->goal->is_hopeless(obj))
         return DECIDED;
     tell_progress(w);
     return 0;
@@ -224,21 +256,20 @@ static int wait_timeout(struct wait *w, int64_t timeout_ms)
 {
     const char *phase = text_at(w->newest, "status.phase");
     const char *reason = text_at(w->newest, "status.reason");
-    return call_fail(w->call, ERR_TIMEOUT,
-                     "it stays stored and begins to serve as soon as it can; \"warren agent list\" "
-                     "shows who is online",
-                     "the tunnel is still %s after %.1f s%s%s", phase ? phase : "unknown",
-                     (double)timeout_ms / 1000, reason ? ": " : "", reason ? reason : "");
+    return call_fail(w->call, ERR_TIMEOUT, w->goal->timeout_hint,
+                     "the %s is still %s after %.1f s%s%s", w->goal->noun,
+                     phase ? phase : "unknown", (double)timeout_ms / 1000, reason ? ": " : "",
+                     reason ? reason : "");
 }
 
 static int wait_decision(struct wait *w)
 {
     const char *phase = text_at(w->newest, "status.phase");
     const char *reason = text_at(w->newest, "status.reason");
-    if (is_serving(w->newest))
+    if (w->goal->is_reached(w->newest))
         return 0;
-    return call_fail(w->call, ERR_CONFLICT, NULL, "the tunnel is %s: %s", phase ? phase : "unknown",
-                     reason ? reason : "the hub gave no reason");
+    return call_fail(w->call, ERR_CONFLICT, NULL, "the %s is %s: %s", w->goal->noun,
+                     phase ? phase : "unknown", reason ? reason : "the hub gave no reason");
 }
 
 /* Streams are limited to a short silence, so that the deadline is kept and each new one begins with
@@ -256,22 +287,38 @@ static int wait_loop(struct wait *w, struct remote *r, const char *path, int64_t
         if (result == DECIDED)
             return wait_decision(w);
         if (result == DELETED)
-            return call_fail(w->call, ERR_NOT_FOUND, NULL, "the tunnel was deleted meanwhile");
-        if (result < 0 && !is_passing(result))
-            return remote_fail(r, "wait for the tunnel", &d);
+            return call_fail(w->call, ERR_NOT_FOUND, NULL, "the %s was deleted meanwhile",
+                             w->goal->noun);
+        if (result < 0 && !is_passing(result)) {
+            char doing[64];
+            snprintf(doing, sizeof(doing), "wait for the %s", w->goal->noun);
+            return remote_fail(r, doing, &d);
+        }
         if (result != ERR_TIMEOUT)
             pause_ms(200);
     }
 }
 
-int watch_until_active(struct call *c, struct remote *r, const char *id, int64_t timeout_ms,
-                       json_t **ret)
+static int wait_for(struct call *c, struct remote *r, const struct goal *goal, const char *id,
+                    int64_t timeout_ms, json_t **ret)
 {
-    struct wait w = {.call = c};
-    CLEANUP(mem_free) char *path = remote_path("tunnels", id, NULL);
+    struct wait w = {.call = c, .goal = goal};
+    CLEANUP(mem_free) char *path = remote_path(goal->collection, id, NULL);
     int result = wait_loop(&w, r, path, timeout_ms);
     if (w.is_told)
         fputs("\r\x1b[K", c->err);
     *ret = w.newest;
     return result;
+}
+
+int watch_until_active(struct call *c, struct remote *r, const char *id, int64_t timeout_ms,
+                       json_t **ret)
+{
+    return wait_for(c, r, &serving, id, timeout_ms, ret);
+}
+
+int watch_until_drained(struct call *c, struct remote *r, const char *id, int64_t timeout_ms,
+                        json_t **ret)
+{
+    return wait_for(c, r, &drained, id, timeout_ms, ret);
 }

@@ -1,5 +1,6 @@
 /*
- * Following changes: lists and objects as they move, and waiting for a tunnel to serve.
+ * Following changes: lists and objects as they move, and waiting for a tunnel to serve or an
+ * agent to be drained.
  */
 #pragma once
 
@@ -17,3 +18,6 @@ int watch_show(struct call *c, struct remote *r, const struct view *v, const str
  * says why. */
 int watch_until_active(struct call *c, struct remote *r, const char *id, int64_t timeout_ms,
                        json_t **ret);
+/* The same until a draining agent holds no tunnel and has no stream any more. */
+int watch_until_drained(struct call *c, struct remote *r, const char *id, int64_t timeout_ms,
+                        json_t **ret);

@@ -43,7 +43,8 @@ struct fleet_agent {
     struct fleet_network *network;
     char token[ID_SIZE];
     char serial[64];
-    int64_t version, not_after, created, revoked, pending; /* wall ms; 0: no */
+    int64_t version, not_after, created, revoked, pending, draining; /* wall ms; 0: no */
+    int64_t drain_grace_ms; /* that its streams may go on; 0: until they end */
 
     /* Of the newest session; the rest is about the live one only. */
     uint64_t epoch;
@@ -55,8 +56,16 @@ struct fleet_agent {
     struct rpc_call *call; /* of Connect; NULL: offline */
 
     struct fleet_pool *pool; /* NULL: no reverse connection in this session so far */
+    bool is_touched;         /* see fleet_agent_touch */
     struct fleet_agent *prev, *next_in_network;
     UT_hash_handle hh;
+};
+
+/* What an agent does at present. */
+struct fleet_agent_load {
+    size_t tunnels, lingering; /* leases it holds; those that have moved on but for their streams */
+    uint64_t streams;
+    bool is_leaving; /* it said that it stops */
 };
 
 /* Told on the main loop. `on_pool_up`: the agent can be reached by data from now on, until
@@ -66,6 +75,11 @@ struct fleet_observer {
     void (*on_down)(struct fleet_observer *o, struct fleet_agent *a);
     void (*on_pool_up)(struct fleet_observer *o, struct fleet_pool *p);
     void (*on_pool_down)(struct fleet_observer *o, struct fleet_pool *p);
+    /* It is to be drained, or not any more. */
+    void (*on_drain)(struct fleet_observer *o, struct fleet_agent *a);
+    /* Adds what the agent does. */
+    void (*describe)(struct fleet_observer *o, const struct fleet_agent *a,
+                     struct fleet_agent_load *ret);
     /* What is still used in a network, asked before it is deleted. */
     size_t (*count_in_network)(struct fleet_observer *o, const char *network);
     /* Inside a transaction, on the store's thread: the same of the database; and `from` becomes
@@ -132,6 +146,9 @@ void fleet_send(struct fleet_agent *a, const Warren__V1__HubEvent *event);
 void fleet_cut(struct fleet *f, struct fleet_agent *a, const char *why);
 /* The same for one that was revoked a moment ago, perhaps before the view has seen it. */
 void fleet_cut_revoked(struct fleet *f, const char *agent);
+
+/* What is shown of it has changed: watchers are told, soon. */
+void fleet_agent_touch(struct fleet_agent *a);
 
 /* Whether streams can be opened to it: between on_pool_up and on_pool_down. */
 bool fleet_agent_is_reachable(const struct fleet_agent *a);

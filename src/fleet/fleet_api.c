@@ -179,25 +179,57 @@ static void acted(void *arg, const struct diag *result)
     store_follow(fleet_store(act->api->cfg.fleet), answer_agent, act);
 }
 
-static void act_on_agent(struct http_request *req, struct fleet_api *api,
-                         void (*fn)(struct identity *, const struct identity_caller *,
-                                    const char *agent, uint64_t version, identity_done *done,
-                                    void *arg))
+/* What the request acts on; NULL: it was answered. */
+static struct act *act_new(struct fleet_api *api, struct http_request *req, uint64_t *ret_version)
 {
     struct diag d = {0};
-    uint64_t version = 0;
     struct fleet_agent *a = path_agent(api, req);
     if (!a)
-        return;
-    if (rest_if_match(req, false, &version, &d) < 0) {
+        return NULL;
+    if (rest_if_match(req, false, ret_version, &d) < 0) {
         http_respond_diag(req, &d);
-        return;
+        return NULL;
     }
     struct act *act = NEW(struct act);
     act->api = api;
     act->req = req;
     snprintf(act->agent, sizeof(act->agent), "%s", a->id);
-    fn(api->cfg.identity, identity_caller(req), act->agent, version, acted, act);
+    return act;
+}
+
+static void act_on_agent(struct http_request *req, struct fleet_api *api,
+                         void (*fn)(struct identity *, const struct identity_caller *,
+                                    const char *agent, uint64_t version, identity_done *done,
+                                    void *arg))
+{
+    uint64_t version = 0;
+    struct act *act = act_new(api, req, &version);
+    if (act)
+        fn(api->cfg.identity, identity_caller(req), act->agent, version, acted, act);
+}
+
+static void drain_agent(struct http_request *req, void *ctx)
+{
+    static const char *const members[] = {"grace", NULL};
+    struct fleet_api *api = ctx;
+    struct diag d = {0};
+    uint64_t version = 0;
+    int64_t grace_ms = 0;
+    json_t *body;
+    if (rest_body(req, &body, &d) < 0 || rest_only(body, "", members, &d) < 0 ||
+        rest_duration_ms(body, "grace", false, &grace_ms, &d) < 0) {
+        http_respond_diag(req, &d);
+        return;
+    }
+    struct act *act = act_new(api, req, &version);
+    if (act)
+        identity_agent_drain(api->cfg.identity, identity_caller(req), act->agent, version, grace_ms,
+                             acted, act);
+}
+
+static void undrain_agent(struct http_request *req, void *ctx)
+{
+    act_on_agent(req, ctx, identity_agent_undrain);
 }
 
 static void revoke_agent(struct http_request *req, void *ctx)
@@ -420,6 +452,10 @@ static const struct http_route routes[] = {
      "Ends an agent's admission for good"},
     {"POST", "/api/v1/agents/{agent}:approve", HTTP_OPERATOR, REST_BODY_MAX, approve_agent,
      "Lets a pending agent renew its expired certificate once"},
+    {"POST", "/api/v1/agents/{agent}:drain", HTTP_OPERATOR, REST_BODY_MAX, drain_agent,
+     "Moves an agent's tunnels to others, without cutting streams"},
+    {"POST", "/api/v1/agents/{agent}:undrain", HTTP_OPERATOR, REST_BODY_MAX, undrain_agent,
+     "Lets an agent hold tunnels again"},
     {"GET", "/api/v1/networks", HTTP_VIEWER, 0, list_networks, "Lists networks"},
     {"POST", "/api/v1/networks", HTTP_OPERATOR, REST_BODY_MAX, create_network, "Creates a network"},
     {"GET", "/api/v1/networks/{network}", HTTP_VIEWER, 0, get_network, "Shows a network"},

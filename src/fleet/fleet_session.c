@@ -327,6 +327,7 @@ void fleet_stop(struct fleet *f, void (*done)(void *arg), void *arg)
 {
     f->is_stopping = true;
     fleet_lan_stop(f);
+    timer_stop(&f->touch_timer);
     for (struct fleet_agent *a = f->agents; a; a = a->hh.next)
         session_down(f, a, RPC_UNAVAILABLE, "the hub stops");
     fleet_peers_close(f);

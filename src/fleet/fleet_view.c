@@ -17,7 +17,8 @@
 #define AGENT_COLUMNS                                                                       \
     "SELECT a.id, a.tenant, a.network, a.token, a.name, a.serial, a.version, a.not_after, " \
     "a.created, a.revoked, a.pending, s.epoch, s.connected, s.disconnected, s.address, "    \
-    "s.hostname, s.version, s.allow, p.places, p.how, p.why, p.at FROM agent a "            \
+    "s.hostname, s.version, s.allow, p.places, p.how, p.why, p.at, a.draining, "            \
+    "a.drain_grace FROM agent a "                                                           \
     "LEFT JOIN agent_session s ON s.agent = a.id LEFT JOIN agent_place p ON p.agent = a.id "
 
 struct network_row {
@@ -57,6 +58,8 @@ static void take_agent_row(const struct rows *rows, struct fleet_row *r)
     copy(r->how, sizeof(r->how), row_text(rows, 19));
     copy(r->why, sizeof(r->why), row_text(rows, 20));
     r->placed = row_int(rows, 21);
+    r->draining = row_int(rows, 22);
+    r->drain_grace_ms = row_int(rows, 23);
 }
 
 int fleet_row_read(struct tx *tx, const char *agent, struct fleet_row *ret)
@@ -186,6 +189,8 @@ struct fleet_agent *fleet_view_put_agent(struct fleet *f, const struct fleet_row
     a->created = r->created;
     a->revoked = r->revoked;
     a->pending = r->pending;
+    a->draining = r->draining;
+    a->drain_grace_ms = r->drain_grace_ms;
     if (!a->call || (uint64_t)r->epoch >= a->epoch) {
         a->epoch = (uint64_t)r->epoch;
         a->connected = r->connected;
@@ -226,6 +231,54 @@ static void remove_agent(struct fleet *f, const char *id)
     mem_free(a);
 }
 
+/* ---- telling watchers ---- */
+
+#define TOUCH_MS    200
+#define TOUCH_BATCH 64
+
+struct touch {
+    size_t n;
+    struct {
+        char id[ID_SIZE], tenant[ID_SIZE];
+    } items[TOUCH_BATCH];
+};
+
+static int write_touch(struct tx *tx, void *arg)
+{
+    const struct touch *t = arg;
+    for (size_t i = 0; i < t->n; i++)
+        TRY(store_publish(tx, t->items[i].tenant, "agent", t->items[i].id, STORE_PUT));
+    return 0;
+}
+
+static void touch_written(void *arg, int err)
+{
+    mem_free(arg);
+}
+
+static void on_touch_timer(struct timer *timer)
+{
+    struct fleet *f = container_of(timer, struct fleet, touch_timer);
+    struct touch *t = NEW(struct touch);
+    for (struct fleet_agent *a = f->agents; a && t->n < TOUCH_BATCH; a = a->hh.next) {
+        if (!TAKE(a->is_touched))
+            continue;
+        copy(t->items[t->n].id, ID_SIZE, a->id);
+        copy(t->items[t->n++].tenant, ID_SIZE, a->tenant);
+    }
+    if (t->n == TOUCH_BATCH)
+        timer_start(timer, TOUCH_MS);
+    store_run(f->cfg.store, STORE_WRITE, write_touch, touch_written, t);
+}
+
+void fleet_agent_touch(struct fleet_agent *a)
+{
+    struct timer *t = &a->fleet->touch_timer;
+    a->is_touched = true;
+    if (!timer_is_running(t) && !a->fleet->is_stopping)
+        timer_start(t, TOUCH_MS);
+}
+
 /* ---- following the feed ---- */
 
 struct reload {
@@ -261,9 +314,16 @@ static void changed_read(void *arg, int err)
         put_network(r->f, &r->network);
         return;
     }
+    const struct fleet_agent *was = fleet_agent_find(r->f, r->id);
+    int64_t draining = was ? was->draining : 0, grace_ms = was ? was->drain_grace_ms : 0;
     struct fleet_agent *a = fleet_view_put_agent(r->f, &r->agent);
+    struct fleet_observer *o;
     if (a->revoked)
         fleet_cut(r->f, a, "revoked");
+    if (a->draining == draining && a->drain_grace_ms == grace_ms)
+        return;
+    LL_FOREACH (r->f->observers, o)
+        o->on_drain(o, a);
 }
 
 static void on_change(struct store_subscriber *sub, const struct store_change *change)
@@ -289,6 +349,7 @@ static void on_change(struct store_subscriber *sub, const struct store_change *c
 void fleet_view_follow(struct fleet *f)
 {
     f->feed.fn = on_change;
+    timer_init(&f->touch_timer, f->cfg.loop, on_touch_timer);
     store_subscribe(f->cfg.store, &f->feed);
 }
 
@@ -333,6 +394,7 @@ void fleet_view_free(struct fleet *f)
 {
     struct fleet_agent *a, *next_a;
     struct fleet_network *n, *next_n;
+    timer_stop(&f->touch_timer);
     if (f->feed.store)
         store_unsubscribe(&f->feed);
     HASH_ITER (hh, f->agents, a, next_a) {
@@ -422,24 +484,51 @@ static json_t *session_json(const struct fleet *f, const struct fleet_agent *a)
                      a->software, "allow", a->allow, "connected", rest_time(a->connected));
 }
 
+static const char *phase_of(const struct fleet_agent *a, const struct fleet_agent_load *load)
+{
+    return a->revoked                        ? "revoked"
+           : a->pending                      ? "pending"
+           : !a->call                        ? "offline"
+           : a->draining || load->is_leaving ? "draining"
+                                             : "online";
+}
+
+static json_t *reason_of(const struct fleet_agent *a, const struct fleet_agent_load *load)
+{
+    bool is_draining = a->draining || load->is_leaving;
+    if (a->pending && !a->revoked)
+        return json_string("asks to renew an expired certificate; approve or revoke it");
+    if (fleet_clone_reason(a))
+        return json_string(fleet_clone_reason(a));
+    if (!is_draining || a->revoked)
+        return json_null();
+    if (!a->call)
+        return json_string("it is offline, and gets no tunnels until it is undrained");
+    if (!load->tunnels && !load->streams)
+        return json_string("it holds no tunnel and has no stream");
+    return json_sprintf("%s: %zu tunnels to move, %llu streams to end",
+                        load->is_leaving ? "it stops" : "it is being drained", load->tunnels,
+                        (unsigned long long)load->streams);
+}
+
 json_t *fleet_agent_json(const struct fleet *f, const struct fleet_agent *a)
 {
-    const char *phase = a->revoked   ? "revoked"
-                        : a->pending ? "pending"
-                        : a->call    ? "online"
-                                     : "offline";
-    json_t *reason = a->pending && !a->revoked
-                         ? json_string("asks to renew an expired certificate; approve or revoke it")
-                     : fleet_clone_reason(a) ? json_string(fleet_clone_reason(a))
-                                             : json_null();
+    struct fleet_agent_load load = {0};
+    struct fleet_observer *o;
+    LL_FOREACH (f->observers, o)
+        o->describe(o, a, &load);
     int64_t seen = a->call ? time_wall_ms() : a->disconnected ? a->disconnected : a->connected;
-    return json_pack(
-        "{s:s, s:s, s:I, s:s, s:s, s:{s:s, s:o}, s:o, s:o, s:{s:s, s:o, s:o, s:o, s:o, s:o}}", "id",
-        a->id, "name", a->name, "version", (json_int_t)a->version, "network", a->network->id,
-        "token", a->token, "certificate", "serial", a->serial, "expires", rest_time(a->not_after),
-        "created", rest_time(a->created), "revoked", rest_time(a->revoked), "status", "phase",
-        phase, "reason", reason, "last_seen", rest_time(seen), "session", session_json(f, a),
+    json_t *status = json_pack(
+        "{s:s, s:o, s:o, s:I, s:I, s:I, s:o, s:o, s:o, s:o}", "phase", phase_of(a, &load), "reason",
+        reason_of(a, &load), "draining", rest_time(a->draining), "tunnels",
+        (json_int_t)load.tunnels, "lingering", (json_int_t)load.lingering, "streams",
+        (json_int_t)load.streams, "last_seen", rest_time(seen), "session", session_json(f, a),
         "placement", fleet_placement_json(a), "discovery", fleet_discovery_json(a));
+    return json_pack("{s:s, s:s, s:I, s:s, s:s, s:{s:s, s:o}, s:o, s:o, s:o}", "id", a->id, "name",
+                     a->name, "version", (json_int_t)a->version, "network", a->network->id, "token",
+                     a->token, "certificate", "serial", a->serial, "expires",
+                     rest_time(a->not_after), "created", rest_time(a->created), "revoked",
+                     rest_time(a->revoked), "status", status);
 }
 
 json_t *fleet_network_json(const struct fleet *f, const struct fleet_network *n)

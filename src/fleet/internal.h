@@ -31,6 +31,7 @@ struct fleet {
         size_t n_pools;
     } * homes;
     size_t n_homes;
+    struct timer touch_timer;
     size_t n_pools; /* those whose last connection is still to go among them */
     bool is_stopping;
     void (*on_stopped)(void *arg);
@@ -41,7 +42,7 @@ struct fleet {
 struct fleet_row {
     char id[ID_SIZE], tenant[ID_SIZE], network[ID_SIZE], token[ID_SIZE];
     char name[FLEET_NAME_SIZE], serial[64];
-    int64_t version, not_after, created, revoked, pending;
+    int64_t version, not_after, created, revoked, pending, draining, drain_grace_ms;
     int64_t epoch, connected, disconnected;
     char address[64], hostname[FLEET_NAME_SIZE], software[FLEET_NAME_SIZE];
     char allow[4096]; /* JSON array */

@@ -28,6 +28,7 @@ enum {
     NETWORK_MERGES,
     AGENT_MOVES,
     AGENT_CLONES,
+    LEASE_MOVES,
     HANDSHAKES,
     HANDSHAKES_WAITING,
     PROXY_HEADERS,
@@ -52,6 +53,9 @@ static const char *const handshake_results[] = {"finished", "failed", "evicted"}
 static const char *const header_results[] = {"accepted", "refused"};
 static const char *const status_classes[] = {"1xx", "2xx", "3xx", "4xx", "5xx"};
 static const char *const outcomes[] = {"done", "failed", "refused"};
+
+static const char *const lease_moves[] = {"free", "lost", "check", "drain", "balance", "spread"};
+static_assert(ARRAY_SIZE(lease_moves) == TUNNEL_WHY_COUNT, "a name for each reason");
 
 #define X(error, status, token) token,
 static const char *const dial_errors[PROXY_STATUS_COUNT] = {PROXY_STATUS_LIST(X)};
@@ -84,6 +88,9 @@ static const struct metric_row rows[METRIC_COUNT] = {
                      "Agents that came into another network by themselves or by order"},
     [AGENT_CLONES] = {"warren_agent_clones_total", METRIC_COUNTER,
                       "Agents whose identity was found in use twice"},
+    [LEASE_MOVES] = {"warren_lease_moves_total", METRIC_COUNTER,
+                     "Leases that an agent began to hold, by why it got them",
+                     .labels = {{"reason", lease_moves, TUNNEL_WHY_COUNT}}},
     [HANDSHAKES] = {"warren_handshakes_total", METRIC_COUNTER, "TLS handshakes by result",
                     .labels = {{"result", handshake_results, ARRAY_SIZE(handshake_results)}}},
     [HANDSHAKES_WAITING] = {"warren_handshakes_waiting", METRIC_GAUGE, "Unfinished handshakes"},
@@ -122,6 +129,8 @@ static void collect_tunnels(struct hub *h, struct metrics *m)
     metric_add(m, DATAGRAMS, 1, (int64_t)s.traffic.datagrams.out);
     metric_add(m, DATAGRAMS, 2, (int64_t)s.traffic.datagrams.dropped);
     metric_add(m, LEASE_CHANGES, 0, (int64_t)s.lease_changes);
+    for (size_t i = 0; i < TUNNEL_WHY_COUNT; i++)
+        metric_add(m, LEASE_MOVES, i, (int64_t)s.moves[i]);
 }
 
 static void collect_lans(struct hub *h, struct metrics *m)

@@ -106,3 +106,7 @@ CREATE TABLE network_alias (
     why     TEXT NOT NULL
 );
 CREATE INDEX network_alias_by_network ON network_alias (network);
+
+-- migration 4: agents that are being drained
+ALTER TABLE agent ADD COLUMN draining BIGINT;    -- since when
+ALTER TABLE agent ADD COLUMN drain_grace BIGINT; -- ms that open streams may go on; NULL: until they end

@@ -12,6 +12,7 @@
 #include "base/time.h"
 #include "pki/seal.h"
 
+#include <assert.h>
 #include <stdio.h>
 #include <string.h>
 #include <unistd.h>
@@ -352,30 +353,40 @@ const struct identity_caller *identity_caller(const struct http_request *req)
 
 /* ---- acts on agents ---- */
 
+enum act { ACT_REVOKE, ACT_APPROVE, ACT_DRAIN, ACT_UNDRAIN, ACT_COUNT };
+static const char *const act_names[] = {"agent.revoke", "agent.approve", "agent.drain",
+                                        "agent.undrain"};
+static_assert(ARRAY_SIZE(act_names) == ACT_COUNT, "a name for each act");
+
 struct agent_act {
     struct identity *i;
     struct identity_caller by;
     char agent[ID_SIZE];
-    int64_t version, now_ms;
-    bool is_revocation;
+    int64_t version, now_ms, grace_ms;
+    enum act act;
     struct diag d;
     identity_done *done;
     void *arg;
 };
 
-static int revoke_or_approve(struct tx *tx, struct agent_act *a, const struct agent_facts *facts)
+/* 1: nothing is to be done. */
+static int do_act(struct tx *tx, struct agent_act *a, const struct agent_facts *facts)
 {
-    if (a->is_revocation) {
-        if (facts->revoked)
-            return 0;
-        TRY(agent_set_revoked(tx, a->by.tenant, a->agent, a->now_ms));
-    } else {
+    const char *tenant = a->by.tenant;
+    switch (a->act) {
+    case ACT_REVOKE:
+        return facts->revoked ? 1 : agent_set_revoked(tx, tenant, a->agent, a->now_ms);
+    case ACT_APPROVE:
         if (!facts->pending || facts->revoked)
             return diag_set(&a->d, ERR_CONFLICT, "the agent is not waiting for approval");
-        TRY(agent_set_approved(tx, a->by.tenant, a->agent, a->now_ms));
+        return agent_set_approved(tx, tenant, a->agent, a->now_ms);
+    case ACT_DRAIN:
+        if (facts->revoked)
+            return diag_set(&a->d, ERR_CONFLICT, "the agent was revoked");
+        return agent_set_draining(tx, tenant, a->agent, a->now_ms, a->grace_ms);
+    default:
+        return agent_set_draining(tx, tenant, a->agent, 0, 0);
     }
-    return identity_audit_act(tx, &a->by, a->is_revocation ? "agent.revoke" : "agent.approve",
-                              a->agent, NULL);
 }
 
 static int act_work(struct tx *tx, void *arg)
@@ -390,14 +401,15 @@ static int act_work(struct tx *tx, void *arg)
     if (a->version && a->version != facts.version)
         return diag_set(&a->d, ERR_STALE, "the agent has changed since (its version is %lld)",
                         (long long)facts.version);
-    return revoke_or_approve(tx, a, &facts);
+    int rc = TRY(do_act(tx, a, &facts));
+    return rc ? 0 : identity_audit_act(tx, &a->by, act_names[a->act], a->agent, NULL);
 }
 
 static void act_done(void *arg, int err)
 {
     struct agent_act *a = arg;
     a->d.code = err;
-    if (!err && a->is_revocation) {
+    if (!err && a->act == ACT_REVOKE) {
         view_put_agent(a->i, a->agent, a->by.tenant, true);
         LOG_INFO("agent revoked", LOG_STR("agent", a->agent), LOG_STR("by", a->by.token));
         if (a->i->cfg.on_agent_revoked)
@@ -408,7 +420,8 @@ static void act_done(void *arg, int err)
 }
 
 static void act_on_agent(struct identity *i, const struct identity_caller *by, const char *agent,
-                         uint64_t version, bool is_revocation, identity_done *done, void *arg)
+                         uint64_t version, enum act act, int64_t grace_ms, identity_done *done,
+                         void *arg)
 {
     struct agent_act *a = NEW(struct agent_act);
     a->i = i;
@@ -416,7 +429,8 @@ static void act_on_agent(struct identity *i, const struct identity_caller *by, c
     snprintf(a->agent, sizeof(a->agent), "%s", agent);
     a->version = (int64_t)version;
     a->now_ms = identity_now(i);
-    a->is_revocation = is_revocation;
+    a->act = act;
+    a->grace_ms = grace_ms;
     a->done = done;
     a->arg = arg;
     store_run(i->cfg.store, STORE_WRITE, act_work, act_done, a);
@@ -425,11 +439,23 @@ static void act_on_agent(struct identity *i, const struct identity_caller *by, c
 void identity_agent_revoke(struct identity *i, const struct identity_caller *by, const char *agent,
                            uint64_t version, identity_done *done, void *arg)
 {
-    act_on_agent(i, by, agent, version, true, done, arg);
+    act_on_agent(i, by, agent, version, ACT_REVOKE, 0, done, arg);
 }
 
 void identity_agent_approve(struct identity *i, const struct identity_caller *by, const char *agent,
                             uint64_t version, identity_done *done, void *arg)
 {
-    act_on_agent(i, by, agent, version, false, done, arg);
+    act_on_agent(i, by, agent, version, ACT_APPROVE, 0, done, arg);
+}
+
+void identity_agent_drain(struct identity *i, const struct identity_caller *by, const char *agent,
+                          uint64_t version, int64_t grace_ms, identity_done *done, void *arg)
+{
+    act_on_agent(i, by, agent, version, ACT_DRAIN, grace_ms, done, arg);
+}
+
+void identity_agent_undrain(struct identity *i, const struct identity_caller *by, const char *agent,
+                            uint64_t version, identity_done *done, void *arg)
+{
+    act_on_agent(i, by, agent, version, ACT_UNDRAIN, 0, done, arg);
 }

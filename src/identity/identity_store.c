@@ -276,6 +276,17 @@ int agent_set_approved(struct tx *tx, const char *tenant, const char *id, int64_
     return store_publish(tx, tenant, "agent", id, STORE_PUT);
 }
 
+int agent_set_draining(struct tx *tx, const char *tenant, const char *id, int64_t since,
+                       int64_t grace_ms)
+{
+    TRY(tx_exec(tx,
+                "UPDATE agent SET draining = $2, drain_grace = $3, version = version + 1 "
+                "WHERE id = $1",
+                STORE_TEXT(id), since ? STORE_INT(since) : STORE_NULL,
+                since && grace_ms ? STORE_INT(grace_ms) : STORE_NULL));
+    return store_publish(tx, tenant, "agent", id, STORE_PUT);
+}
+
 int agent_set_revoked(struct tx *tx, const char *tenant, const char *id, int64_t now_ms)
 {
     TRY(tx_exec(tx,

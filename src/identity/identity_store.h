@@ -65,6 +65,9 @@ int agent_renewed(struct tx *tx, const char *tenant, const char *id,
                   const struct agent_certificate *c);
 int agent_set_pending(struct tx *tx, const char *tenant, const char *id, int64_t now_ms);
 int agent_set_approved(struct tx *tx, const char *tenant, const char *id, int64_t now_ms);
+/* `since` 0: not any more. `grace_ms` 0: no limit. */
+int agent_set_draining(struct tx *tx, const char *tenant, const char *id, int64_t since,
+                       int64_t grace_ms);
 int agent_set_revoked(struct tx *tx, const char *tenant, const char *id, int64_t now_ms);
 
 /* ---- audit ---- */

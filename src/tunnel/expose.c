@@ -54,6 +54,7 @@ struct exposure {
     struct defer last_gone;
     int target_err;
     bool is_stopped, is_closed; /* cut; takes no new clients */
+    _Atomic uint64_t n_arrived; /* of those that the main loop gave */
     struct exposure_record *records;
     size_t n_records;
     struct timer flush_timer;
@@ -64,6 +65,7 @@ struct exposure {
 
     /* The main loop's. */
     bool is_stopping, is_lingering;
+    uint64_t n_given;
     struct exposure *prev, *next;
 };
 
@@ -430,6 +432,19 @@ static void socket_on_worker(void *arg)
     open_relay(client_new(a->exposure), a->fd, &a->peer);
 }
 
+struct gift {
+    struct exposure *exposure;
+    int fd;
+    struct addr peer;
+};
+
+static void give_on_worker(void *arg)
+{
+    CLEANUP(mem_free) struct gift *g = arg;
+    on_accept(g->exposure, g->fd, &g->peer);
+    atomic_fetch_add_explicit(&g->exposure->n_arrived, 1, memory_order_release);
+}
+
 /* ---- clients of the proxy ---- */
 
 static void on_bridge_end(void *arg, int err)
@@ -676,6 +691,21 @@ void exposure_take(struct exposure *e, struct conn *c)
     struct arrival *a = NEW(struct arrival);
     *a = (struct arrival){e, c};
     loop_post(e->worker, arrive_on_worker, a);
+}
+
+void exposure_give(struct exposure *e, int fd, const struct addr *peer)
+{
+    assert(exposure_is_serving(e));
+    struct gift *g = NEW(struct gift);
+    *g = (struct gift){e, fd, *peer};
+    e->n_given++;
+    loop_post(e->worker, give_on_worker, g);
+}
+
+uint64_t exposure_load(const struct exposure *e)
+{
+    uint64_t arrived = atomic_load_explicit(&e->n_arrived, memory_order_acquire);
+    return atomic_load_explicit(&e->relays.open, memory_order_relaxed) + (e->n_given - arrived);
 }
 
 void exposure_stop_accepting(struct exposure *e)

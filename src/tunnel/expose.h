@@ -52,7 +52,7 @@ struct exposure_config {
     enum proxy_version proxy;  /* a header that tells the target who its client is */
     struct proxy_trust *trust; /* load balancers before the listener; NULL: none */
     enum tunnel_protocol protocol;
-    uint32_t flow_idle_ms; /* UDP; 0: the default */
+    uint32_t flow_idle_ms;           /* UDP; 0: the default */
     const struct tunnel_access *who; /* whose `sources` the listener admits; copied */
     const struct exposure_ops *ops;
     void *arg;
@@ -72,6 +72,9 @@ void exposure_retarget(struct exposure *e, const char *authority, enum proxy_ver
 void exposure_set_sources(struct exposure *e, const struct tunnel_access *who);
 /* No new clients; streams go on. */
 void exposure_stop_accepting(struct exposure *e);
+
+/* A client (`fd` is taken) that the main loop has accepted for this one. Only while serving. */
+void exposure_give(struct exposure *e, int fd, const struct addr *peer);
 
 /* A client of the proxy (net/conn.h: detached, HTTP/1.1) that asked for this tunnel's target: gets
  * the answer to its CONNECT (200, or the failure's status and Proxy-Status) and is then relayed
@@ -99,6 +102,9 @@ void exposure_dial_done(struct exposure_dial *d, int err);
 /* A client that came another way than by the listener, and was admitted: relayed like one of it.
  * Takes `fd` (non-blocking). Not when stopping. */
 void exposure_take_socket(struct exposure *e, int fd, const struct addr *peer);
+
+/* What is open or on its way to be. */
+uint64_t exposure_load(const struct exposure *e);
 
 /* Adds what this exposure has carried. */
 void exposure_traffic(const struct exposure *e, struct tunnel_traffic *sum);

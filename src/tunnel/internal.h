@@ -14,6 +14,8 @@
 
 #define TUNNEL_LOST_SIZE 96
 
+#define SERVE_RETRY_MS 1000 /* when descriptors have run out */
+
 /* Objects in one network: what a login's snapshot and a renewal of all leases can carry. */
 #define TUNNELS_PER_NETWORK 10000
 
@@ -29,6 +31,8 @@ struct tunnel_object {
     struct listener *refuser;
     struct flow_port *sink;     /* a UDP tunnel's refuser */
     struct flow_set sunk;       /* what that has thrown away */
+    uint64_t picked;            /* epoch of the lease that got the last stream */
+    struct listener *sharer;    /* accepts for all exposures: spread by connection */
     struct exposure *exposures; /* running and stopping ones */
     bool rebind;                /* listen anew when the last exposure has stopped */
     bool is_dirty;              /* in the owner's list `dirty` */
@@ -126,6 +130,8 @@ void tunnel_start_listening(struct tunnel_object *o); /* if it shall and does no
 void tunnel_stop_listening(struct tunnel_object *o);  /* the address is free at once */
 void tunnel_hold_clients(struct tunnel_object *o);    /* they wait from now on, for a while */
 void tunnel_stop_refusing(struct tunnel_object *o);
+/* Spread by connection: the main loop accepts while somebody serves, and chooses for each. */
+void tunnel_share_clients(struct tunnel_object *o);
 
 /* tunnel_grant.c: what agents are told, and what they ask. */
 void tunnel_grants_init(struct tunnels *ts);
@@ -140,7 +146,7 @@ void tunnel_tell_lost(struct tunnel_lease *l);
  * are open. ERR_UNAVAILABLE: nobody serves the tunnel now; tunnel_pending_reason says why. */
 int tunnel_dial(struct tunnel_object *o, int fd, const struct addr *client,
                 const struct exposure_dial_ops *ops, void *arg, struct exposure_dial **ret);
-struct exposure *tunnel_pick_exposure(const struct tunnel_object *o); /* NULL: it does not serve */
+struct exposure *tunnel_pick_exposure(struct tunnel_object *o); /* NULL: it does not serve */
 
 /* tunnel_demand.c: somebody wants to use a target, for which a tunnel with internal access is found
  * or made. Embedded in its owner; all strings are copies. */

@@ -5,18 +5,22 @@
 
 #include "base/error.h"
 
-struct exposure *tunnel_pick_exposure(const struct tunnel_object *o)
+/* Equals take turns: the one after the last that was chosen. */
+struct exposure *tunnel_pick_exposure(struct tunnel_object *o)
 {
     struct exposure *best = NULL;
     uint64_t least = UINT64_MAX;
+    bool is_after = false;
     for (struct exposure *e = o->exposures; e; e = exposure_next(e)) {
-        struct tunnel_traffic t = {0};
-        exposure_traffic(e, &t);
-        if (!exposure_is_serving(e) || t.streams_open >= least)
-            continue;
-        best = e;
-        least = t.streams_open;
+        uint64_t load = exposure_is_serving(e) ? exposure_load(e) : UINT64_MAX;
+        if (load < least || (load == least && load != UINT64_MAX && is_after)) {
+            best = e;
+            least = load;
+            is_after = false;
+        }
+        is_after |= exposure_epoch(e) == o->picked;
     }
+    o->picked = best ? exposure_epoch(best) : 0;
     return best;
 }
 

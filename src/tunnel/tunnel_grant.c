@@ -256,6 +256,7 @@ static void handle_leave(struct rpc_call *call, const ProtobufCMessage *msg, voi
         return;
     LOG_INFO("agent is leaving", LOG_STR("agent", p->id), LOG_INT("grace_ms", req->grace_ms));
     p->is_leaving = true;
+    fleet_agent_touch(p->agent);
     tunnel_plan(tunnel_network_of(ts, p->agent->network->id));
     rpc_reply(call, &answer.base);
 }

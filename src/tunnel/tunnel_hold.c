@@ -62,6 +62,8 @@ static void enter(struct tunnel_lease *l)
 {
     l->since = time_wall_ms();
     timer_stop(&l->timer);
+    if (l->peer && tunnel_peer_is_draining(l->peer))
+        fleet_agent_touch(l->peer->agent);
 }
 
 /* ---- the end ---- */
@@ -86,6 +88,8 @@ static void end(struct tunnel_lease *l)
     DL_DELETE(o->leases, l);
     if (p)
         DL_DELETE2(p->leases, l, peer_prev, peer_next);
+    if (p && tunnel_peer_is_draining(p))
+        fleet_agent_touch(p->agent);
     mem_free(l);
     if (tunnel_free_if_over(o))
         return;
@@ -156,6 +160,7 @@ void tunnel_lease_linger(struct tunnel_lease *l)
         if (exposure_epoch(e) == l->l.epoch)
             exposure_linger(e);
     }
+    tunnel_lease_limit(l);
     if (!tunnel_is_served(o))
         tunnel_hold_clients(o);
     if (!has_exposures(o, l->l.epoch))
@@ -180,13 +185,31 @@ void tunnel_lease_exposure_gone(struct tunnel_object *o, uint64_t epoch)
     }
 }
 
+void tunnel_lease_limit(struct tunnel_lease *l)
+{
+    const struct fleet_agent *a = l->peer ? l->peer->agent : NULL;
+    timer_stop(&l->timer);
+    if (a && a->draining && a->drain_grace_ms)
+        timer_start(&l->timer, (uint64_t)a->drain_grace_ms);
+}
+
+void tunnel_lease_traffic(const struct tunnel_lease *l, struct tunnel_traffic *sum)
+{
+    for (const struct exposure *e = l->object->exposures; e; e = exposure_next(e)) {
+        if (exposure_epoch(e) == l->l.epoch)
+            exposure_traffic(e, sum);
+    }
+}
+
 /* ---- the beginning ---- */
 
 static void on_lease_timer(struct timer *t)
 {
     struct tunnel_lease *l = container_of(t, struct tunnel_lease, timer);
     struct tunnels *ts = l->object->owner;
-    if (l->l.state == LEASE_OFFERED && l->peer) {
+    if (l->l.state == LEASE_LINGERING) {
+        tunnel_lease_lose(l, ERR_UNAVAILABLE, "the drain's grace has run out");
+    } else if (l->l.state == LEASE_OFFERED && l->peer) {
         LOG_WARN("an agent does not take what it is offered", LOG_STR("tunnel", l->object->t.id),
                  LOG_STR("agent", l->agent));
         l->peer->silent_until_ms = loop_now_ms(ts->loop) + SILENT_MS;

@@ -20,7 +20,6 @@
 #include <utlist.h>
 
 #define SAVE_INTERVAL_MS 10000
-#define SERVE_RETRY_MS   1000
 
 /* ---- finding ---- */
 
@@ -87,7 +86,7 @@ bool tunnel_is_served(const struct tunnel_object *o)
 static bool is_exposed(const struct tunnel_object *o, uint64_t epoch)
 {
     for (const struct exposure *e = o->exposures; e; e = exposure_next(e)) {
-        if (exposure_epoch(e) == epoch && !exposure_is_stopping(e))
+        if (exposure_epoch(e) == epoch && exposure_is_serving(e))
             return true;
     }
     return false;
@@ -97,13 +96,14 @@ static void expose(struct tunnel_object *o, struct fleet_pool *pool, uint64_t ep
 {
     struct tunnels *ts = o->owner;
     char authority[EXPOSURE_AUTHORITY_SIZE];
+    bool is_shared = o->t.spec.spread == TUNNEL_SPREAD_CONNECTION;
     if (o->rebind || ts->is_draining || is_exposed(o, epoch))
         return;
     tunnel_stop_refusing(o);
     host_port_format(&o->t.spec.target, authority, sizeof(authority));
     const struct exposure_config cfg = {.main = ts->loop,
                                         .pool = pool,
-                                        .listen_fd = o->listen_fd,
+                                        .listen_fd = is_shared ? -1 : o->listen_fd,
                                         .tunnel = o->t.id,
                                         .lease_epoch = epoch,
                                         .authority = authority,
@@ -136,6 +136,8 @@ void tunnel_serve(struct tunnel_object *o)
     }
     if (!tunnel_is_served(o))
         tunnel_hold_clients(o);
+    else
+        tunnel_share_clients(o);
     tunnel_refresh_phase(o);
 }
 
@@ -299,6 +301,21 @@ static void on_pool_down(struct fleet_observer *ob, struct fleet_pool *pool)
     }
 }
 
+static void on_drain(struct fleet_observer *ob, struct fleet_agent *a)
+{
+    struct tunnel_peer *p = tunnel_peer_of(container_of(ob, struct tunnels, observer), a->id);
+    if (p)
+        tunnel_peer_drain(p);
+}
+
+static void describe(struct fleet_observer *ob, const struct fleet_agent *a,
+                     struct fleet_agent_load *ret)
+{
+    const struct tunnel_peer *p = tunnel_peer_of(container_of(ob, struct tunnels, observer), a->id);
+    if (p)
+        tunnel_peer_describe(p, ret);
+}
+
 static size_t count_in_network(struct fleet_observer *ob, const char *network)
 {
     struct tunnels *ts = container_of(ob, struct tunnels, observer);
@@ -408,6 +425,10 @@ void tunnel_change(struct tunnel_object *o, const struct tunnel *to, int64_t end
         tunnel_stop_exposures(o, ERR_CANCELED);
         if (!o->exposures)
             all_stopped(o);
+    } else if (was.spread != is->spread) {
+        for (struct exposure *e = o->exposures; e; e = exposure_next(e))
+            exposure_linger(e); /* others accept, or nobody but the main loop */
+        tunnel_serve(o);
     } else {
         tunnel_refresh_phase(o);
     }
@@ -532,6 +553,8 @@ int tunnels_new(struct fleet *f, struct tunnels **ret, struct diag *d)
     ts->observer.on_down = on_down;
     ts->observer.on_pool_up = on_pool_up;
     ts->observer.on_pool_down = on_pool_down;
+    ts->observer.on_drain = on_drain;
+    ts->observer.describe = describe;
     ts->observer.count_in_network = count_in_network;
     tunnel_network_init(ts);
     tunnel_grants_init(ts);

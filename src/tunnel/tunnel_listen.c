@@ -1,8 +1,9 @@
 /*
  * A tunnel's listening socket: bound by the main loop, kept through fail-overs, accepted from by
- * the workers' exposures. While nobody serves, clients wait in its queue; after TUNNEL_HOLD_MS the
- * refuser, a listener of the main loop, resets them, or the sink throws their datagrams away. An
- * address that cannot be bound is tried again.
+ * the workers' exposures, or by the main loop for all of them (spread by connection). While nobody
+ * serves, clients wait in its queue; after TUNNEL_HOLD_MS the refuser, a listener of the main loop,
+ * resets them, or the sink throws their datagrams away. An address that cannot be bound is tried
+ * again.
  */
 #include "tunnel/internal.h"
 
@@ -52,8 +53,29 @@ static void on_hold_over(struct timer *t)
         listener_start(o->owner->loop, o->listen_fd, on_refuse, o, &o->refuser);
 }
 
+static void on_share(void *arg, int fd, const struct addr *peer)
+{
+    struct exposure *e = tunnel_pick_exposure(arg);
+    if (e)
+        exposure_give(e, fd, peer);
+    else
+        on_refuse(arg, fd, peer);
+}
+
+void tunnel_share_clients(struct tunnel_object *o)
+{
+    bool shares = o->t.spec.spread == TUNNEL_SPREAD_CONNECTION && o->listen_fd >= 0 &&
+                  !o->owner->is_draining && tunnel_is_served(o);
+    if (!shares && o->sharer)
+        listener_stop(TAKE(o->sharer));
+    else if (shares && !o->sharer &&
+             listener_start(o->owner->loop, o->listen_fd, on_share, o, &o->sharer) < 0)
+        timer_start(&o->owner->serve_timer, SERVE_RETRY_MS);
+}
+
 void tunnel_hold_clients(struct tunnel_object *o)
 {
+    tunnel_share_clients(o);
     if (o->listen_fd >= 0 && !o->refuser && !o->sink && !timer_is_running(&o->hold_timer))
         timer_start(&o->hold_timer, TUNNEL_HOLD_MS);
 }
@@ -63,6 +85,8 @@ void tunnel_hold_clients(struct tunnel_object *o)
 void tunnel_stop_listening(struct tunnel_object *o)
 {
     tunnel_stop_refusing(o);
+    if (o->sharer)
+        listener_stop(TAKE(o->sharer));
     timer_stop(&o->listen_timer);
     if (o->listen_fd >= 0) {
         if (o->t.spec.protocol != TUNNEL_UDP)

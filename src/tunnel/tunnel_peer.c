@@ -28,7 +28,7 @@ static struct tunnel_network *network_of(const struct tunnel_peer *p)
 
 bool tunnel_peer_is_draining(const struct tunnel_peer *p)
 {
-    return p->is_leaving;
+    return p->is_leaving || p->agent->draining;
 }
 
 bool tunnel_peer_is_silent(const struct tunnel_peer *p)
@@ -105,27 +105,44 @@ void tunnel_peer_down(struct tunnels *ts, struct fleet_agent *a)
 {
     struct tunnel_peer *p = tunnel_peer_of(ts, a->id);
     struct tunnel_network *n = tunnel_network_of(ts, a->network->id);
-    struct tunnel_object *o;
     if (!p)
         return;
     lose_leases(p, a->revoked ? ERR_REVOKED : ERR_UNAVAILABLE, "the agent has gone");
     while (p->leases) { /* those that are still being written or cleared */
         struct tunnel_lease *l = p->leases;
         l->peer = NULL;
+        if (l->object->want == p)
+            l->object->want = NULL;
         DL_DELETE2(p->leases, l, peer_prev, peer_next);
     }
     while (p->misses)
         forget(p->misses);
     timer_stop(&p->timer);
     HASH_DEL(ts->peers, p);
-    if (n) {
-        DL_FOREACH (n->objects, o) {
-            if (o->want == p)
-                o->want = NULL;
-        }
-        tunnel_plan(n);
-    }
+    tunnel_plan(n);
     mem_free(p);
+}
+
+void tunnel_peer_drain(struct tunnel_peer *p)
+{
+    struct tunnel_lease *l;
+    for (l = p->leases; l; l = l->peer_next) {
+        if (l->l.state == LEASE_LINGERING)
+            tunnel_lease_limit(l);
+    }
+    tunnel_plan(network_of(p));
+}
+
+void tunnel_peer_describe(const struct tunnel_peer *p, struct fleet_agent_load *ret)
+{
+    struct tunnel_traffic traffic = {0};
+    for (const struct tunnel_lease *l = p->leases; l; l = l->peer_next) {
+        ret->tunnels += l->l.state == LEASE_HELD;
+        ret->lingering += l->l.state == LEASE_LINGERING;
+        tunnel_lease_traffic(l, &traffic);
+    }
+    ret->streams += traffic.streams_open;
+    ret->is_leaving |= p->is_leaving;
 }
 
 /* ---- what is reached ---- */

@@ -8,7 +8,6 @@
 #include "base/mem.h"
 #include "tunnel/tunnel_spread.h"
 
-#include <assert.h>
 #include <stdio.h>
 #include <string.h>
 #include <utlist.h>
@@ -16,12 +15,17 @@
 #define PLAN_MS    20  /* between two plans of a network: a plan looks at all its tunnels */
 #define BALANCE_MS 300 /* agents that start together are one change */
 
-static const char *const why_names[] = {"free", "lost", "check", "drain", "balance", "spread"};
-static_assert(ARRAY_SIZE(why_names) == TUNNEL_WHY_COUNT, "a name for each reason");
+/* Who could hold tunnels of a network. */
+struct crew {
+    struct tunnel_peer **peers;
+    bool *is_able;
+    uint32_t n;
+};
 
-const char *tunnel_why_name(enum tunnel_why why)
+/* SPREAD_NOBODY: nobody, or an agent that has left the network. */
+static uint32_t index_of(const struct crew *c, const struct tunnel_peer *p)
 {
-    return why_names[why];
+    return p && p->index < c->n && c->peers[p->index] == p ? p->index : SPREAD_NOBODY;
 }
 
 /* ---- one tunnel ---- */
@@ -86,34 +90,33 @@ static void settle_one(struct tunnel_object *o)
 }
 
 /* All able agents that reach the target hold the tunnel; if none does, all able ones. */
-static void settle_all(struct tunnel_object *o, struct tunnel_peer *const *peers,
-                       const bool *is_able, uint32_t n)
+static void settle_all(struct tunnel_object *o, const struct crew *c)
 {
     bool is_bound = false, is_served = tunnel_holder(o) != NULL;
     struct tunnel_lease *l, *next;
-    for (uint32_t i = 0; i < n; i++)
-        is_bound |= is_able[i] && !tunnel_miss_of(o, peers[i]);
+    for (uint32_t i = 0; i < c->n; i++)
+        is_bound |= c->is_able[i] && !tunnel_miss_of(o, c->peers[i]);
     o->want = NULL;
     for (l = o->leases; l; l = next) {
+        uint32_t i = index_of(c, l->peer);
         next = l->next;
         if (l->l.state != LEASE_HELD && !lease_is_coming(&l->l))
             continue;
-        if (!l->peer || !is_able[l->peer->index] || (is_bound && tunnel_miss_of(o, l->peer)))
+        if (i == SPREAD_NOBODY || !c->is_able[i] || (is_bound && tunnel_miss_of(o, l->peer)))
             give_up(l);
     }
-    for (uint32_t i = 0; i < n; i++) {
-        const struct tunnel_miss *m = tunnel_miss_of(o, peers[i]);
-        if (is_able[i] && !(is_bound && m) && !tunnel_lease_with(o, peers[i]))
-            tunnel_grant(o, peers[i], TUNNEL_WHY_SPREAD, "spread by connection", is_served && !m);
+    for (uint32_t i = 0; i < c->n; i++) {
+        const struct tunnel_miss *m = tunnel_miss_of(o, c->peers[i]);
+        if (c->is_able[i] && !(is_bound && m) && !tunnel_lease_with(o, c->peers[i]))
+            tunnel_grant(o, c->peers[i], TUNNEL_WHY_SPREAD, "spread by connection",
+                         is_served && !m);
     }
 }
 
 /* ---- a network ---- */
 
 struct plan {
-    struct tunnel_peer **peers;
-    bool *is_able;
-    uint32_t n_peers;
+    struct crew crew;
     struct tunnel_object **objects; /* those with one agent at a time */
     uint32_t *holders;
     uint32_t n_objects;
@@ -121,33 +124,33 @@ struct plan {
 
 static void plan_done(struct plan *p)
 {
-    mem_free(p->peers);
-    mem_free(p->is_able);
+    mem_free(p->crew.peers);
+    mem_free(p->crew.is_able);
     mem_free(p->objects);
     mem_free(p->holders);
 }
 
-static void gather_peers(struct plan *p, struct tunnels *ts, const char *network)
+static void gather_crew(struct crew *c, struct tunnels *ts, const char *network)
 {
     struct fleet_network *n = fleet_network_find(ts->fleet, network);
     size_t room = n ? n->online : 0;
     bool has_able = false;
     struct fleet_agent *a;
-    p->peers = mem_new((room + 1) * sizeof(struct tunnel_peer *));
-    p->is_able = mem_new((room + 1) * sizeof(bool));
+    c->peers = mem_new((room + 1) * sizeof(struct tunnel_peer *));
+    c->is_able = mem_new((room + 1) * sizeof(bool));
     if (!n)
         return;
     DL_FOREACH2 (n->agents, a, next_in_network) {
-        struct tunnel_peer *peer = a->call ? tunnel_peer_of(ts, a->id) : NULL;
-        if (!peer || p->n_peers == room)
+        struct tunnel_peer *p = a->call ? tunnel_peer_of(ts, a->id) : NULL;
+        if (!p || c->n == room)
             continue;
-        peer->index = p->n_peers;
-        p->is_able[p->n_peers] = !tunnel_peer_is_draining(peer) && !tunnel_peer_is_silent(peer);
-        has_able |= p->is_able[p->n_peers];
-        p->peers[p->n_peers++] = peer;
+        p->index = c->n;
+        c->is_able[c->n] = !tunnel_peer_is_draining(p) && !tunnel_peer_is_silent(p);
+        has_able |= c->is_able[c->n];
+        c->peers[c->n++] = p;
     }
-    for (uint32_t i = 0; !has_able && i < p->n_peers; i++)
-        p->is_able[i] = !tunnel_peer_is_draining(p->peers[i]);
+    for (uint32_t i = 0; !has_able && i < c->n; i++)
+        c->is_able[i] = !tunnel_peer_is_draining(c->peers[i]);
 }
 
 static void gather_objects(struct plan *p, const struct tunnel_network *n)
@@ -161,7 +164,7 @@ static void gather_objects(struct plan *p, const struct tunnel_network *n)
         const struct tunnel_lease *held = tunnel_holder(o);
         const struct tunnel_peer *now = o->want ? o->want : held ? held->peer : NULL;
         p->objects[p->n_objects] = o;
-        p->holders[p->n_objects++] = now ? now->index : SPREAD_NOBODY;
+        p->holders[p->n_objects++] = index_of(&p->crew, now);
     }
 }
 
@@ -169,24 +172,24 @@ static bool reaches(void *arg, uint32_t tunnel, uint32_t agent)
 {
     const struct plan *p = arg;
     const struct tunnel_object *o = p->objects[tunnel];
-    return !o->misses || !tunnel_miss_of(o, p->peers[agent]);
+    return !o->misses || !tunnel_miss_of(o, p->crew.peers[agent]);
 }
 
 static void make_plan(struct tunnel_network *n)
 {
     struct plan p = {0};
     struct tunnel_object *o, *next;
-    gather_peers(&p, n->owner, n->id);
+    gather_crew(&p.crew, n->owner, n->id);
     gather_objects(&p, n);
-    const struct spread s = {p.n_peers, p.n_objects, p.is_able, p.holders, reaches, &p};
+    const struct spread s = {p.crew.n, p.n_objects, p.crew.is_able, p.holders, reaches, &p};
     spread_plan(&s);
     for (uint32_t i = 0; i < p.n_objects; i++) {
-        p.objects[i]->want = p.holders[i] == SPREAD_NOBODY ? NULL : p.peers[p.holders[i]];
+        p.objects[i]->want = p.holders[i] == SPREAD_NOBODY ? NULL : p.crew.peers[p.holders[i]];
         settle_one(p.objects[i]);
     }
     DL_FOREACH_SAFE (n->objects, o, next) {
         if (!tunnel_phase_is_over(o->t.phase) && o->t.spec.spread == TUNNEL_SPREAD_CONNECTION)
-            settle_all(o, p.peers, p.is_able, p.n_peers);
+            settle_all(o, &p.crew);
     }
     plan_done(&p);
 }

@@ -40,7 +40,6 @@ enum tunnel_why {
     TUNNEL_WHY_SPREAD,  /* all agents of the network hold it */
     TUNNEL_WHY_COUNT
 };
-const char *tunnel_why_name(enum tunnel_why why);
 
 struct tunnel_lease {
     struct tunnel_object *object;
@@ -86,6 +85,9 @@ void tunnel_peer_up(struct tunnels *ts, struct fleet_agent *a);
 void tunnel_peer_down(struct tunnels *ts, struct fleet_agent *a);
 struct tunnel_peer *tunnel_peer_of(struct tunnels *ts, const char *agent);
 void tunnel_peer_renew(struct tunnel_peer *p); /* it has called: its leases live on */
+void tunnel_peer_drain(struct tunnel_peer *p); /* it shall be drained, or not any more */
+struct fleet_agent_load;
+void tunnel_peer_describe(const struct tunnel_peer *p, struct fleet_agent_load *ret);
 bool tunnel_peer_is_draining(const struct tunnel_peer *p);
 bool tunnel_peer_is_silent(const struct tunnel_peer *p);
 /* What the agent told about a target: err 0 reached. */
@@ -110,6 +112,9 @@ void tunnel_lease_linger(struct tunnel_lease *l);
 /* The lease may be freed, and so may a deleted object. */
 void tunnel_lease_lose(struct tunnel_lease *l, int err, const char *why);
 void tunnel_lose_all(struct tunnel_object *o, int err, const char *why);
+void tunnel_lease_limit(struct tunnel_lease *l); /* LINGERING: the drain's grace counts from now */
+struct tunnel_traffic;
+void tunnel_lease_traffic(const struct tunnel_lease *l, struct tunnel_traffic *sum);
 /* An exposure of this epoch is gone. */
 void tunnel_lease_exposure_gone(struct tunnel_object *o, uint64_t epoch);
 struct tunnel_lease *tunnel_lease_find(const struct tunnel_object *o, uint64_t epoch);

@@ -225,16 +225,16 @@ static int parse_count(const json_t *check, const char *key, const char *field, 
     return 0;
 }
 
-static int parse_check_type(const json_t *check, bool is_udp, struct tunnel_check *ret,
+static int parse_check_type(const json_t *check, bool has_none, struct tunnel_check *ret,
                             struct diag *d)
 {
     const char *type = NULL;
-    TRY(tunnel_get_string(check, "type", "spec.check.type", is_udp ? "none" : "tcp", &type, d));
+    TRY(tunnel_get_string(check, "type", "spec.check.type", has_none ? "none" : "tcp", &type, d));
     int i = find_name(check_names, ARRAY_SIZE(check_names), type);
     if (i < 0)
         return diag_set_field(d, ERR_INVALID, "spec.check.type",
                               "'%.20s' is not a check; there are: tcp, http, none", type);
-    if (is_udp && i != TUNNEL_CHECK_NONE)
+    if (has_none && i != TUNNEL_CHECK_NONE)
         return diag_set_field(d, ERR_INVALID, "spec.check.type",
                               "a UDP target has nothing to be checked by; only none");
     ret->type = (enum tunnel_check_type)i;

@@ -162,14 +162,3 @@ uint32_t spread_plan(const struct spread *s)
         n += s->holder[t] != was[t];
     return n;
 }
-
-uint32_t spread_least(const uint64_t *open, uint32_t n, uint32_t last)
-{
-    uint32_t best = SPREAD_NOBODY;
-    for (uint32_t i = 1; i <= n; i++) {
-        uint32_t at = last < n ? (last + i) % n : i - 1;
-        if (open[at] != UINT64_MAX && (best == SPREAD_NOBODY || open[at] < open[best]))
-            best = at;
-    }
-    return best;
-}

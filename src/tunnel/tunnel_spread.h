@@ -31,7 +31,3 @@ struct spread {
 
 /* The number of tunnels whose holder is another now. */
 uint32_t spread_plan(const struct spread *s);
-
-/* A place for a stream among `n`: the one with the least, the first of these after `last` (so that
- * equals take turns). SPREAD_NOBODY if n is 0; UINT64_MAX is a place that takes none. */
-uint32_t spread_least(const uint64_t *open, uint32_t n, uint32_t last);

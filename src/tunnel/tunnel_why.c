@@ -146,14 +146,11 @@ int64_t tunnel_lease_expires(const struct tunnel_lease *l)
                : time_wall_ms();
 }
 
-static json_t *lease_json(const struct tunnel_object *o, const struct tunnel_lease *l)
+static json_t *lease_json(const struct tunnel_lease *l)
 {
     struct tunnel_traffic traffic = {0};
     bool expires = lease_is_live(&l->l) && l->l.state != LEASE_OFFERED;
-    for (const struct exposure *e = o->exposures; e; e = exposure_next(e)) {
-        if (exposure_epoch(e) == l->l.epoch)
-            exposure_traffic(e, &traffic);
-    }
+    tunnel_lease_traffic(l, &traffic);
     return json_pack("{s:s, s:I, s:s, s:s, s:I, s:o, s:o}", "agent", l->agent, "epoch",
                      (json_int_t)l->l.epoch, "phase", lease_state_name(l->l.state), "reason",
                      l->reason, "streams", (json_int_t)traffic.streams_open, "since",
@@ -167,7 +164,7 @@ json_t *tunnel_leases_json(const struct tunnel_object *o)
     const struct tunnel_lease *l;
     DL_FOREACH (o->leases, l) {
         if (l->l.epoch)
-            json_array_append_new(list, lease_json(o, l));
+            json_array_append_new(list, lease_json(l));
     }
     return list;
 }

@@ -281,12 +281,12 @@ class Agent:
 
     @property
     def id(self):
-        return self.identity()["id"]
+        """What is in the certificate."""
+        return self.certificate().split("/agent/", 1)[1].split()[0].strip(",")
 
     def identity(self):
-        """The agent's object: the one whose id is in the certificate."""
-        text = self.certificate()
-        return self.hub.admin.get("/api/v1/agents/" + text.split("/agent/", 1)[1].split()[0].strip(","))
+        """The agent's object."""
+        return self.hub.admin.get("/api/v1/agents/" + self.id)
 
     def wait_online(self, seconds=10):
         def online():

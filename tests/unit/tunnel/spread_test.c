@@ -167,17 +167,6 @@ static void ten_thousand_tunnels_over_fifty_agents_stay_even_through_changes(voi
         assert_true(reaches(NULL, t, w.holder[t]));
 }
 
-static void a_stream_goes_where_the_least_are_open_and_equals_take_turns(void **state)
-{
-    const uint64_t open[] = {3, 1, 1, UINT64_MAX}, none[] = {UINT64_MAX};
-    assert_int_equal(spread_least(open, 4, SPREAD_NOBODY), 1);
-    assert_int_equal(spread_least(open, 4, 1), 2);
-    assert_int_equal(spread_least(open, 4, 2), 1);
-    assert_int_equal(spread_least(open, 1, 0), 0);
-    assert_int_equal(spread_least(none, 1, 0), SPREAD_NOBODY);
-    assert_int_equal(spread_least(open, 0, 0), SPREAD_NOBODY);
-}
-
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -190,7 +179,6 @@ int main(void)
         cmocka_unit_test(what_nobody_reaches_stays_where_it_is),
         cmocka_unit_test(one_agent_that_alone_reaches_half_may_hold_more),
         cmocka_unit_test(ten_thousand_tunnels_over_fifty_agents_stay_even_through_changes),
-        cmocka_unit_test(a_stream_goes_where_the_least_are_open_and_equals_take_turns),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
