@@ -1,0 +1,154 @@
+/*
+ * mount-leg [-6] -- COMMAND [ARGUMENT]...
+ *
+ * A mount without the distance: the command runs in a mount's namespace, the agent's end of the
+ * relay is in this process and dials from where it was started, and between the two is HTTP/2 over
+ * a socketpair. What a mount costs alone, for measuring it and for trying it by hand.
+ */
+#include "base/error.h"
+#include "base/log.h"
+#include "base/macro.h"
+#include "loop/io.h"
+#include "mount/mount.h"
+#include "mount/space.h"
+#include "net/flow_target.h"
+#include "net/h2conn.h"
+#include "net/relay.h"
+#include "wire/connect_udp.h"
+
+#include <signal.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+struct leg {
+    struct loop *loop;
+    struct h2conn *hub, *agent;
+    struct relay_set relays;
+    struct flow_set flows;
+    struct space space;
+    struct io child;
+    struct mount *mount;
+    int closed;
+};
+
+static void on_relay_end(void *arg, struct relay *r, const struct relay_result *res)
+{
+}
+
+static const struct relay_ops relay_callbacks = {.on_end = on_relay_end};
+
+static void on_flow_end(void *arg, const struct flow_result *res)
+{
+}
+
+static void accept_flow(struct leg *leg, struct h2_stream *s, const struct h2_headers *h)
+{
+    struct flow_target_params p = {.set = &leg->flows, .on_end = on_flow_end};
+    if (connect_udp_parse(h2_headers_get(h, ":path"), &p.target, NULL) < 0)
+        relay_refuse(s, ERR_PROTO);
+    else
+        flow_target_accept(s, &p);
+}
+
+static void on_request(void *arg, struct h2_stream *s, const struct h2_headers *h)
+{
+    struct leg *leg = arg;
+    struct relay_accept_params p = {.set = &leg->relays, .ops = &relay_callbacks};
+    if (h2_headers_get(h, ":protocol"))
+        accept_flow(leg, s, h);
+    else if (host_port_parse(h2_headers_get(h, ":authority"), false, &p.target, NULL) < 0)
+        relay_refuse(s, ERR_PROTO);
+    else
+        relay_accept(s, &p);
+}
+
+static void on_close(void *arg, int err)
+{
+    ((struct leg *)arg)->closed++;
+}
+
+static struct h2conn *connection(void *arg)
+{
+    return ((struct leg *)arg)->hub;
+}
+
+static void on_child(struct io *io)
+{
+    if (io->readable)
+        loop_stop(io->loop);
+}
+
+static int join_ends(struct leg *leg)
+{
+    static const struct h2conn_ops hub_ops = {.on_close = on_close};
+    static const struct h2conn_ops agent_ops = {.on_request = on_request, .on_close = on_close};
+    const struct h2conn_config hub = {.h2 = {.stream_window = MOUNT_STREAM_WINDOW,
+                                             .stream_window_max = MOUNT_STREAM_WINDOW_MAX,
+                                             .peer_is_trusted = true}};
+    const struct h2conn_config agent = {.h2 = {.is_server = true,
+                                               .max_streams = 65536,
+                                               .peer_is_trusted = true,
+                                               .enable_connect = true}};
+    struct conn *c[2];
+    int fds[2];
+    if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0, fds) < 0)
+        return ERR_LIMIT;
+    TRY(conn_new_plain(leg->loop, fds[0], NULL, &c[0]));
+    TRY(conn_new_plain(leg->loop, fds[1], NULL, &c[1]));
+    leg->hub = h2conn_new(c[0], &hub, &hub_ops, leg);
+    leg->agent = h2conn_new(c[1], &agent, &agent_ops, leg);
+    return 0;
+}
+
+static void stop(struct leg *leg)
+{
+    mount_stop(leg->mount);
+    h2conn_abort(leg->hub, ERR_CANCELED);
+    h2conn_abort(leg->agent, ERR_CANCELED);
+    relay_set_abort(&leg->relays, ERR_CANCELED);
+    flow_set_abort(&leg->flows, ERR_CANCELED);
+    while (leg->closed < 2)
+        loop_turn(leg->loop, false);
+    loop_settle(leg->loop);
+    io_stop(&leg->child);
+    loop_free(leg->loop);
+}
+
+int main(int argc, char **argv)
+{
+    struct leg leg = {.child.fd = -1};
+    struct space_config cfg = {0};
+    const struct mount_uplink uplink = {.conn = connection, .arg = &leg, .authority = "leg"};
+    struct diag d = {0};
+    int at = 1;
+    for (; at < argc && argv[at][0] == '-'; at++) {
+        cfg.has_v6 |= strcmp(argv[at], "-6") == 0;
+        if (strcmp(argv[at], "--") == 0) {
+            at++;
+            break;
+        }
+    }
+    if (at >= argc) {
+        fprintf(stderr, "usage: mount-leg [-6] -- COMMAND [ARGUMENT]...\n");
+        return 2;
+    }
+    cfg.argv = argv + at;
+    signal(SIGPIPE, SIG_IGN);
+    io_raise_descriptor_limit();
+    if (space_open(&cfg, &leg.space, &d) < 0) {
+        fprintf(stderr, "mount-leg: %s\n", diag_text(&d));
+        return 125;
+    }
+    if (loop_new(&leg.loop) < 0 || join_ends(&leg) < 0 ||
+        mount_start(leg.loop, leg.space.tun, &uplink, &leg.mount) < 0 ||
+        io_start(&leg.child, leg.loop, leg.space.pidfd, on_child) < 0) {
+        fprintf(stderr, "mount-leg: cannot start\n");
+        return 125;
+    }
+    space_go(&leg.space);
+    loop_run(leg.loop);
+    stop(&leg);
+    return space_wait(&leg.space);
+}

@@ -1,0 +1,73 @@
+/* Shared by the files of a mount: mount.c (device, table of flows), mount_tcp.c, mount_udp.c. */
+#pragma once
+
+#include "mount/mount.h"
+#include "mount/reassembly.h"
+#include "mount/tcp.h"
+#include "mount/tun.h"
+#include "net/flow.h"
+
+#include <uthash.h>
+
+#define QUOTE_SIZE 80 /* bytes of a packet: what an ICMP error about it must quote */
+
+struct mount_tcp {
+    struct packet_ends ends; /* key */
+    struct mount *mount;
+    struct h2_stream *stream; /* NULL: none, or no more */
+    struct tcp tcp;
+    struct timer timer;
+    uint8_t *quote; /* of the SYN, while dialling */
+    uint64_t first_syn_ms, last_syn_ms;
+    struct mount_tcp *dirty_prev, *dirty_next;
+    bool is_dirty, is_dialling;
+    bool is_cut; /* the stream was lost: what is left is delivered, then a reset */
+    UT_hash_handle hh;
+};
+
+struct mount_udp {
+    struct packet_ends ends; /* key */
+    struct mount *mount;
+    struct flow *flow;
+    uint64_t used_ms;
+    uint32_t sent;
+    uint8_t quote[QUOTE_SIZE]; /* of the last datagram */
+    bool is_listed;
+    struct mount_udp *prev, *next; /* by use */
+    UT_hash_handle hh;
+};
+
+struct mount {
+    struct loop *loop;
+    struct tun tun;
+    struct mount_uplink uplink;
+    struct mount_tcp *tcp; /* by ends */
+    struct mount_tcp *dirty;
+    struct defer flush;
+    size_t n_dials;
+    struct mount_udp *udp, *udp_idle; /* by ends; the same, longest idle first */
+    struct flow_set udp_set;
+    struct timer udp_timer;
+    struct reassembly fragments;
+    struct mount_stats stats;
+    bool is_stopped; /* freed with its last stream */
+};
+
+/* mount.c */
+#define AUTHORITY_SIZE 64
+void mount_format_target(const struct packet_ends *e, char out[AUTHORITY_SIZE]);
+void mount_quote(uint8_t quote[QUOTE_SIZE], const struct packet *p);
+/* The ICMP error for a failure to reach the target of a quoted packet, if there is one. */
+void mount_tell_error(struct mount *m, const uint8_t quote[QUOTE_SIZE], int err);
+
+void mount_free_if_over(struct mount *m);
+
+/* mount_tcp.c */
+void mount_tcp_input(struct mount *m, const struct packet *p);
+void mount_tcp_flush(struct mount *m);
+void mount_tcp_drop(struct mount_tcp *f); /* at once, without a word to the program */
+
+/* mount_udp.c */
+void mount_udp_init(struct mount *m);
+void mount_udp_input(struct mount *m, const struct packet *p);
+void mount_udp_stop(struct mount *m);

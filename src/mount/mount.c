@@ -1,0 +1,147 @@
+#include "mount/internal.h"
+
+#include "base/error.h"
+#include "base/macro.h"
+#include "base/mem.h"
+
+#include <arpa/inet.h>
+#include <netinet/icmp6.h>
+#include <netinet/ip_icmp.h>
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+
+void mount_format_target(const struct packet_ends *e, char out[AUTHORITY_SIZE])
+{
+    char host[INET6_ADDRSTRLEN];
+    bool is_v4 = packet_is_v4(e->far);
+    inet_ntop(is_v4 ? AF_INET : AF_INET6, is_v4 ? e->far + 12 : e->far, host, sizeof(host));
+    snprintf(out, AUTHORITY_SIZE, is_v4 ? "%s:%u" : "[%s]:%u", host, e->far_port);
+}
+
+/* ---- errors ---- */
+
+void mount_quote(uint8_t quote[QUOTE_SIZE], const struct packet *p)
+{
+    memset(quote, 0, QUOTE_SIZE);
+    memcpy(quote, p->ip, MIN(p->ip_len, (size_t)QUOTE_SIZE));
+}
+
+void mount_tell_error(struct mount *m, const uint8_t quote[QUOTE_SIZE], int err)
+{
+    static const struct {
+        int err;
+        uint8_t code, code6;
+    } rows[] = {
+        {ERR_REFUSED, ICMP_PORT_UNREACH, ICMP6_DST_UNREACH_NOPORT},
+        {ERR_UNREACHABLE, ICMP_HOST_UNREACH, ICMP6_DST_UNREACH_ADDR},
+        {ERR_DENIED, ICMP_PKT_FILTERED, ICMP6_DST_UNREACH_ADMIN},
+    };
+    uint8_t out[PACKET_ERROR_MAX];
+    for (size_t i = 0; i < ARRAY_SIZE(rows); i++) {
+        bool is_v6 = quote[0] >> 4 == 6;
+        if (rows[i].err != err)
+            continue;
+        size_t n =
+            packet_put_error(out, quote, QUOTE_SIZE, is_v6 ? ICMP6_DST_UNREACH : ICMP_DEST_UNREACH,
+                             is_v6 ? rows[i].code6 : rows[i].code);
+        tun_write(&m->tun, &(struct tun_offload){.header_len = n}, out, NULL, 0);
+    }
+}
+
+/* ---- the device ---- */
+
+/* Whether there is a whole packet in *p. */
+static bool join(struct mount *m, struct packet *p)
+{
+    const uint8_t *whole;
+    size_t len;
+    if (!p->is_fragment)
+        return true;
+    return reassembly_add(&m->fragments, p, loop_now_ms(m->loop), &whole, &len) > 0 &&
+           packet_parse(whole, len, false, p) == 0;
+}
+
+static void on_packet(void *arg, const uint8_t *data, size_t len, bool sum_is_partial)
+{
+    struct mount *m = arg;
+    struct packet p;
+    if (packet_parse(data, len, sum_is_partial, &p) < 0)
+        m->stats.packets_ignored++;
+    else if (!join(m, &p))
+        return;
+    else if (p.protocol == IPPROTO_TCP)
+        mount_tcp_input(m, &p);
+    else if (p.protocol == IPPROTO_UDP)
+        mount_udp_input(m, &p);
+    else
+        m->stats.packets_ignored++;
+}
+
+static void on_batch_end(void *arg)
+{
+    mount_tcp_flush(arg);
+}
+
+static void on_gone(void *arg)
+{
+    struct mount *m = arg;
+    tun_stop(&m->tun);
+}
+
+static const struct tun_ops device_ops = {on_packet, on_batch_end, on_gone};
+
+/* ---- start and end ---- */
+
+static void on_flush(struct defer *d)
+{
+    mount_tcp_flush(container_of(d, struct mount, flush));
+}
+
+int mount_start(struct loop *l, int tun, const struct mount_uplink *uplink, struct mount **ret)
+{
+    struct mount *m = NEW(struct mount);
+    m->loop = l;
+    m->uplink = *uplink;
+    m->flush.fn = on_flush;
+    mount_udp_init(m);
+    int rc = tun_start(&m->tun, l, tun, &device_ops, m);
+    if (rc < 0) {
+        close(tun);
+        mem_free(m);
+        return rc;
+    }
+    *ret = m;
+    return 0;
+}
+
+void mount_free_if_over(struct mount *m)
+{
+    if (m->is_stopped && !m->udp_set.head)
+        mem_free(m);
+}
+
+void mount_stop(struct mount *m)
+{
+    struct mount_tcp *f, *next;
+    if (!m)
+        return;
+    HASH_ITER (hh, m->tcp, f, next)
+        mount_tcp_drop(f);
+    mount_udp_stop(m);
+    tun_stop(&m->tun);
+    loop_defer_cancel(&m->flush);
+    reassembly_done(&m->fragments);
+    ring_free_spare();
+    m->is_stopped = true;
+    mount_free_if_over(m);
+}
+
+void mount_get_stats(const struct mount *m, struct mount_stats *ret)
+{
+    *ret = m->stats;
+    ret->tcp_open = HASH_COUNT(m->tcp);
+    ret->udp_open = HASH_COUNT(m->udp);
+    ret->bytes_up += m->udp_set.bytes_read;
+    ret->bytes_down += m->udp_set.bytes_written;
+}

@@ -1,0 +1,52 @@
+/*
+ * A mount: packets of a program in a network namespace become streams to a network's agents, and
+ * what happens to those becomes packets again. TCP is terminated here, so that only bytes cross the
+ * distance; each side has its own kernel's idea of the path.
+ *
+ *     program ═ kernel ═ TUN ─ packet ─ tcp ─ stream (CONNECT) ═══ hub ═══ agent ─ target
+ *
+ * Answers are those of the target: SYN-ACK once it accepted, RST where it refused, an ICMP error
+ * where there was one, silence where there was silence.
+ *
+ * Thread: that of its loop. Bounded: flows, dials under way, and for each flow two rings.
+ */
+#pragma once
+
+#include "loop/loop.h"
+#include "mount/packet.h"
+#include "net/h2conn.h"
+
+struct mount;
+
+#define MOUNT_FLOWS_MAX   16384
+#define MOUNT_DIALS_MAX   4096 /* under way at once; more SYNs wait for their retransmission */
+#define MOUNT_MTU         1500
+#define MOUNT_HEADERS_MAX 6
+
+/* The window of a stream to be opened: what a flow's ring takes, so that bytes that arrive always
+ * have a place. */
+#define MOUNT_STREAM_WINDOW     (256u << 10)
+#define MOUNT_STREAM_WINDOW_MAX (512u << 10)
+
+/* How streams are opened. Strings and headers outlive the mount. */
+struct mount_uplink {
+    /* The connection to the hub, or NULL: none now; programs hear nothing and try again. */
+    struct h2conn *(*conn)(void *arg);
+    void *arg;
+    const struct h2_header *headers; /* of each request: who asks, and for which tunnel */
+    size_t n_headers;
+    const char *authority; /* the hub's, for requests that name their target elsewhere */
+};
+
+struct mount_stats {
+    uint64_t tcp_open, udp_open, flows_total, dials_failed, packets_ignored;
+    uint64_t bytes_up, bytes_down;
+};
+
+/* Takes the TUN descriptor (tun_open), also on failure. */
+int mount_start(struct loop *l, int tun, const struct mount_uplink *uplink, struct mount **ret);
+/* Ends every flow and closes the device; the last of it goes when the loop settles. NULL is fine.
+ */
+void mount_stop(struct mount *m);
+
+void mount_get_stats(const struct mount *m, struct mount_stats *ret);

@@ -1,0 +1,302 @@
+/*
+ * TCP flows. A SYN opens a stream; the stream's answer decides what the program hears:
+ *
+ *     200                        SYN-ACK
+ *     connection_refused         RST
+ *     unroutable, prohibited     the ICMP error
+ *     anything else              silence: its kernel sends the SYN again, and a new dial begins
+ *
+ * A dial is given up when the program seems to have done so: 5 s after its last SYN and twice the
+ * time it has been trying, which is longer than any kernel's next interval.
+ */
+#include "mount/internal.h"
+
+#include "base/error.h"
+#include "base/id.h"
+#include "base/macro.h"
+#include "base/mem.h"
+#include "wire/proxy_status.h"
+
+#include <assert.h>
+#include <utlist.h>
+
+#define GIVE_UP_MS   5000
+#define SEGMENTS_MAX (60 * 1024) /* payload given to the device at once */
+
+/* ---- the table ---- */
+
+static struct mount_tcp *find(struct mount *m, const struct packet_ends *ends)
+{
+    struct mount_tcp *f;
+    HASH_FIND(hh, m->tcp, ends, sizeof(*ends), f);
+    return f;
+}
+
+static void mark_dirty(struct mount_tcp *f)
+{
+    struct mount *m = f->mount;
+    if (f->is_dirty)
+        return;
+    f->is_dirty = true;
+    DL_APPEND2(m->dirty, f, dirty_prev, dirty_next);
+    loop_defer(m->loop, &m->flush);
+}
+
+static void free_flow(struct mount_tcp *f)
+{
+    struct mount *m = f->mount;
+    if (f->is_dirty)
+        DL_DELETE2(m->dirty, f, dirty_prev, dirty_next);
+    timer_stop(&f->timer);
+    tcp_done(&f->tcp);
+    mem_free(f->quote);
+    HASH_DEL(m->tcp, f);
+    mem_free(f);
+}
+
+/* ---- what the program hears ---- */
+
+static void send_segment(struct mount_tcp *f, const struct tcp_segment *s)
+{
+    uint8_t headers[PACKET_HEADER_MAX];
+    struct tun_offload o = {.sum_offset = 16, .is_v6 = !packet_is_v4(f->ends.near)};
+    o.header_len = packet_put_tcp(headers, &f->ends, &s->header, s->len, &o.sum_at);
+    o.mss = s->len > s->mss ? s->mss : 0;
+    tun_write(&f->mount->tun, &o, headers, s->pieces, s->n_pieces);
+    f->mount->stats.bytes_down += s->len;
+}
+
+static void end_dialling(struct mount_tcp *f)
+{
+    if (!f->is_dialling)
+        return;
+    f->is_dialling = false;
+    f->mount->n_dials--;
+    mem_free(TAKE(f->quote));
+}
+
+static void dial_failed(struct mount_tcp *f, int err)
+{
+    f->mount->stats.dials_failed++;
+    if (err == ERR_REFUSED) {
+        tcp_abort(&f->tcp);
+    } else {
+        mount_tell_error(f->mount, f->quote, err);
+        tcp_forget(&f->tcp);
+    }
+    end_dialling(f);
+}
+
+/* ---- the stream ---- */
+
+/* A stream that was refused is ended properly: resets in numbers look like an attack. */
+static int produce_end(void *arg, struct h2_stream *s, uint8_t *out, size_t cap, bool *eof)
+{
+    *eof = true;
+    return 0;
+}
+
+static const struct h2_stream_ops refused_ops = {.on_produce = produce_end};
+
+static void on_headers(void *arg, struct h2_stream *s, const struct h2_headers *h)
+{
+    struct mount_tcp *f = arg;
+    int status = h2_headers_status(h);
+    if (status < 200 || !f->is_dialling)
+        return;
+    if (status < 300) {
+        end_dialling(f);
+        tcp_accept(&f->tcp);
+    } else {
+        dial_failed(f, proxy_status_parse(status, h2_headers_get(h, "proxy-status")));
+        f->stream = NULL;
+        h2_stream_set(s, &refused_ops, NULL);
+        h2_resume(s);
+    }
+    mark_dirty(f);
+}
+
+static void on_data(void *arg, struct h2_stream *s, const uint8_t *data, size_t len)
+{
+    struct mount_tcp *f = arg;
+    size_t n = f->tcp.out_ended ? len : tcp_write(&f->tcp, data, len);
+    if (n < len || f->tcp.state == TCP_DEAD)
+        h2_reset(s, H2_FLOW_CONTROL_ERROR);
+    mark_dirty(f);
+}
+
+static void on_end(void *arg, struct h2_stream *s)
+{
+    struct mount_tcp *f = arg;
+    tcp_finish(&f->tcp);
+    mark_dirty(f);
+}
+
+static int on_produce(void *arg, struct h2_stream *s, uint8_t *out, size_t cap, bool *eof)
+{
+    struct mount_tcp *f = arg;
+    if (f->is_dialling || f->tcp.state == TCP_DEAD)
+        return 0;
+    size_t n = tcp_read(&f->tcp, out, cap, eof);
+    f->mount->stats.bytes_up += n;
+    if (f->tcp.ack_due)
+        mark_dirty(f);
+    return (int)n;
+}
+
+static void on_close(void *arg, struct h2_stream *s, uint32_t error)
+{
+    struct mount_tcp *f = arg;
+    f->stream = NULL;
+    if (f->is_dialling)
+        dial_failed(f, ERR_CANCELED);
+    else if (error != H2_NO_ERROR || !f->tcp.out_ended)
+        f->is_cut = true;
+    mark_dirty(f);
+}
+
+static const struct h2_stream_ops stream_ops = {.on_headers = on_headers,
+                                                .on_data = on_data,
+                                                .on_end = on_end,
+                                                .on_produce = on_produce,
+                                                .on_close = on_close};
+
+static const struct h2_stream_ops nobody;
+
+static void leave_stream(struct mount_tcp *f, uint32_t error)
+{
+    struct h2_stream *s = TAKE(f->stream);
+    if (!s)
+        return;
+    h2_stream_set(s, &nobody, NULL);
+    h2_reset(s, error);
+}
+
+/* ---- the program ---- */
+
+static uint64_t dial_due(const struct mount_tcp *f)
+{
+    return f->last_syn_ms + GIVE_UP_MS + 2 * (f->last_syn_ms - f->first_syn_ms);
+}
+
+static void on_timer(struct timer *t)
+{
+    struct mount_tcp *f = container_of(t, struct mount_tcp, timer);
+    uint64_t now = loop_now_ms(f->mount->loop);
+    if (f->is_dialling && now >= dial_due(f)) {
+        mount_tcp_drop(f);
+        return;
+    }
+    if (!f->is_dialling)
+        tcp_timeout(&f->tcp, now);
+    mark_dirty(f);
+}
+
+static int open_stream(struct mount_tcp *f)
+{
+    const struct mount_uplink *u = &f->mount->uplink;
+    struct h2conn *hc = u->conn(u->arg);
+    char authority[AUTHORITY_SIZE];
+    struct h2_header headers[2 + MOUNT_HEADERS_MAX] = {{":method", "CONNECT"},
+                                                       {":authority", authority}};
+    assert(u->n_headers <= MOUNT_HEADERS_MAX);
+    if (!hc || h2conn_is_ending(hc))
+        return ERR_UNAVAILABLE;
+    mount_format_target(&f->ends, authority);
+    for (size_t i = 0; i < u->n_headers; i++)
+        headers[2 + i] = u->headers[i];
+    return h2_request(h2conn_session(hc), headers, 2 + u->n_headers, true, &stream_ops, f,
+                      &f->stream);
+}
+
+/* Without success the program hears nothing, and its kernel sends the SYN again. */
+static void dial(struct mount *m, const struct packet *syn)
+{
+    if (m->n_dials >= MOUNT_DIALS_MAX || HASH_COUNT(m->tcp) >= MOUNT_FLOWS_MAX)
+        return;
+    struct mount_tcp *f = NEW(struct mount_tcp);
+    f->mount = m;
+    f->ends = syn->ends;
+    if (open_stream(f) < 0) {
+        mem_free(f);
+        return;
+    }
+    uint32_t isn;
+    random_bytes(&isn, sizeof(isn));
+    tcp_syn(&f->tcp, syn, isn, MOUNT_MTU);
+    timer_init(&f->timer, m->loop, on_timer);
+    HASH_ADD(hh, m->tcp, ends, sizeof(f->ends), f);
+    f->quote = mem_new(QUOTE_SIZE);
+    mount_quote(f->quote, syn);
+    f->is_dialling = true;
+    f->first_syn_ms = f->last_syn_ms = loop_now_ms(m->loop);
+    m->n_dials++;
+    m->stats.flows_total++;
+    mark_dirty(f);
+}
+
+void mount_tcp_drop(struct mount_tcp *f)
+{
+    leave_stream(f, H2_CANCEL);
+    end_dialling(f);
+    free_flow(f);
+}
+
+void mount_tcp_input(struct mount *m, const struct packet *p)
+{
+    struct mount_tcp *f = find(m, &p->ends);
+    bool is_first = (p->tcp.flags & (PACKET_SYN | PACKET_ACK | PACKET_RST)) == PACKET_SYN;
+    if (f && is_first && tcp_is_replaced_by(&f->tcp, p)) {
+        mount_tcp_drop(f);
+        f = NULL;
+    }
+    if (!f) {
+        if (is_first)
+            dial(m, p);
+        return;
+    }
+    if (is_first)
+        f->last_syn_ms = loop_now_ms(m->loop);
+    tcp_input(&f->tcp, p, loop_now_ms(m->loop));
+    mark_dirty(f);
+}
+
+static void arm(struct mount_tcp *f, uint64_t now)
+{
+    uint64_t due = f->is_dialling ? dial_due(f) : f->tcp.due_ms;
+    if (due == TCP_NEVER)
+        timer_stop(&f->timer);
+    else if (!timer_is_running(&f->timer) || f->timer.due_ms != due)
+        timer_start(&f->timer, due > now ? due - now : 0);
+}
+
+static void pump(struct mount_tcp *f)
+{
+    uint64_t now = loop_now_ms(f->mount->loop);
+    struct tcp_segment s;
+    if (f->is_cut && !f->tcp.out.len)
+        tcp_abort(&f->tcp);
+    while (tcp_next(&f->tcp, now, SEGMENTS_MAX, &s))
+        send_segment(f, &s);
+    if (f->stream && f->tcp.acked)
+        h2_consume(f->stream, f->tcp.acked);
+    f->tcp.acked = 0;
+    if (f->tcp.state == TCP_DEAD)
+        leave_stream(f, H2_CANCEL);
+    else if (f->stream && !f->is_dialling && tcp_is_readable(&f->tcp))
+        h2_resume(f->stream);
+    if (!f->stream && tcp_is_over(&f->tcp))
+        free_flow(f);
+    else
+        arm(f, now);
+}
+
+void mount_tcp_flush(struct mount *m)
+{
+    while (m->dirty) {
+        struct mount_tcp *f = m->dirty;
+        DL_DELETE2(m->dirty, f, dirty_prev, dirty_next);
+        f->is_dirty = false;
+        pump(f);
+    }
+}

@@ -1,0 +1,91 @@
+#include "mount/ring.h"
+
+#include "base/macro.h"
+#include "base/mem.h"
+
+#include <assert.h>
+#include <string.h>
+
+#define SPARE_MAX 32
+
+static _Thread_local struct {
+    uint8_t *blocks[SPARE_MAX];
+    size_t n;
+} spare;
+
+static uint8_t *take_block(void)
+{
+    return spare.n ? spare.blocks[--spare.n] : mem_new(RING_SIZE);
+}
+
+static void give_block(uint8_t *block)
+{
+    if (spare.n < SPARE_MAX)
+        spare.blocks[spare.n++] = block;
+    else
+        mem_free(block);
+}
+
+void ring_free_spare(void)
+{
+    while (spare.n)
+        mem_free(spare.blocks[--spare.n]);
+}
+
+int ring_pieces(const struct ring *r, size_t at, size_t len, struct iovec ret[2])
+{
+    assert(at + len <= r->len);
+    if (!len)
+        return 0;
+    size_t start = (r->head + at) & (RING_SIZE - 1), first = MIN(len, RING_SIZE - start);
+    ret[0] = (struct iovec){r->data + start, first};
+    ret[1] = (struct iovec){r->data, len - first};
+    return first < len ? 2 : 1;
+}
+
+void ring_put(struct ring *r, const uint8_t *data, size_t len)
+{
+    struct iovec at[2];
+    assert(len <= ring_room(r));
+    if (!len)
+        return;
+    if (!r->data)
+        r->data = take_block();
+    size_t had = r->len;
+    r->len += (uint32_t)len;
+    int n = ring_pieces(r, had, len, at);
+    for (int i = 0; i < n; i++) {
+        memcpy(at[i].iov_base, data, at[i].iov_len);
+        data += at[i].iov_len;
+    }
+}
+
+void ring_drop(struct ring *r, size_t len)
+{
+    assert(len <= r->len);
+    r->head = (uint32_t)((r->head + len) & (RING_SIZE - 1));
+    r->len -= (uint32_t)len;
+    if (!r->len)
+        ring_done(r);
+}
+
+size_t ring_take(struct ring *r, uint8_t *out, size_t cap)
+{
+    struct iovec from[2];
+    size_t len = MIN(cap, (size_t)r->len);
+    int n = ring_pieces(r, 0, len, from);
+    for (int i = 0; i < n; i++) {
+        memcpy(out, from[i].iov_base, from[i].iov_len);
+        out += from[i].iov_len;
+    }
+    if (len)
+        ring_drop(r, len);
+    return len;
+}
+
+void ring_done(struct ring *r)
+{
+    if (r->data)
+        give_block(r->data);
+    *r = (struct ring){0};
+}

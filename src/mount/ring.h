@@ -1,0 +1,33 @@
+/*
+ * A ring of bytes that owns memory only while it holds some. Its block, a power of two, comes from
+ * a free list of the thread: thousands of idle flows cost nothing.
+ */
+#pragma once
+
+#include <stddef.h>
+#include <stdint.h>
+#include <sys/uio.h>
+
+#define RING_SIZE ((size_t)512 << 10)
+
+/* Zero-initialised is valid and empty. */
+struct ring {
+    uint8_t *data; /* NULL while empty */
+    uint32_t head; /* of the first byte */
+    uint32_t len;
+};
+
+static inline size_t ring_room(const struct ring *r)
+{
+    return RING_SIZE - r->len;
+}
+
+void ring_put(struct ring *r, const uint8_t *data, size_t len); /* len <= ring_room */
+/* `len` bytes from the offset `at`, in one or two pieces: their count. at + len <= r->len */
+int ring_pieces(const struct ring *r, size_t at, size_t len, struct iovec ret[2]);
+size_t ring_take(struct ring *r, uint8_t *out,
+                 size_t cap); /* copies and drops; returns the count */
+void ring_drop(struct ring *r, size_t len);
+void ring_done(struct ring *r);
+
+void ring_free_spare(void); /* the thread's free list; at the end of a thread */

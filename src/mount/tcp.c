@@ -1,0 +1,412 @@
+#include "mount/tcp.h"
+
+#include "base/macro.h"
+
+#include <assert.h>
+
+#define RTO_MS         300
+#define RTO_MAX_MS     30000
+#define TRIES_MAX      10 /* in a row, unanswered: 0.3 s doubled up to 30 s, some two minutes */
+#define MSS_DEFAULT    536
+#define MSS_MIN        88 /* a program cannot make us send crumbs */
+#define WSCALE         7
+#define WINDOW_SHUT    (RING_SIZE / 4) /* less room is told as none (silly window) */
+#define DUPLICATES_MAX 3
+
+/* Sequence numbers wrap: a is before b if it is less than 2^31 behind. */
+static bool before(uint32_t a, uint32_t b)
+{
+    return (int32_t)(a - b) < 0;
+}
+
+static uint32_t in_flight(const struct tcp *t)
+{
+    return t->snd_next - t->snd_una;
+}
+
+/* ---- beginning and end ---- */
+
+void tcp_syn(struct tcp *t, const struct packet *syn, uint32_t isn, uint16_t mtu)
+{
+    size_t headers = syn->is_v6 ? 60 : 40;
+    uint16_t mss = syn->tcp.mss ? syn->tcp.mss : MSS_DEFAULT;
+    *t = (struct tcp){.state = TCP_DIALLING,
+                      .peer_isn = syn->tcp.seq,
+                      .rcv_next = syn->tcp.seq + 1,
+                      .isn = isn,
+                      .snd_una = isn,
+                      .snd_next = isn,
+                      .snd_max = isn,
+                      .due_ms = TCP_NEVER};
+    t->rcv_edge = t->rcv_next;
+    mss = MIN(mss, (uint16_t)(mtu - headers));
+    t->mss = MAX(mss, (uint16_t)MSS_MIN);
+    t->has_wscale = syn->tcp.wscale >= 0;
+    t->wscale_in = t->has_wscale ? (uint8_t)syn->tcp.wscale : 0;
+    t->wscale_out = t->has_wscale ? WSCALE : 0;
+    t->snd_edge = isn + 1 + syn->tcp.window;
+}
+
+void tcp_done(struct tcp *t)
+{
+    ring_done(&t->in);
+    ring_done(&t->out);
+}
+
+void tcp_forget(struct tcp *t)
+{
+    tcp_done(t);
+    t->state = TCP_DEAD;
+    t->due_ms = TCP_NEVER;
+    t->ack_due = t->synack_due = false;
+}
+
+void tcp_accept(struct tcp *t)
+{
+    assert(t->state == TCP_DIALLING);
+    t->state = TCP_SYN_RECEIVED;
+    t->synack_due = true;
+}
+
+void tcp_abort(struct tcp *t)
+{
+    if (t->state == TCP_DEAD)
+        return;
+    tcp_forget(t);
+    t->reset_due = true;
+}
+
+bool tcp_is_over(const struct tcp *t)
+{
+    if (t->state == TCP_DEAD)
+        return !t->reset_due;
+    return t->in_ended && !t->in.len && t->fin_acked && !t->ack_due;
+}
+
+bool tcp_is_replaced_by(const struct tcp *t, const struct packet *syn)
+{
+    if (t->state == TCP_DEAD)
+        return true;
+    if (t->state != TCP_OPEN)
+        return syn->tcp.seq != t->peer_isn;
+    return t->in_ended && before(t->rcv_next, syn->tcp.seq + 1);
+}
+
+/* ---- what comes in ---- */
+
+static void start_timer(struct tcp *t, uint64_t now_ms)
+{
+    uint64_t rto = (uint64_t)RTO_MS << MIN(t->tries, 7);
+    t->due_ms = now_ms + MIN(rto, (uint64_t)RTO_MAX_MS);
+}
+
+static void go_back(struct tcp *t)
+{
+    t->snd_next = t->snd_una;
+    t->fin_sent = false;
+}
+
+static void lost(struct tcp *t)
+{
+    t->is_recovering = true;
+    t->recover = t->snd_max;
+    go_back(t);
+}
+
+/* An answer that acknowledges nothing new: a third one in a row tells of a loss. */
+static void take_duplicate(struct tcp *t, const struct packet *p, bool is_same_window)
+{
+    if (t->is_probing) { /* the byte beyond the window was not taken */
+        t->is_probing = false;
+        go_back(t);
+    } else if (is_same_window && !p->payload_len && in_flight(t) && !t->is_recovering &&
+               ++t->duplicates == DUPLICATES_MAX) {
+        lost(t);
+    }
+}
+
+static void take_ack(struct tcp *t, const struct packet *p, uint64_t now_ms)
+{
+    uint32_t edge = p->tcp.ack + ((uint32_t)p->tcp.window << t->wscale_in);
+    uint32_t acked = p->tcp.ack - t->snd_una;
+    bool is_same_window = edge == t->snd_edge;
+    t->snd_edge = edge;
+    if (!acked) {
+        take_duplicate(t, p, is_same_window);
+        return;
+    }
+    if (acked > t->out.len) {
+        t->fin_acked = true;
+        acked = t->out.len;
+    }
+    ring_drop(&t->out, acked);
+    t->acked += acked;
+    t->snd_una = p->tcp.ack;
+    if (before(t->snd_next, t->snd_una))
+        t->snd_next = t->snd_una;
+    if (t->is_recovering && !before(t->snd_una, t->recover))
+        t->is_recovering = false;
+    t->is_probing = false;
+    t->tries = t->duplicates = 0;
+    t->due_ms = TCP_NEVER;
+    if (in_flight(t))
+        start_timer(t, now_ms);
+}
+
+/* The part of the payload that is new and in order. */
+static void take_payload(struct tcp *t, const struct packet *p)
+{
+    uint32_t skip = t->rcv_next - p->tcp.seq; /* sent again */
+    if (before(t->rcv_next, p->tcp.seq)) {
+        t->ack_due = true; /* something before it is missing */
+        return;
+    }
+    if (p->payload_len)
+        t->ack_due = true;
+    if (skip > p->payload_len || t->in_ended)
+        return;
+    size_t fresh = p->payload_len - skip, fits = t->rcv_edge - t->rcv_next; /* there is room */
+    bool is_whole = fresh <= fits;
+    fresh = MIN(fresh, fits);
+    ring_put(&t->in, p->payload + skip, fresh);
+    t->rcv_next += (uint32_t)fresh;
+    if (p->tcp.flags & PACKET_FIN && is_whole) {
+        t->in_ended = true;
+        t->rcv_next++;
+        t->ack_due = true;
+    }
+}
+
+static bool is_acceptable(const struct tcp *t, const struct packet *p)
+{
+    uint32_t len = (uint32_t)p->payload_len + (p->tcp.flags & PACKET_FIN ? 1 : 0);
+    uint32_t window = t->rcv_edge - t->rcv_next, at = p->tcp.seq - t->rcv_next;
+    if (at < window || at == 0)
+        return true;
+    return len && at + len - 1 < window; /* it begins before the window, and reaches into it */
+}
+
+/* Before the window, from which some of it is missing or nothing new: an answer tells where we are.
+ * Also what keepalives and window probes are. */
+static void refuse(struct tcp *t, const struct packet *p)
+{
+    if (!(p->tcp.flags & PACKET_RST))
+        t->ack_due = true;
+}
+
+static void input_syn_received(struct tcp *t, const struct packet *p)
+{
+    if (p->tcp.flags & PACKET_SYN) {
+        t->synack_due = true; /* sent again */
+        return;
+    }
+    if (!(p->tcp.flags & PACKET_ACK) || p->tcp.ack != t->isn + 1)
+        return;
+    t->state = TCP_OPEN;
+    t->snd_una = t->snd_next = t->snd_max = t->isn + 1;
+    t->snd_edge = p->tcp.ack + ((uint32_t)p->tcp.window << t->wscale_in);
+    t->tries = 0;
+    t->due_ms = TCP_NEVER;
+}
+
+void tcp_input(struct tcp *t, const struct packet *p, uint64_t now_ms)
+{
+    const struct packet_tcp *h = &p->tcp;
+    if (t->state == TCP_DEAD)
+        return;
+    if (h->flags & PACKET_RST) {
+        /* RFC 5961 section 3.2: exactly at the next byte, or it is a guess */
+        if (h->seq == t->rcv_next || (t->state == TCP_DIALLING && h->seq == t->peer_isn)) {
+            t->was_reset = true;
+            tcp_forget(t);
+        } else if (is_acceptable(t, p)) {
+            t->ack_due = t->state == TCP_OPEN;
+        }
+        return;
+    }
+    if (t->state == TCP_DIALLING)
+        return; /* the same SYN again: the target has not answered yet */
+    if (t->state == TCP_SYN_RECEIVED)
+        input_syn_received(t, p);
+    if (t->state != TCP_OPEN)
+        return;
+    if (h->flags & PACKET_SYN || !is_acceptable(t, p)) {
+        refuse(t, p);
+        return;
+    }
+    if (!(h->flags & PACKET_ACK))
+        return;
+    if (before(t->snd_max, h->ack)) {
+        t->ack_due = true;
+        return;
+    }
+    if (!before(h->ack, t->snd_una))
+        take_ack(t, p, now_ms);
+    if (p->payload_len || h->flags & PACKET_FIN)
+        take_payload(t, p);
+}
+
+/* ---- bytes ---- */
+
+/* The end of the window as it can be told now. It never moves back. */
+static uint32_t window_edge(const struct tcp *t)
+{
+    size_t room = ring_room(&t->in);
+    uint32_t edge = t->rcv_next + (room < WINDOW_SHUT ? 0 : (uint32_t)room);
+    return before(edge, t->rcv_edge) ? t->rcv_edge : edge;
+}
+
+size_t tcp_read(struct tcp *t, uint8_t *out, size_t cap, bool *ret_end)
+{
+    size_t n = ring_take(&t->in, out, cap);
+    *ret_end = t->in_ended && !t->in.len;
+    if (t->state == TCP_OPEN && !t->in_ended && window_edge(t) - t->rcv_edge >= RING_SIZE / 2)
+        t->ack_due = true;
+    return n;
+}
+
+size_t tcp_write(struct tcp *t, const uint8_t *data, size_t len)
+{
+    assert(!t->out_ended);
+    if (t->state == TCP_DEAD)
+        return len;
+    size_t n = MIN(len, ring_room(&t->out));
+    ring_put(&t->out, data, n);
+    return n;
+}
+
+void tcp_finish(struct tcp *t)
+{
+    t->out_ended = true;
+}
+
+/* ---- what goes out ---- */
+
+static void put_header(struct tcp *t, uint8_t flags, uint32_t seq, struct tcp_segment *ret)
+{
+    bool is_syn = flags & PACKET_SYN;
+    t->rcv_edge = window_edge(t);
+    uint32_t window = t->rcv_edge - t->rcv_next;
+    if (is_syn) {
+        window = MIN(window, (uint32_t)UINT16_MAX);
+        t->rcv_edge = t->rcv_next + window;
+    }
+    ret->header = (struct packet_tcp){
+        .seq = seq,
+        .ack = t->rcv_next,
+        .flags = flags,
+        .window = (uint16_t)MIN(window >> (is_syn ? 0 : t->wscale_out), (uint32_t)UINT16_MAX),
+        .mss = is_syn ? t->mss : 0,
+        .wscale = is_syn && t->has_wscale ? WSCALE : -1};
+    if (!is_syn && !t->has_wscale)
+        t->rcv_edge = t->rcv_next + ret->header.window;
+    ret->mss = t->mss;
+    t->ack_due = false;
+}
+
+static void put_reset(struct tcp *t, struct tcp_segment *ret)
+{
+    bool is_refusal = t->snd_max == t->isn; /* nothing was ever said: RFC 9293 section 3.5.2 */
+    ret->header = (struct packet_tcp){.seq = is_refusal ? 0 : t->snd_next,
+                                      .ack = t->rcv_next,
+                                      .flags = PACKET_RST | PACKET_ACK,
+                                      .wscale = -1};
+    t->reset_due = false;
+}
+
+/* How much of the ring may be sent now, from snd_next. */
+static size_t sendable(const struct tcp *t)
+{
+    uint32_t flying = in_flight(t), window = t->snd_edge - t->snd_una;
+    if (before(t->snd_edge, t->snd_una) || flying >= window || flying >= t->out.len)
+        return 0;
+    return MIN(window, t->out.len) - flying;
+}
+
+static bool fin_is_due(const struct tcp *t, size_t at)
+{
+    return t->out_ended && !t->fin_sent && !t->fin_acked && at == t->out.len;
+}
+
+static void put_data(struct tcp *t, size_t len, uint64_t now_ms, struct tcp_segment *ret)
+{
+    uint32_t at = in_flight(t);
+    bool has_fin = fin_is_due(t, at + len), is_last = at + len == t->out.len;
+    put_header(
+        t, (uint8_t)(PACKET_ACK | (is_last && len ? PACKET_PSH : 0) | (has_fin ? PACKET_FIN : 0)),
+        t->snd_next, ret);
+    ret->len = len;
+    ret->n_pieces = ring_pieces(&t->out, at, len, ret->pieces);
+    t->snd_next += (uint32_t)len + has_fin;
+    t->fin_sent |= has_fin;
+    if (before(t->snd_max, t->snd_next))
+        t->snd_max = t->snd_next;
+    if (t->due_ms == TCP_NEVER)
+        start_timer(t, now_ms);
+}
+
+/* Whole segments, unless the rest is all there is: then the device cuts no crumbs in between. */
+static size_t chunk(const struct tcp *t, size_t max)
+{
+    size_t len = sendable(t), whole = MIN(len, max);
+    if (whole > t->mss && whole < t->out.len - in_flight(t))
+        whole -= whole % t->mss;
+    return whole;
+}
+
+bool tcp_next(struct tcp *t, uint64_t now_ms, size_t max, struct tcp_segment *ret)
+{
+    *ret = (struct tcp_segment){0};
+    if (t->reset_due) {
+        put_reset(t, ret);
+        return true;
+    }
+    if (t->state == TCP_SYN_RECEIVED && t->synack_due) {
+        put_header(t, PACKET_SYN | PACKET_ACK, t->isn, ret);
+        t->synack_due = false;
+        t->snd_next = t->snd_max = t->isn + 1;
+        start_timer(t, now_ms);
+        return true;
+    }
+    if (t->state != TCP_OPEN)
+        return false;
+    size_t len = chunk(t, max);
+    if (len || fin_is_due(t, in_flight(t))) {
+        put_data(t, len, now_ms, ret);
+        return true;
+    }
+    if (t->due_ms == TCP_NEVER && t->out.len)
+        start_timer(t, now_ms); /* the window is shut: it will be probed */
+    if (!t->ack_due)
+        return false;
+    put_header(t, PACKET_ACK, t->snd_next, ret);
+    return true;
+}
+
+/* One byte beyond the window makes the program tell it again (RFC 9293 section 3.8.6.1). */
+static void probe_window(struct tcp *t)
+{
+    t->snd_edge = t->snd_una + 1;
+    t->is_probing = true;
+    go_back(t);
+}
+
+void tcp_timeout(struct tcp *t, uint64_t now_ms)
+{
+    bool is_shut = t->state == TCP_OPEN && !before(t->snd_una, t->snd_edge) && t->out.len;
+    t->due_ms = TCP_NEVER;
+    if (t->state == TCP_DEAD)
+        return;
+    if (t->tries < UINT8_MAX)
+        t->tries++;
+    if (t->tries > TRIES_MAX && !is_shut) {
+        tcp_abort(t);
+        return;
+    }
+    if (t->state == TCP_SYN_RECEIVED)
+        t->synack_due = true;
+    else if (is_shut)
+        probe_window(t);
+    else if (in_flight(t))
+        lost(t);
+}
