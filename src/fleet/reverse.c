@@ -70,8 +70,7 @@ static void on_dialled(void *arg, const struct dial_result *res)
     const struct h2conn_config cfg = {.h2 = {.is_server = true,
                                              .max_streams = STREAMS_MAX,
                                              .enable_connect = true,
-                                             .extra_setting = FLEET_SETTING_EPOCH,
-                                             .extra_value = r->pool->cfg.epoch}};
+                                             .extra = {{FLEET_SETTING_EPOCH, r->pool->cfg.epoch}}}};
     r->hc = h2conn_new(res->conn, &cfg, &reverse_ops, r);
     r->opened_ms = loop_now_ms(r->pool->cfg.loop);
     LOG_DEBUG("reverse connection open");

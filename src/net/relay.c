@@ -14,22 +14,21 @@
  *                   └───► cut: the socket is reset at once, the stream too; over when the stream is
  *                         closed
  *
+ * Which stream carries the bytes may change on the way: relay_move.c.
+ *
  * The socket may outlive the stream (both directions ended, stash not written yet), never the other
  * way: a relay whose socket is gone only waits for its stream's on_close.
  */
-#include "net/relay.h"
+#include "net/relay_internal.h"
 
-#include "base/buf.h"
 #include "base/error.h"
 #include "base/macro.h"
 #include "base/mem.h"
-#include "loop/io.h"
 #include "net/dialer.h"
 #include "wire/proxy_status.h"
 
 #include <assert.h>
 #include <errno.h>
-#include <netinet/tcp.h>
 #include <poll.h>
 #include <string.h>
 #include <sys/ioctl.h>
@@ -39,51 +38,6 @@
 
 #define CHUNKS_MAX     1024
 #define IOV_MAX_A_CALL 64
-#define NO_CHUNK       UINT16_MAX
-#define KEEPALIVE_S    60
-
-struct relay {
-    struct io io;
-    struct h2_stream *stream; /* NULL once closed */
-    struct h2conn *hc;        /* gone perhaps once the stream is closed */
-    struct loop *loop;
-    struct relay_set *set;
-    struct relay *prev, *next; /* in the set */
-    const struct relay_ops *ops;
-    void *arg;
-    struct h2conn_batch at_end;
-    struct buf stash;
-    uint16_t first_chunk, last_chunk;
-    bool is_hub, is_local;
-    bool other_ended;      /* local: told so */
-    bool keeps_fd;         /* for whoever is told that the target was not reached */
-    int kept_fd;           /* -1: none */
-    bool is_open : 1;      /* the target is reached */
-    bool is_cut : 1;       /* `end` and `err` are decided, the socket is gone */
-    bool socket_ended : 1; /* read to its end */
-    bool stream_ended : 1; /* END_STREAM came */
-    bool is_shut : 1;      /* ... and went on as FIN */
-    int err;
-    int socket_err; /* pending error of the socket, told once its last bytes are read */
-    enum relay_end end;
-    uint64_t bytes_read, bytes_written, started_ms;
-    struct addr peer;
-    struct dialling *dialling; /* agent, until the target answers */
-    struct defer over;         /* for an end that no stream reports */
-    struct prefix *prefix;     /* hub, until it is sent */
-};
-
-struct prefix {
-    uint16_t len, sent;
-    uint8_t data[];
-};
-
-struct dialling {
-    struct dial *dial;
-    int (*check)(void *arg, const struct addr *a);
-    void *check_arg;
-    struct relay *relay;
-};
 
 /* Received bytes on their way through one batch. Shared by all relays of the thread, because only
  * one batch is taken apart at a time. */
@@ -109,14 +63,14 @@ const char *relay_end_name(enum relay_end e)
 
 static void drop_chunks(struct relay *r)
 {
-    if (r->first_chunk == NO_CHUNK)
+    if (r->first_chunk == RELAY_NO_CHUNK)
         return;
-    r->first_chunk = r->last_chunk = NO_CHUNK;
+    r->first_chunk = r->last_chunk = RELAY_NO_CHUNK;
     if (--pool.owners == 0)
         pool.used = 0;
 }
 
-static void close_socket(struct relay *r, bool is_reset)
+void relay_close_socket(struct relay *r, bool is_reset)
 {
     if (r->io.fd < 0)
         return;
@@ -131,7 +85,7 @@ static void close_socket(struct relay *r, bool is_reset)
 }
 
 /* ... unless its owner has something to say on it. */
-static void release_socket(struct relay *r)
+void relay_release_socket(struct relay *r)
 {
     r->kept_fd = r->io.fd;
     io_stop(&r->io);
@@ -150,7 +104,7 @@ static void stop_dialling(struct relay *r)
 static void finish(struct relay *r)
 {
     assert(!r->stream);
-    close_socket(r, r->end != RELAY_END_FINISHED);
+    relay_close_socket(r, r->end != RELAY_END_FINISHED);
     stop_dialling(r);
     drop_chunks(r);
     h2conn_batch_cancel(&r->at_end);
@@ -163,6 +117,7 @@ static void finish(struct relay *r)
                                .bytes_written = r->bytes_written,
                                .duration_ms = loop_now_ms(r->loop) - r->started_ms,
                                .fd = r->kept_fd};
+    relay_move_drop(r);
     if (r->ops && r->ops->on_end)
         r->ops->on_end(r->arg, r, &res);
     buf_done(&r->stash);
@@ -171,7 +126,7 @@ static void finish(struct relay *r)
 }
 
 /* Decides how it ended and resets the socket; the first decision counts. */
-static void cut(struct relay *r, enum relay_end end, int err)
+void relay_cut(struct relay *r, enum relay_end end, int err)
 {
     if (r->is_cut)
         return;
@@ -179,30 +134,47 @@ static void cut(struct relay *r, enum relay_end end, int err)
     r->end = end;
     r->err = err;
     if (r->keeps_fd && end == RELAY_END_NOT_OPENED && r->io.fd >= 0)
-        release_socket(r);
-    close_socket(r, true);
+        relay_release_socket(r);
+    relay_close_socket(r, true);
     stop_dialling(r);
     drop_chunks(r);
+    relay_move_drop(r);
     buf_done(&r->stash);
 }
 
-static void cut_both(struct relay *r, enum relay_end end, int err)
+void relay_cut_both(struct relay *r, enum relay_end end, int err)
 {
-    cut(r, end, err);
+    relay_cut(r, end, err);
     if (r->stream)
         h2_reset(r->stream, r->is_hub ? H2_CANCEL : H2_CONNECT_ERROR);
     else
         loop_defer(r->loop, &r->over);
 }
 
+/* Tells the owner of one that moves RELAY_BULK_BYTES within RELAY_BULK_MS, each time. */
+static void watch_burst(struct relay *r, size_t n)
+{
+    r->burst += (uint32_t)n;
+    if (r->burst < RELAY_BULK_BYTES)
+        return;
+    uint64_t now = loop_now_ms(r->loop), since = r->burst_ms;
+    r->burst = 0;
+    r->burst_ms = now;
+    if (now - since <= RELAY_BULK_MS && r->ops && r->ops->on_bulk)
+        r->ops->on_bulk(r->arg, r);
+}
+
 /* Stream to socket */
 
 static void count_written(struct relay *r, size_t n)
 {
+    size_t old = MIN(n, (size_t)r->old_bytes);
     r->bytes_written += n;
     atomic_fetch_add_explicit(&r->set->bytes_written, n, memory_order_relaxed);
-    if (r->stream && n)
-        h2_consume(r->stream, n);
+    r->old_bytes -= (uint32_t)old;
+    if (r->stream && n > old)
+        h2_consume(r->stream, n - old);
+    watch_burst(r, n);
 }
 
 /* Why a local socket has no other end any more, relay_other_ended will tell. */
@@ -218,12 +190,12 @@ static void write_failed(struct relay *r)
         return;
     }
     int err = errno == EPIPE ? ERR_RESET : error_from_errno(errno);
-    cut_both(r, RELAY_END_SOCKET_RESET, err);
+    relay_cut_both(r, RELAY_END_SOCKET_RESET, err);
 }
 
-static void shut_if_done(struct relay *r)
+void relay_shut_if_done(struct relay *r)
 {
-    if (!r->stream_ended || r->is_shut || r->stash.len || r->first_chunk != NO_CHUNK ||
+    if (!r->stream_ended || r->is_shut || r->stash.len || r->first_chunk != RELAY_NO_CHUNK ||
         r->io.fd < 0 || !r->is_open)
         return;
     r->is_shut = true;
@@ -234,7 +206,7 @@ static void shut_if_done(struct relay *r)
     }
 }
 
-static void write_stash(struct relay *r)
+void relay_write_kept(struct relay *r)
 {
     if (!r->stash.len || !r->io.writable)
         return;
@@ -255,7 +227,7 @@ static void write_stash(struct relay *r)
 static size_t take_chunks(struct relay *r, struct iovec *iov, int *n)
 {
     size_t bytes = 0;
-    for (*n = 0; *n < IOV_MAX_A_CALL && r->first_chunk != NO_CHUNK; (*n)++) {
+    for (*n = 0; *n < IOV_MAX_A_CALL && r->first_chunk != RELAY_NO_CHUNK; (*n)++) {
         const struct chunk *c = &pool.items[r->first_chunk];
         iov[*n] = (struct iovec){(void *)c->data, c->len};
         bytes += c->len;
@@ -280,10 +252,15 @@ static void stash_rest(struct relay *r, const struct iovec *iov, int n, size_t w
     }
 }
 
+void relay_keep(struct relay *r, const void *data, size_t len)
+{
+    stash_rest(r, &(struct iovec){(void *)data, len}, 1, 0);
+}
+
 static void write_chunks(struct relay *r)
 {
     struct iovec iov[IOV_MAX_A_CALL];
-    while (r->first_chunk != NO_CHUNK) {
+    while (r->first_chunk != RELAY_NO_CHUNK) {
         int n;
         ssize_t written = 0;
         size_t bytes = take_chunks(r, iov, &n);
@@ -304,12 +281,12 @@ static void write_chunks(struct relay *r)
     }
 }
 
-static void on_batch_end(struct h2conn_batch *b)
+void relay_on_batch_end(struct h2conn_batch *b)
 {
     struct relay *r = container_of(b, struct relay, at_end);
     write_chunks(r);
     if (!r->is_cut)
-        shut_if_done(r);
+        relay_shut_if_done(r);
 }
 
 static void on_data(void *arg, struct h2_stream *s, const uint8_t *data, size_t len)
@@ -324,12 +301,12 @@ static void on_data(void *arg, struct h2_stream *s, const uint8_t *data, size_t 
     if (r->is_cut)
         return;
     if (pool.used == CHUNKS_MAX) { /* all are others'; theirs is the turn to be written */
-        stash_rest(r, &(struct iovec){(void *)data, len}, 1, 0);
+        relay_keep(r, data, len);
         return;
     }
     uint16_t at = pool.used++;
-    pool.items[at] = (struct chunk){data, (uint32_t)len, NO_CHUNK};
-    if (r->first_chunk == NO_CHUNK) {
+    pool.items[at] = (struct chunk){data, (uint32_t)len, RELAY_NO_CHUNK};
+    if (r->first_chunk == RELAY_NO_CHUNK) {
         r->first_chunk = at;
         pool.owners++;
         h2conn_at_batch_end(r->hc, &r->at_end);
@@ -343,9 +320,13 @@ static void on_end(void *arg, struct h2_stream *s)
 {
     struct relay *r = arg;
     (void)s;
+    if (r->move) {
+        relay_move_old_ended(r);
+        return;
+    }
     r->stream_ended = true;
     if (!r->is_cut)
-        shut_if_done(r);
+        relay_shut_if_done(r);
 }
 
 /* Socket to stream */
@@ -368,10 +349,8 @@ static int send_prefix(struct relay *r, uint8_t *out, size_t cap)
     return (int)n;
 }
 
-static int on_produce(void *arg, struct h2_stream *s, uint8_t *out, size_t cap, bool *eof)
+int relay_read(struct relay *r, uint8_t *out, size_t cap, bool *eof)
 {
-    struct relay *r = arg;
-    (void)s;
     if (r->prefix && r->io.fd >= 0)
         return send_prefix(r, out, cap);
     *eof = r->is_cut && r->end == RELAY_END_NOT_OPENED; /* politer than a reset */
@@ -386,13 +365,15 @@ static int on_produce(void *arg, struct h2_stream *s, uint8_t *out, size_t cap, 
         return 0;
     }
     if (n < 0 || (n == 0 && r->socket_err)) {
-        cut_both(r, RELAY_END_SOCKET_RESET, n < 0 ? error_from_errno(errno) : r->socket_err);
+        relay_cut_both(r, RELAY_END_SOCKET_RESET, n < 0 ? error_from_errno(errno) : r->socket_err);
         return 0;
     }
     if (n == 0 && is_doubtful_end(r)) {
         r->io.readable = false;
         return 0;
     }
+    if (n == 0 && relay_move_is_waiting(r))
+        return 0; /* asked again when it is known which stream it ends */
     if (n == 0) {
         r->socket_ended = true;
         *eof = true;
@@ -402,7 +383,19 @@ static int on_produce(void *arg, struct h2_stream *s, uint8_t *out, size_t cap, 
         r->io.readable = false;
     r->bytes_read += (uint64_t)n;
     atomic_fetch_add_explicit(&r->set->bytes_read, (uint64_t)n, memory_order_relaxed);
+    watch_burst(r, (size_t)n);
     return (int)n;
+}
+
+static int on_produce(void *arg, struct h2_stream *s, uint8_t *out, size_t cap, bool *eof)
+{
+    struct relay *r = arg;
+    (void)s;
+    if (relay_move_is_due(r)) {
+        *eof = true;
+        return 0;
+    }
+    return relay_read(r, out, cap, eof);
 }
 
 /* A reset must be seen even while nobody reads. What a target sent before its reset still goes on;
@@ -417,22 +410,22 @@ static bool check_reset(struct relay *r)
         r->socket_err = error_from_errno(err);
         return false;
     }
-    cut_both(r, RELAY_END_SOCKET_RESET, error_from_errno(err));
+    relay_cut_both(r, RELAY_END_SOCKET_RESET, error_from_errno(err));
     return true;
 }
 
-static void on_event(struct io *io)
+void relay_on_event(struct io *io)
 {
     struct relay *r = container_of(io, struct relay, io);
     if (io->error && !is_to_be_told(r) && check_reset(r))
         return;
     if (io->writable && r->stash.len) {
-        write_stash(r);
+        relay_write_kept(r);
         if (!r->is_cut)
-            shut_if_done(r);
+            relay_shut_if_done(r);
     }
-    if (io->readable && r->stream && !r->socket_ended && !r->is_cut)
-        h2_resume(r->stream);
+    if (io->readable && !r->socket_ended && !r->is_cut)
+        relay_resume(r);
 }
 
 /* The stream's end */
@@ -442,19 +435,21 @@ static void on_close(void *arg, struct h2_stream *s, uint32_t error)
     struct relay *r = arg;
     (void)s;
     r->stream = NULL;
-    if (!r->is_cut && r->first_chunk != NO_CHUNK && r->io.fd >= 0)
+    if (!r->is_cut && r->first_chunk != RELAY_NO_CHUNK && r->io.fd >= 0)
         write_chunks(r); /* before a reset throws them away */
+    if (r->move && error == H2_NO_ERROR && relay_move_finish(r))
+        return;
     if (!r->is_cut && error == H2_NO_ERROR && r->stream_ended && r->socket_ended) {
-        shut_if_done(r);
+        relay_shut_if_done(r);
         if (r->is_shut)
             finish(r);
         return;
     }
     if (h2conn_is_ending(r->hc))
-        cut(r, r->is_open ? RELAY_END_LOST : RELAY_END_NOT_OPENED, ERR_CLOSED);
+        relay_cut(r, r->is_open ? RELAY_END_LOST : RELAY_END_NOT_OPENED, ERR_CLOSED);
     else
-        cut(r, r->is_open ? RELAY_END_STREAM_RESET : RELAY_END_NOT_OPENED,
-            r->is_open ? ERR_RESET : ERR_CANCELED);
+        relay_cut(r, r->is_open ? RELAY_END_STREAM_RESET : RELAY_END_NOT_OPENED,
+                  r->is_open ? ERR_RESET : ERR_CANCELED);
     finish(r);
 }
 
@@ -470,221 +465,26 @@ static void on_headers(void *arg, struct h2_stream *s, const struct h2_headers *
             r->ops->on_open(r->arg, r);
         return;
     }
-    cut(r, RELAY_END_NOT_OPENED, proxy_status_parse(status, h2_headers_get(h, "proxy-status")));
+    relay_cut(r, RELAY_END_NOT_OPENED,
+              proxy_status_parse(status, h2_headers_get(h, "proxy-status")));
     h2_resume(s);
 }
 
-static const struct h2_stream_ops stream_ops = {.on_headers = on_headers,
-                                                .on_data = on_data,
-                                                .on_end = on_end,
-                                                .on_produce = on_produce,
-                                                .on_close = on_close};
+const struct h2_stream_ops relay_stream_ops = {.on_headers = on_headers,
+                                               .on_data = on_data,
+                                               .on_end = on_end,
+                                               .on_produce = on_produce,
+                                               .on_close = on_close};
 
-static void on_over(struct defer *d)
+void relay_on_over(struct defer *d)
 {
     finish(container_of(d, struct relay, over));
-}
-
-/* Beginnings */
-
-static struct relay *make(struct h2conn *hc, struct relay_set *set, const struct relay_ops *ops,
-                          void *arg)
-{
-    struct relay *r = NEW(struct relay);
-    r->hc = hc;
-    r->loop = h2conn_loop(hc);
-    r->set = set;
-    r->ops = ops;
-    r->arg = arg;
-    r->io.fd = r->kept_fd = -1;
-    r->first_chunk = r->last_chunk = NO_CHUNK;
-    r->at_end.fn = on_batch_end;
-    r->over.fn = on_over;
-    r->started_ms = loop_now_ms(r->loop);
-    DL_APPEND(set->head, r);
-    set->open++;
-    set->total++;
-    return r;
-}
-
-/* Targets that vanish without a word are found by the kernel. */
-static void watch_target(int fd)
-{
-    int one = 1, idle = KEEPALIVE_S;
-    setsockopt(fd, SOL_SOCKET, SO_KEEPALIVE, &one, sizeof(one));
-    setsockopt(fd, IPPROTO_TCP, TCP_KEEPIDLE, &idle, sizeof(idle));
-}
-
-static void forget(struct relay *r)
-{
-    DL_DELETE(r->set->head, r);
-    r->set->open--;
-    r->set->total--;
-    if (r->keeps_fd)
-        release_socket(r);
-    close_socket(r, true);
-    mem_free(r->prefix);
-    mem_free(r);
-}
-
-static struct prefix *copy_prefix(const struct relay_open_params *p)
-{
-    if (!p->prefix_len)
-        return NULL;
-    struct prefix *prefix = mem_new(sizeof(*prefix) + p->prefix_len);
-    prefix->len = p->prefix_len;
-    memcpy(prefix->data, p->prefix, p->prefix_len);
-    return prefix;
-}
-
-int relay_open(struct h2conn *hc, int fd, const struct relay_open_params *p, struct relay **ret)
-{
-    struct h2_header headers[16] = {{":method", "CONNECT"}, {":authority", p->authority}};
-    assert(p->n_headers <= ARRAY_SIZE(headers) - 2);
-    for (size_t i = 0; i < p->n_headers; i++)
-        headers[i + 2] = p->headers[i];
-    struct relay *r = make(hc, p->set, p->ops, p->arg);
-    r->is_hub = true;
-    r->is_local = p->is_local;
-    r->keeps_fd = p->keeps_fd;
-    r->peer = p->peer;
-    r->prefix = copy_prefix(p);
-    int rc = io_start(&r->io, h2conn_loop(hc), fd, on_event);
-    if (rc == 0 && h2conn_is_ending(hc))
-        rc = ERR_UNAVAILABLE;
-    if (rc == 0)
-        rc = h2_request(h2conn_session(hc), headers, p->n_headers + 2, true, &stream_ops, r,
-                        &r->stream);
-    if (rc < 0) {
-        r->io.fd = fd;
-        forget(r);
-        return rc;
-    }
-    if (r->prefix)
-        h2_resume(r->stream);
-    *ret = r;
-    return 0;
-}
-
-void relay_other_ended(struct relay *r, int err)
-{
-    r->other_ended = true;
-    if (r->is_cut)
-        return;
-    if ((err < 0 && r->is_hub) || (err == 0 && r->stash.len)) {
-        cut_both(r, RELAY_END_SOCKET_RESET, err ? err : ERR_RESET);
-        return;
-    }
-    r->socket_err = err; /* of a target: told after its last bytes */
-    r->io.readable = true;
-    if (r->stream && !r->socket_ended)
-        h2_resume(r->stream);
-}
-
-static void answer_failure(struct h2_stream *s, int err)
-{
-    char status[4] = "502", field[PROXY_STATUS_SIZE];
-    int code = proxy_status_format(err, field);
-    status[0] = (char)('0' + code / 100);
-    status[1] = (char)('0' + code / 10 % 10);
-    status[2] = (char)('0' + code % 10);
-    h2_respond(s, H2_HEADERS({":status", status}, {"proxy-status", field}), 2, false);
-}
-
-void relay_refuse(struct h2_stream *s, int err)
-{
-    answer_failure(s, err);
-}
-
-struct relay *relay_await(struct h2_stream *s, struct relay_set *set, const struct relay_ops *ops,
-                          void *arg)
-{
-    struct relay *r = make(h2conn_of(s), set, ops, arg);
-    r->stream = s;
-    h2_stream_set(s, &stream_ops, r);
-    return r;
-}
-
-int relay_begin(struct relay *r, int fd)
-{
-    int rc = r->is_cut ? ERR_CLOSED : io_start(&r->io, r->loop, fd, on_event);
-    if (rc < 0)
-        close(fd);
-    else
-        r->is_local = true;
-    return rc;
-}
-
-void relay_confirm(struct relay *r)
-{
-    if (r->is_cut || !r->stream)
-        return;
-    r->is_open = true;
-    h2_respond(r->stream, H2_HEADERS({":status", "200"}), 1, true);
-    if (r->ops && r->ops->on_open)
-        r->ops->on_open(r->arg, r);
-    shut_if_done(r);
-}
-
-void relay_fail(struct relay *r, int err, const struct h2_header *headers, size_t n)
-{
-    if (r->is_cut || !r->stream)
-        return;
-    if (headers)
-        h2_respond(r->stream, headers, n, false);
-    else
-        answer_failure(r->stream, err);
-    cut(r, RELAY_END_NOT_OPENED, err);
-}
-
-static void on_dialled(void *arg, const struct dial_result *res)
-{
-    struct dialling *d = arg;
-    struct relay *r = d->relay;
-    r->dialling = NULL;
-    mem_free(d);
-    int err = res->err;
-    if (err == 0) {
-        err = io_start(&r->io, r->loop, res->fd, on_event);
-        if (err < 0)
-            close(res->fd);
-    }
-    if (err < 0) {
-        r->io.fd = -1;
-        relay_fail(r, err, NULL, 0);
-        return;
-    }
-    r->peer = res->peer;
-    watch_target(res->fd);
-    relay_confirm(r);
-}
-
-static int check_target(void *arg, const struct addr *a)
-{
-    const struct dialling *d = arg;
-    return d->check ? d->check(d->check_arg, a) : 0;
-}
-
-struct relay *relay_accept(struct h2_stream *s, const struct relay_accept_params *p)
-{
-    struct relay *r = relay_await(s, p->set, p->ops, p->arg);
-    struct dialling *d = NEW(struct dialling);
-    r->dialling = d;
-    d->relay = r;
-    d->check = p->check;
-    d->check_arg = p->check_arg;
-    d->dial = dial_start(r->loop, &(struct dial_params){.target = p->target,
-                                                        .deadline_ms = p->deadline_ms,
-                                                        .check = check_target,
-                                                        .on_done = on_dialled,
-                                                        .arg = d});
-    return r;
 }
 
 void relay_abort(struct relay *r, int err)
 {
     if (!r->is_cut)
-        cut_both(r, RELAY_END_ABORTED, err);
+        relay_cut_both(r, RELAY_END_ABORTED, err);
 }
 
 void relay_set_abort(struct relay_set *set, int err)
@@ -703,6 +503,11 @@ uint64_t relay_bytes_read(const struct relay *r)
 uint64_t relay_bytes_written(const struct relay *r)
 {
     return r->bytes_written;
+}
+
+struct h2conn *relay_conn(const struct relay *r)
+{
+    return r->move ? relay_move_conn(r) : r->hc;
 }
 
 const struct addr *relay_peer(const struct relay *r)

@@ -54,8 +54,14 @@ struct relay_result {
     int fd; /* relay_open_params.keeps_fd and not opened: the socket, the callee's; else -1 */
 };
 
+#define RELAY_BULK_BYTES (1u << 20)
+#define RELAY_BULK_MS    2000
+
 struct relay_ops {
     void (*on_open)(void *arg, struct relay *r); /* the target is reached; may be NULL */
+    /* It has moved RELAY_BULK_BYTES more within RELAY_BULK_MS. From within the output or input of
+     * its connection; relay_move is allowed. May be NULL. */
+    void (*on_bulk)(void *arg, struct relay *r);
     /* Last call, exactly once, never from within relay_open; then the relay is freed. */
     void (*on_end)(void *arg, struct relay *r, const struct relay_result *res);
 };
@@ -112,6 +118,18 @@ void relay_fail(struct relay *r, int err, const struct h2_header *headers, size_
 
 /* Agent: answers a request with an error's status and Proxy-Status (stale lease, limit...). */
 void relay_refuse(struct h2_stream *s, int err);
+
+/*
+ * Hub: lets an open relay go on over another connection of the same agent, on the same loop; no
+ * byte is lost or repeated. `from`: the number by which the agent knows the present connection.
+ * ERR_UNAVAILABLE: not possible now, as while it moves already or an end has been seen.
+ */
+int relay_move(struct relay *r, struct h2conn *to, uint32_t from);
+/* Agent: whether a request is a move, and from where; then whether the move is accepted (answered
+ * here) or not (ERR_CONFLICT, the caller refuses). */
+bool relay_is_move(const struct h2_headers *h, uint32_t *ret_from, uint32_t *ret_stream);
+int relay_accept_move(struct h2_stream *s, struct h2conn *from, uint32_t stream);
+struct h2conn *relay_conn(const struct relay *r); /* where it goes to if it moves */
 
 void relay_abort(struct relay *r, int err); /* on_end follows from the loop */
 

@@ -293,7 +293,7 @@ static nghttp2_option *make_options(const struct h2_config *cfg)
 
 static void submit_settings(struct h2 *h, const struct h2_config *cfg)
 {
-    nghttp2_settings_entry iv[8];
+    nghttp2_settings_entry iv[6 + H2_EXTRA_SETTINGS];
     size_t n = 0;
     iv[n++] = (nghttp2_settings_entry){NGHTTP2_SETTINGS_MAX_CONCURRENT_STREAMS,
                                        cfg->is_server ? DEFAULT(cfg->max_streams, 128) : 0};
@@ -304,8 +304,10 @@ static void submit_settings(struct h2 *h, const struct h2_config *cfg)
         iv[n++] = (nghttp2_settings_entry){NGHTTP2_SETTINGS_ENABLE_PUSH, 0};
     if (cfg->is_server && cfg->enable_connect)
         iv[n++] = (nghttp2_settings_entry){NGHTTP2_SETTINGS_ENABLE_CONNECT_PROTOCOL, 1};
-    if (cfg->extra_setting)
-        iv[n++] = (nghttp2_settings_entry){cfg->extra_setting, cfg->extra_value};
+    for (size_t i = 0; i < H2_EXTRA_SETTINGS; i++) {
+        if (cfg->extra[i].id)
+            iv[n++] = (nghttp2_settings_entry){cfg->extra[i].id, cfg->extra[i].value};
+    }
     int rc = nghttp2_submit_settings(h->ng, NGHTTP2_FLAG_NONE, iv, n);
     assert(rc == 0);
     rc = nghttp2_session_set_local_window_size(h->ng, NGHTTP2_FLAG_NONE, 0,
@@ -437,6 +439,11 @@ void h2_set_rtt(struct h2 *h, uint32_t rtt_us)
 void *h2_arg(const struct h2 *h)
 {
     return h->arg;
+}
+
+struct h2_stream *h2_stream_find(struct h2 *h, uint32_t id)
+{
+    return id <= INT32_MAX ? stream_of(h, (int32_t)id) : NULL;
 }
 
 size_t h2_stream_count(const struct h2 *h)

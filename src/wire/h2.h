@@ -62,6 +62,8 @@ struct h2_headers {
 const char *h2_headers_get(const struct h2_headers *h, const char *name); /* first, or NULL */
 int h2_headers_status(const struct h2_headers *h); /* of a response; 0 if there is none */
 
+#define H2_EXTRA_SETTINGS 2
+
 struct h2_config {
     bool is_server;
     uint32_t max_streams;       /* open at once, opened by the peer; 0: 128 (client: none) */
@@ -75,8 +77,11 @@ struct h2_config {
     uint32_t max_header_bytes; /* one block, names and values; 0: 16 KiB */
     bool enable_connect;       /* server: announce RFC 8441 extended CONNECT */
     bool peer_is_trusted;      /* no limits on resets and control frames: our own hub */
-    uint16_t extra_setting;    /* sent in the first SETTINGS; 0: none */
-    uint32_t extra_value;
+    /* Sent in the first SETTINGS; id 0: none. */
+    struct h2_setting {
+        uint16_t id;
+        uint32_t value;
+    } extra[H2_EXTRA_SETTINGS];
 };
 
 /* Of the connection. All but on_wants_output may be NULL. */
@@ -142,6 +147,8 @@ void h2_stream_set(struct h2_stream *s, const struct h2_stream_ops *ops, void *a
 void *h2_stream_arg(const struct h2_stream *s);
 struct h2 *h2_stream_session(const struct h2_stream *s);
 uint32_t h2_stream_id(const struct h2_stream *s);
+struct h2_stream *h2_stream_find(struct h2 *h, uint32_t id); /* NULL: not open */
+const struct h2_stream_ops *h2_stream_ops_of(const struct h2_stream *s);
 
 void h2_ping(struct h2 *h);
 void h2_goaway(struct h2 *h, uint32_t error); /* graceful: open streams go on, new are refused */

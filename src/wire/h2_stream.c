@@ -468,3 +468,8 @@ uint32_t h2_stream_id(const struct h2_stream *s)
 {
     return (uint32_t)s->id;
 }
+
+const struct h2_stream_ops *h2_stream_ops_of(const struct h2_stream *s)
+{
+    return s->ops;
+}

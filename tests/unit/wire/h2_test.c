@@ -387,7 +387,7 @@ static void an_extra_setting_is_seen_by_the_peer(void **state)
 {
     struct pair p;
     uint32_t value = 0;
-    pair_new(&p, &(struct h2_config){.extra_setting = 0xf0e0, .extra_value = 4711});
+    pair_new(&p, &(struct h2_config){.extra = {{0xf0e0, 4711}}});
     exchange(&p);
     assert_true(h2_peer_setting(p.client.h, 0xf0e0, &value));
     assert_int_equal(value, 4711);

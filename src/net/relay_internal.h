@@ -1,0 +1,84 @@
+/* Shared by net/relay*.c only. The theory of operation is in relay.c, that of moving in
+ * relay_move.c. */
+#pragma once
+
+#include "base/buf.h"
+#include "loop/io.h"
+#include "net/relay.h"
+
+#define RELAY_NO_CHUNK UINT16_MAX
+
+struct relay_move;
+
+struct relay {
+    struct io io;
+    struct h2_stream *stream; /* NULL once closed */
+    struct h2conn *hc;        /* gone perhaps once the stream is closed */
+    struct loop *loop;
+    struct relay_set *set;
+    struct relay *prev, *next; /* in the set */
+    const struct relay_ops *ops;
+    void *arg;
+    struct h2conn_batch at_end;
+    struct buf stash;
+    uint16_t first_chunk, last_chunk;
+    struct relay_move *move; /* while it changes connections */
+    uint32_t old_bytes;      /* first ones of the stash: of a stream that is gone */
+    uint32_t burst;          /* bytes moved since burst_ms */
+    bool is_hub, is_local;
+    bool other_ended;      /* local: told so */
+    bool keeps_fd;         /* for whoever is told that the target was not reached */
+    int kept_fd;           /* -1: none */
+    bool is_open : 1;      /* the target is reached */
+    bool is_cut : 1;       /* `end` and `err` are decided, the socket is gone */
+    bool socket_ended : 1; /* read to its end */
+    bool stream_ended : 1; /* END_STREAM came */
+    bool is_shut : 1;      /* ... and went on as FIN */
+    int err;
+    int socket_err; /* pending error of the socket, told once its last bytes are read */
+    enum relay_end end;
+    uint64_t bytes_read, bytes_written, started_ms, burst_ms;
+    struct addr peer;
+    struct dialling *dialling; /* agent, until the target answers */
+    struct defer over;         /* for an end that no stream reports */
+    struct prefix *prefix;     /* hub, until it is sent */
+};
+
+struct prefix {
+    uint16_t len, sent;
+    uint8_t data[];
+};
+
+struct dialling {
+    struct dial *dial;
+    int (*check)(void *arg, const struct addr *a);
+    void *check_arg;
+    struct relay *relay;
+};
+
+extern const struct h2_stream_ops relay_stream_ops;
+
+/* relay.c */
+void relay_on_event(struct io *io);
+void relay_on_batch_end(struct h2conn_batch *b);
+void relay_on_over(struct defer *d);
+void relay_cut(struct relay *r, enum relay_end end, int err);
+void relay_cut_both(struct relay *r, enum relay_end end, int err);
+void relay_release_socket(struct relay *r); /* ... left as it is */
+void relay_close_socket(struct relay *r, bool is_reset);
+void relay_shut_if_done(struct relay *r);
+void relay_keep(struct relay *r, const void *data, size_t len); /* bytes for the socket */
+void relay_write_kept(struct relay *r);
+/* Reads from the socket: on_produce of whichever stream carries that direction. */
+int relay_read(struct relay *r, uint8_t *out, size_t cap, bool *eof);
+
+/* relay_move.c */
+void relay_resume(struct relay *r); /* the socket has something to read */
+/* Whether the old stream sends nothing more: it ends, the new one goes on. */
+bool relay_move_is_due(struct relay *r);
+bool relay_move_is_waiting(const struct relay *r); /* for the answer */
+void relay_move_old_ended(struct relay *r);        /* END_STREAM came on the old stream */
+/* The old stream is closed, properly: the new one takes its place. False: it cannot. */
+bool relay_move_finish(struct relay *r);
+void relay_move_drop(struct relay *r); /* resets the new stream, if there is one */
+struct h2conn *relay_move_conn(const struct relay *r);

@@ -1,0 +1,211 @@
+/* How relays begin: at the hub with a client's socket, at the agent and in a proxy with a request.
+ */
+#include "net/relay_internal.h"
+
+#include "base/error.h"
+#include "base/macro.h"
+#include "base/mem.h"
+#include "net/dialer.h"
+#include "wire/proxy_status.h"
+
+#include <assert.h>
+#include <netinet/tcp.h>
+#include <string.h>
+#include <unistd.h>
+#include <utlist.h>
+
+#define KEEPALIVE_S 60
+
+static struct relay *make(struct h2conn *hc, struct relay_set *set, const struct relay_ops *ops,
+                          void *arg)
+{
+    struct relay *r = NEW(struct relay);
+    r->hc = hc;
+    r->loop = h2conn_loop(hc);
+    r->set = set;
+    r->ops = ops;
+    r->arg = arg;
+    r->io.fd = r->kept_fd = -1;
+    r->first_chunk = r->last_chunk = RELAY_NO_CHUNK;
+    r->at_end.fn = relay_on_batch_end;
+    r->over.fn = relay_on_over;
+    r->started_ms = loop_now_ms(r->loop);
+    DL_APPEND(set->head, r);
+    set->open++;
+    set->total++;
+    return r;
+}
+
+/* Targets that vanish without a word are found by the kernel. */
+static void watch_target(int fd)
+{
+    int one = 1, idle = KEEPALIVE_S;
+    setsockopt(fd, SOL_SOCKET, SO_KEEPALIVE, &one, sizeof(one));
+    setsockopt(fd, IPPROTO_TCP, TCP_KEEPIDLE, &idle, sizeof(idle));
+}
+
+static void forget(struct relay *r)
+{
+    DL_DELETE(r->set->head, r);
+    r->set->open--;
+    r->set->total--;
+    if (r->keeps_fd)
+        relay_release_socket(r);
+    relay_close_socket(r, true);
+    mem_free(r->prefix);
+    mem_free(r);
+}
+
+static struct prefix *copy_prefix(const struct relay_open_params *p)
+{
+    if (!p->prefix_len)
+        return NULL;
+    struct prefix *prefix = mem_new(sizeof(*prefix) + p->prefix_len);
+    prefix->len = p->prefix_len;
+    memcpy(prefix->data, p->prefix, p->prefix_len);
+    return prefix;
+}
+
+int relay_open(struct h2conn *hc, int fd, const struct relay_open_params *p, struct relay **ret)
+{
+    struct h2_header headers[16] = {{":method", "CONNECT"}, {":authority", p->authority}};
+    assert(p->n_headers <= ARRAY_SIZE(headers) - 2);
+    for (size_t i = 0; i < p->n_headers; i++)
+        headers[i + 2] = p->headers[i];
+    struct relay *r = make(hc, p->set, p->ops, p->arg);
+    r->is_hub = true;
+    r->is_local = p->is_local;
+    r->keeps_fd = p->keeps_fd;
+    r->peer = p->peer;
+    r->prefix = copy_prefix(p);
+    int rc = io_start(&r->io, h2conn_loop(hc), fd, relay_on_event);
+    if (rc == 0 && h2conn_is_ending(hc))
+        rc = ERR_UNAVAILABLE;
+    if (rc == 0)
+        rc = h2_request(h2conn_session(hc), headers, p->n_headers + 2, true, &relay_stream_ops, r,
+                        &r->stream);
+    if (rc < 0) {
+        r->io.fd = fd;
+        forget(r);
+        return rc;
+    }
+    if (r->prefix)
+        h2_resume(r->stream);
+    *ret = r;
+    return 0;
+}
+
+void relay_other_ended(struct relay *r, int err)
+{
+    r->other_ended = true;
+    if (r->is_cut)
+        return;
+    if ((err < 0 && r->is_hub) || (err == 0 && r->stash.len)) {
+        relay_cut_both(r, RELAY_END_SOCKET_RESET, err ? err : ERR_RESET);
+        return;
+    }
+    r->socket_err = err; /* of a target: told after its last bytes */
+    r->io.readable = true;
+    if (!r->socket_ended)
+        relay_resume(r);
+}
+
+static void answer_failure(struct h2_stream *s, int err)
+{
+    char status[4] = "502", field[PROXY_STATUS_SIZE];
+    int code = proxy_status_format(err, field);
+    status[0] = (char)('0' + code / 100);
+    status[1] = (char)('0' + code / 10 % 10);
+    status[2] = (char)('0' + code % 10);
+    h2_respond(s, H2_HEADERS({":status", status}, {"proxy-status", field}), 2, false);
+}
+
+void relay_refuse(struct h2_stream *s, int err)
+{
+    answer_failure(s, err);
+}
+
+struct relay *relay_await(struct h2_stream *s, struct relay_set *set, const struct relay_ops *ops,
+                          void *arg)
+{
+    struct relay *r = make(h2conn_of(s), set, ops, arg);
+    r->stream = s;
+    h2_stream_set(s, &relay_stream_ops, r);
+    return r;
+}
+
+int relay_begin(struct relay *r, int fd)
+{
+    int rc = r->is_cut ? ERR_CLOSED : io_start(&r->io, r->loop, fd, relay_on_event);
+    if (rc < 0)
+        close(fd);
+    else
+        r->is_local = true;
+    return rc;
+}
+
+void relay_confirm(struct relay *r)
+{
+    if (r->is_cut || !r->stream)
+        return;
+    r->is_open = true;
+    h2_respond(r->stream, H2_HEADERS({":status", "200"}), 1, true);
+    if (r->ops && r->ops->on_open)
+        r->ops->on_open(r->arg, r);
+    relay_shut_if_done(r);
+}
+
+void relay_fail(struct relay *r, int err, const struct h2_header *headers, size_t n)
+{
+    if (r->is_cut || !r->stream)
+        return;
+    if (headers)
+        h2_respond(r->stream, headers, n, false);
+    else
+        answer_failure(r->stream, err);
+    relay_cut(r, RELAY_END_NOT_OPENED, err);
+}
+
+static void on_dialled(void *arg, const struct dial_result *res)
+{
+    struct dialling *d = arg;
+    struct relay *r = d->relay;
+    r->dialling = NULL;
+    mem_free(d);
+    int err = res->err;
+    if (err == 0) {
+        err = io_start(&r->io, r->loop, res->fd, relay_on_event);
+        if (err < 0)
+            close(res->fd);
+    }
+    if (err < 0) {
+        r->io.fd = -1;
+        relay_fail(r, err, NULL, 0);
+        return;
+    }
+    r->peer = res->peer;
+    watch_target(res->fd);
+    relay_confirm(r);
+}
+
+static int check_target(void *arg, const struct addr *a)
+{
+    const struct dialling *d = arg;
+    return d->check ? d->check(d->check_arg, a) : 0;
+}
+
+struct relay *relay_accept(struct h2_stream *s, const struct relay_accept_params *p)
+{
+    struct relay *r = relay_await(s, p->set, p->ops, p->arg);
+    struct dialling *d = NEW(struct dialling);
+    r->dialling = d;
+    d->relay = r;
+    d->check = p->check;
+    d->check_arg = p->check_arg;
+    d->dial = dial_start(r->loop, &(struct dial_params){.target = p->target,
+                                                        .deadline_ms = p->deadline_ms,
+                                                        .check = check_target,
+                                                        .on_done = on_dialled,
+                                                        .arg = d});
+    return r;
+}
