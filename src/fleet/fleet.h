@@ -108,6 +108,8 @@ struct fleet_config {
     struct store_hub hub;
     const char *trust_domain;    /* outlives the fleet */
     uint32_t lease_ms, renew_ms; /* told to agents at login */
+    uint32_t links_max;      /* reverse connections of an agent; 0: 32, at most FLEET_LINKS_MAX */
+    uint32_t links_quiet_ms; /* after which those without use are closed; 0: 60 s */
 };
 
 /* Loads the view; blocks, for start-up. */
@@ -159,6 +161,12 @@ void fleet_cut_links(struct fleet_agent *a);
 void fleet_drain(struct fleet *f, uint32_t grace_ms);
 
 size_t fleet_online(const struct fleet *f);
+
+struct fleet_stats {
+    size_t links;   /* reverse connections */
+    uint64_t moves; /* of streams from one to another */
+};
+void fleet_stats(const struct fleet *f, struct fleet_stats *ret);
 
 json_t *fleet_agent_json(const struct fleet *f, const struct fleet_agent *a);
 json_t *fleet_network_json(const struct fleet *f, const struct fleet_network *n);

@@ -10,6 +10,7 @@
 #include "base/addr.h"
 #include "base/error.h"
 #include "base/log.h"
+#include "base/macro.h"
 #include "base/mem.h"
 #include "base/time.h"
 #include "net/conn.h"
@@ -20,7 +21,9 @@
 #include <string.h>
 #include <utlist.h>
 
-#define BACKLOG (8u << 20) /* bytes an agent is behind: a snapshot of the largest network fits */
+#define LINKS_MAX      32u
+#define LINKS_QUIET_MS 60000
+#define BACKLOG        (8u << 20) /* bytes an agent is behind: a snapshot of the largest network fits */
 
 struct fleet_agent *fleet_caller(struct fleet *f, struct rpc_call *call, uint64_t session_epoch)
 {
@@ -302,6 +305,8 @@ int fleet_new(const struct fleet_config *cfg, struct fleet **ret, struct diag *d
 {
     struct fleet *f = NEW(struct fleet);
     f->cfg = *cfg;
+    f->cfg.links_max = MIN(cfg->links_max ? cfg->links_max : LINKS_MAX, FLEET_LINKS_MAX);
+    f->cfg.links_quiet_ms = cfg->links_quiet_ms ? cfg->links_quiet_ms : LINKS_QUIET_MS;
     const struct rpc_server_config rpc = {.loop = cfg->loop,
                                           .stream_backlog = BACKLOG,
                                           .on_open = fleet_peer_session_open,
@@ -383,4 +388,11 @@ struct loop *fleet_loop(const struct fleet *f)
 size_t fleet_online(const struct fleet *f)
 {
     return f->online;
+}
+
+void fleet_stats(const struct fleet *f, struct fleet_stats *ret)
+{
+    *ret = (struct fleet_stats){.moves = atomic_load_explicit(&f->moves, memory_order_relaxed)};
+    for (const struct fleet_agent *a = f->agents; a; a = a->hh.next)
+        ret->links += a->pool ? a->pool->n_members : 0;
 }

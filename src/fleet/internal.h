@@ -6,6 +6,8 @@
 #include "loop/loop.h"
 #include "pki/spiffe.h"
 
+#include <stdatomic.h>
+
 struct fleet_apart;
 struct fleet_peer;
 struct fleet_tenant;
@@ -32,7 +34,8 @@ struct fleet {
     } * homes;
     size_t n_homes;
     struct timer touch_timer;
-    size_t n_pools; /* those whose last connection is still to go among them */
+    _Atomic uint64_t moves; /* of streams between connections */
+    size_t n_pools;         /* those whose last connection is still to go among them */
     bool is_stopping;
     void (*on_stopped)(void *arg);
     void *on_stopped_arg;
@@ -79,6 +82,11 @@ void fleet_session_end(struct fleet *f, struct fleet_agent *a, const char *why);
 /* pool.c, on the worker. */
 void fleet_pool_join(struct fleet_link *l);
 void fleet_pool_leave(struct fleet_link *l); /* no new streams; may be called again */
+/* pool_load.c, on the worker. */
+void fleet_pool_link_joined(struct fleet_link *l);
+void fleet_pool_link_left(struct fleet_link *l);
+void fleet_pool_watch(struct fleet_pool *p); /* while there is something to watch */
+void fleet_pool_tick(struct timer *t);
 /* pool.c, on the main loop. */
 struct fleet_pool *fleet_pool_new(struct fleet_agent *a);
 void fleet_pool_up(struct fleet_pool *p);

@@ -71,6 +71,7 @@ static void on_settings(void *arg)
     timer_stop(&l->deadline);
     bool is_told = h2_peer_setting(h2conn_session(l->hc), FLEET_SETTING_EPOCH, &epoch);
     if (is_told && epoch == (uint32_t)l->pool->epoch && !h2conn_is_ending(l->hc)) {
+        h2_peer_setting(h2conn_session(l->hc), FLEET_SETTING_NUMBER, &l->number);
         fleet_pool_join(l);
         return;
     }

@@ -14,6 +14,9 @@ struct conn;
 /* The HTTP/2 setting by which an agent tells the session its reverse connection belongs to: the
  * session's epoch. Experimental range, see docs/ARCHITECTURE.md. */
 #define FLEET_SETTING_EPOCH 0xf0e0
+/* ... and the number, from 1, by which it knows the connection in this session: net/relay.h,
+ * relay_move. */
+#define FLEET_SETTING_NUMBER 0xf0e1
 
 struct fleet_link {
     /* Constant. */
@@ -23,6 +26,10 @@ struct fleet_link {
     struct h2conn *hc;     /* NULL: not yet, or gone */
     bool is_usable;        /* in the pool's `links` */
     struct timer deadline; /* for the SETTINGS */
+    uint32_t number;       /* by which the agent knows it; 0: it can do no more than be used */
+    size_t n_bulk;         /* bulk streams on it */
+    bool is_hot;           /* much moves on it, and no bulk stream does it */
+    uint64_t measured_ms, measured_bytes;
     struct fleet_link *prev, *next;
 
     /* The main loop's. */

@@ -1,27 +1,11 @@
 #include "fleet/internal.h"
 
 #include "base/mem.h"
-#include "net/h2conn.h"
 
 #include <stdio.h>
 #include <utlist.h>
 
 /* ---- worker ---- */
-
-struct h2conn *fleet_pool_pick(const struct fleet_pool *p, enum pool_class class)
-{
-    struct h2conn *best = NULL;
-    size_t least = SIZE_MAX;
-    const struct fleet_link *l;
-    DL_FOREACH (p->links, l) {
-        size_t n = h2_stream_count(h2conn_session(l->hc));
-        if (h2conn_is_ending(l->hc) || n >= least)
-            continue;
-        best = l->hc;
-        least = n;
-    }
-    return best;
-}
 
 bool fleet_pool_is_usable(const struct fleet_pool *p)
 {
@@ -60,6 +44,7 @@ void fleet_pool_join(struct fleet_link *l)
     bool is_first = !p->links;
     DL_APPEND(p->links, l);
     l->is_usable = true;
+    fleet_pool_link_joined(l);
     if (is_first)
         loop_post(p->fleet->cfg.loop, up_on_main, l);
 }
@@ -71,6 +56,7 @@ void fleet_pool_leave(struct fleet_link *l)
         return;
     l->is_usable = false;
     DL_DELETE(p->links, l);
+    fleet_pool_link_left(l);
     if (p->links)
         return;
     while (p->users) {
@@ -101,6 +87,8 @@ struct fleet_pool *fleet_pool_new(struct fleet_agent *a)
     p->home = choose_home(f);
     p->worker = f->homes[p->home].worker;
     p->epoch = a->epoch;
+    p->wanted = p->wanted_before = 1;
+    timer_init(&p->timer, p->worker, fleet_pool_tick);
     snprintf(p->tenant, sizeof(p->tenant), "%s", a->tenant);
     snprintf(p->agent, sizeof(p->agent), "%s", a->id);
     f->homes[p->home].n_pools++;

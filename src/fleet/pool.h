@@ -19,8 +19,10 @@
 struct fleet;
 struct fleet_link;
 struct h2conn;
+struct pool_bulk;
+struct relay;
 
-#define FLEET_LINKS_MAX 32 /* connections of one session */
+#define FLEET_LINKS_MAX 64u /* connections of one session */
 
 /* Who uses a pool on its worker and must know at once that no connection is left. Embedded. */
 struct pool_user {
@@ -38,6 +40,10 @@ struct fleet_pool {
     /* The worker's. */
     struct fleet_link *links; /* those that can be used */
     struct pool_user *users;
+    struct pool_bulk *bulks;        /* the streams that fill a connection */
+    uint32_t wanted, wanted_before; /* how many connections the agent shall keep; a tick ago */
+    uint64_t busy_ms;               /* when all of them were of use, the last time */
+    struct timer timer;
 
     /* The main loop's. */
     struct fleet_link *members; /* all that the worker has or will have */
@@ -50,8 +56,13 @@ struct fleet_pool {
 enum pool_class { POOL_STREAM, POOL_DATAGRAMS };
 
 /* Worker: the connection for a new stream; NULL: there is none now. */
-struct h2conn *fleet_pool_pick(const struct fleet_pool *p, enum pool_class class);
+struct h2conn *fleet_pool_pick(struct fleet_pool *p, enum pool_class class);
 bool fleet_pool_is_usable(const struct fleet_pool *p);
+
+/* Worker: what a relay of this pool tells by on_bulk; it may be moved to another connection.
+ * `owner` lives as long as the relay, NULL at first; call fleet_pool_bulk_end before it goes. */
+void fleet_pool_bulk(struct fleet_pool *p, struct pool_bulk **owner, struct relay *r);
+void fleet_pool_bulk_end(struct pool_bulk **owner);
 
 /* Worker. A user is off the list when on_gone is called; unuse is harmless then. */
 void fleet_pool_use(struct fleet_pool *p, struct pool_user *u);

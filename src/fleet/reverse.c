@@ -8,6 +8,7 @@
 #include "fleet/link.h"
 #include "net/dialer.h"
 #include "net/h2conn.h"
+#include "net/relay.h"
 
 /* Streams of one reverse connection; the hub's own limits are lower. */
 #define STREAMS_MAX 65536
@@ -16,6 +17,7 @@
 /* Outlives its pool while its connection closes: the pool is then NULL. */
 struct reverse {
     struct reverse_pool *pool;
+    uint32_t number;
     struct dial *dial;
     struct h2conn *hc;
     struct backoff backoff;
@@ -26,18 +28,50 @@ struct reverse {
 struct reverse_pool {
     struct reverse_config cfg;
     struct reverse *slots[REVERSE_MAX];
-    uint32_t wanted;
+    uint32_t wanted, open, last_number;
 };
 
 static void dial(struct reverse *r);
 
+static struct reverse *find(struct reverse_pool *p, uint32_t number)
+{
+    for (uint32_t i = 0; i < REVERSE_MAX; i++) {
+        if (p->slots[i] && p->slots[i]->number == number)
+            return p->slots[i];
+    }
+    return NULL;
+}
+
+static void accept_move(struct reverse *r, struct h2_stream *s, uint32_t from, uint32_t stream)
+{
+    const struct reverse *old = find(r->pool, from);
+    int rc = old && old->hc ? relay_accept_move(s, old->hc, stream) : ERR_CONFLICT;
+    if (rc < 0)
+        relay_refuse(s, rc);
+}
+
 static void on_request(void *arg, struct h2_stream *s, const struct h2_headers *h)
 {
     struct reverse *r = arg;
-    if (r->pool)
-        r->pool->cfg.on_request(r->pool->cfg.arg, s, h);
-    else
+    uint32_t from, stream;
+    if (!r->pool)
         h2_reset(s, H2_REFUSED_STREAM);
+    else if (relay_is_move(h, &from, &stream))
+        accept_move(r, s, from, stream);
+    else
+        r->pool->cfg.on_request(r->pool->cfg.arg, s, h);
+}
+
+/* A slot is free again. */
+static void forget(struct reverse *r)
+{
+    struct reverse_pool *p = r->pool;
+    for (uint32_t i = 0; i < REVERSE_MAX; i++) {
+        if (p->slots[i] == r)
+            p->slots[i] = NULL;
+    }
+    p->open--;
+    mem_free(r);
 }
 
 static void on_close(void *arg, int err)
@@ -46,6 +80,11 @@ static void on_close(void *arg, int err)
     r->hc = NULL;
     if (!r->pool) {
         mem_free(r);
+        return;
+    }
+    if (r->pool->open > r->pool->wanted) {
+        LOG_DEBUG("reverse connection given up");
+        forget(r);
         return;
     }
     LOG_INFO("reverse connection lost", LOG_ERR(err));
@@ -70,7 +109,8 @@ static void on_dialled(void *arg, const struct dial_result *res)
     const struct h2conn_config cfg = {.h2 = {.is_server = true,
                                              .max_streams = STREAMS_MAX,
                                              .enable_connect = true,
-                                             .extra = {{FLEET_SETTING_EPOCH, r->pool->cfg.epoch}}}};
+                                             .extra = {{FLEET_SETTING_EPOCH, r->pool->cfg.epoch},
+                                                       {FLEET_SETTING_NUMBER, r->number}}}};
     r->hc = h2conn_new(res->conn, &cfg, &reverse_ops, r);
     r->opened_ms = loop_now_ms(r->pool->cfg.loop);
     LOG_DEBUG("reverse connection open");
@@ -113,20 +153,34 @@ struct reverse_pool *reverse_pool_new(const struct reverse_config *cfg)
     return p;
 }
 
+static void add(struct reverse_pool *p, uint32_t slot)
+{
+    struct reverse *r = NEW(struct reverse);
+    r->pool = p;
+    r->number = ++p->last_number;
+    r->backoff = (struct backoff){100, 5000, 0};
+    timer_init(&r->retry, p->cfg.loop, on_retry);
+    p->slots[slot] = r;
+    p->open++;
+    dial(r);
+}
+
+/* One that is not open, or any. */
+static void drop_slot(struct reverse_pool *p, uint32_t slot)
+{
+    p->open--;
+    drop(TAKE(p->slots[slot]));
+}
+
 void reverse_pool_want(struct reverse_pool *p, uint32_t count)
 {
     p->wanted = MIN(count, (uint32_t)REVERSE_MAX);
     for (uint32_t i = 0; i < REVERSE_MAX; i++) {
-        if (i >= p->wanted && p->slots[i]) {
-            drop(TAKE(p->slots[i]));
-        } else if (i < p->wanted && !p->slots[i]) {
-            struct reverse *r = NEW(struct reverse);
-            r->pool = p;
-            r->backoff = (struct backoff){100, 5000, 0};
-            timer_init(&r->retry, p->cfg.loop, on_retry);
-            p->slots[i] = r;
-            dial(r);
-        }
+        struct reverse *r = p->slots[i];
+        if (!r && p->open < p->wanted)
+            add(p, i);
+        else if (r && (!p->wanted || (!r->hc && p->open > p->wanted)))
+            drop_slot(p, i);
     }
 }
 

@@ -1,6 +1,7 @@
 /*
  * An agent's reverse connections of one session: dialled by the agent, then the hub is the HTTP/2
- * client and opens streams. A lost one is dialled again while it is wanted.
+ * client and opens streams, and may move a stream from one to another. A lost one is dialled again
+ * while it is wanted.
  */
 #pragma once
 
@@ -14,7 +15,7 @@ struct h2_stream;
 struct reverse_pool;
 struct tls_client;
 
-#define REVERSE_MAX 4
+#define REVERSE_MAX 64
 
 struct reverse_config {
     struct loop *loop;
@@ -29,5 +30,7 @@ struct reverse_config {
 struct reverse_pool *reverse_pool_new(const struct reverse_config *cfg);
 /* Cuts them all: the streams' on_close comes later, from the loop. */
 void reverse_pool_free(struct reverse_pool *p);
-void reverse_pool_want(struct reverse_pool *p, uint32_t count); /* at most REVERSE_MAX */
+/* How many there shall be, at most REVERSE_MAX. 0 cuts them all; with less than before those that
+ * are open stay, until the hub closes them. */
+void reverse_pool_want(struct reverse_pool *p, uint32_t count);
 void reverse_pool_set_tls(struct reverse_pool *p, struct tls_client *tls);

@@ -4,6 +4,7 @@
 #include "base/backoff.h"
 #include "base/error.h"
 #include "base/log.h"
+#include "base/macro.h"
 #include "base/mem.h"
 #include "base/time.h"
 #include "fleet/link.h"
@@ -38,6 +39,7 @@ struct session {
     uint64_t epoch;
     struct reverse_pool *pool;
     bool wants_reverse;
+    uint32_t n_reverse; /* if any; as the hub says */
     char **allow;
     size_t n_allow;
     char status[256];
@@ -93,6 +95,12 @@ static void fail(struct session *s, const struct diag *why, uint32_t delay_ms)
 
 /* ---- the control stream ---- */
 
+static void want_reverse(struct session *s)
+{
+    if (s->pool)
+        reverse_pool_want(s->pool, s->wants_reverse ? s->n_reverse : 0);
+}
+
 static void on_welcome(struct session *s, const Warren__V1__Welcome *w)
 {
     struct hub *hub = &s->hubs[s->current];
@@ -111,8 +119,15 @@ static void on_welcome(struct session *s, const Warren__V1__Welcome *w)
                                        .on_request = s->cfg.on_request,
                                        .arg = s->cfg.arg};
     s->pool = reverse_pool_new(&cfg);
-    reverse_pool_want(s->pool, s->wants_reverse ? 1 : 0);
+    s->n_reverse = 1;
+    want_reverse(s);
     s->cfg.on_up(s->cfg.arg, w);
+}
+
+static void on_reverse_connections(struct session *s, const Warren__V1__ReverseConnections *r)
+{
+    s->n_reverse = MAX(r->count, 1u);
+    want_reverse(s);
 }
 
 static void on_message(void *arg, const ProtobufCMessage *msg)
@@ -123,6 +138,8 @@ static void on_message(void *arg, const ProtobufCMessage *msg)
         return;
     if (e->event_case == WARREN__V1__HUB_EVENT__EVENT_WELCOME && !s->is_up)
         on_welcome(s, e->welcome);
+    else if (s->is_up && e->event_case == WARREN__V1__HUB_EVENT__EVENT_REVERSE_CONNECTIONS)
+        on_reverse_connections(s, e->reverse_connections);
     else if (s->is_up)
         s->cfg.on_event(s->cfg.arg, e);
 }
@@ -313,8 +330,7 @@ void session_free(struct session *s)
 void session_want_reverse(struct session *s, bool wanted)
 {
     s->wants_reverse = wanted;
-    if (s->pool)
-        reverse_pool_want(s->pool, wanted ? 1 : 0);
+    want_reverse(s);
 }
 
 void session_set_allow(struct session *s, const char *const *allow, size_t n)

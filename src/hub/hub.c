@@ -181,6 +181,8 @@ static int open_fleet(struct hub *h, struct diag *d)
                                      .hub = h->row,
                                      .trust_domain = h->settings->trust_domain,
                                      .lease_ms = LEASE_LIFE_MS,
+                                     .links_max = (uint32_t)h->settings->limits.reverse_connections,
+                                     .links_quiet_ms = (uint32_t)h->settings->reverse_quiet_ms,
                                      .renew_ms = LEASE_RENEW_MS};
     TRY(fleet_new(&cfg, &h->fleet, d));
     TRY(tunnels_new(h->fleet, &h->tunnels, d));

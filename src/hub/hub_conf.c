@@ -2,6 +2,7 @@
 
 #include "base/error.h"
 #include "base/macro.h"
+#include "fleet/pool.h"
 
 #include <assert.h>
 #include <string.h>
@@ -93,6 +94,13 @@ static const struct conf_row rows[] = {
      "Load balancers before this hub: their connections must begin with a PROXY header, which "
      "names the real client.",
      .check = check_proxy},
+    {"limits.reverse_connections", CONF_INT, AT(limits.reverse_connections), "32",
+     "WARREN_LIMIT_REVERSE_CONNECTIONS", NULL, "N",
+     "Connections that carry one agent's streams, opened as load asks for them.", .min = 1,
+     .max = FLEET_LINKS_MAX},
+    {"reverse_quiet", CONF_DURATION, AT(reverse_quiet_ms), "1m", "WARREN_REVERSE_QUIET", NULL,
+     "TIME", "How long those of them that load no longer asks for stay open.", .min = 1000,
+     .max = 86400000},
     {"limits.handshakes", CONF_INT, AT(limits.handshakes), "4096", "WARREN_LIMIT_HANDSHAKES", NULL,
      "N", "Unfinished TLS handshakes at a time, of all clients.", .min = 1, .max = 1000000},
     {"limits.handshakes_per_address", CONF_INT, AT(limits.handshakes_per_address), "1024",

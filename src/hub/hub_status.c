@@ -16,6 +16,8 @@
 
 enum {
     AGENTS_ONLINE,
+    REVERSE_CONNECTIONS,
+    STREAM_MOVES,
     TUNNELS,
     STREAMS_OPEN,
     STREAMS_TOTAL,
@@ -63,6 +65,10 @@ static const char *const dial_errors[PROXY_STATUS_COUNT] = {PROXY_STATUS_LIST(X)
 
 static const struct metric_row rows[METRIC_COUNT] = {
     [AGENTS_ONLINE] = {"warren_agents_online", METRIC_GAUGE, "Agents that are logged in"},
+    [REVERSE_CONNECTIONS] = {"warren_reverse_connections", METRIC_GAUGE,
+                             "Connections that carry agents' streams"},
+    [STREAM_MOVES] = {"warren_stream_moves_total", METRIC_COUNTER,
+                      "Bulk streams that were moved to another connection of their agent"},
     [TUNNELS] = {"warren_tunnels", METRIC_GAUGE, "Tunnel objects by phase",
                  .labels = {{"phase", phases, ARRAY_SIZE(phases)}}},
     [STREAMS_OPEN] = {"warren_streams_open", METRIC_GAUGE, "Client connections being relayed"},
@@ -149,6 +155,7 @@ static void collect_lans(struct hub *h, struct metrics *m)
 static void collect_connections(struct hub *h, struct metrics *m)
 {
     struct http_stats http;
+    struct fleet_stats fleet;
     struct rpc_stats rpc;
     for (size_t i = 0; i < h->started_workers; i++) {
         const struct server_stats *s = worker_stats(h->workers[i]);
@@ -165,6 +172,9 @@ static void collect_connections(struct hub *h, struct metrics *m)
     for (size_t i = 0; i < ARRAY_SIZE(status_classes); i++)
         metric_add(m, HTTP_REQUESTS, i, (int64_t)http.status_class[i + 1]);
     metric_set(m, HTTP_CONNECTIONS, 0, http.conns);
+    fleet_stats(h->fleet, &fleet);
+    metric_set(m, REVERSE_CONNECTIONS, 0, (int64_t)fleet.links);
+    metric_add(m, STREAM_MOVES, 0, (int64_t)fleet.moves);
     rpc_server_stats(fleet_rpc(h->fleet), &rpc);
     metric_set(m, RPC_SESSIONS, 0, rpc.sessions);
     metric_add(m, RPC_CALLS, 0, (int64_t)rpc.calls);

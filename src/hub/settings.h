@@ -34,10 +34,12 @@ struct hub_settings {
     int64_t cert_ttl_ms;           /* life of an agent's certificate */
     int late_renewal;              /* enum late_renewal */
     int64_t late_renewal_grace_ms;
-    int64_t drain_grace_ms;               /* how long open streams may finish at SIGTERM */
-    int metrics_access;                   /* enum metrics_access */
+    int64_t reverse_quiet_ms; /* until reverse connections that are not needed are closed */
+    int64_t drain_grace_ms;   /* how long open streams may finish at SIGTERM */
+    int metrics_access;       /* enum metrics_access */
     struct conf_list proxy_protocol_from; /* load balancers that tell who their clients are */
     struct {
+        int64_t reverse_connections;    /* of one agent */
         int64_t handshakes;             /* unfinished ones at a time */
         int64_t handshakes_per_address; /* of those, from one address */
         int64_t enroll_per_minute;      /* attempts per address */

@@ -75,6 +75,7 @@ struct client {
     struct exposure *exposure;
     int64_t opened;
     struct relay *relay;
+    struct pool_bulk *bulk;     /* while it fills a connection */
     struct bridge *bridge;      /* NULL: a socket of the listener, or gone */
     struct exposure_dial *dial; /* NULL: nobody on the main loop asked for it */
     bool has_left;              /* its connection was lost, not ended */
@@ -346,11 +347,19 @@ static void on_relay_end(void *arg, struct relay *r, const struct relay_result *
     }
     add_record(e, c, relay_peer(r), res);
     c->relay = NULL;
+    fleet_pool_bulk_end(&c->bulk);
     end_near_side(c, res);
     free_if_gone(c);
 }
 
-static const struct relay_ops client_ops = {.on_open = on_relay_open, .on_end = on_relay_end};
+static void on_relay_bulk(void *arg, struct relay *r)
+{
+    struct client *c = arg;
+    fleet_pool_bulk(c->exposure->pool, &c->bulk, r);
+}
+
+static const struct relay_ops client_ops = {
+    .on_open = on_relay_open, .on_bulk = on_relay_bulk, .on_end = on_relay_end};
 
 /* The header that goes before what the client of `fd` sends; 0: none. */
 static size_t write_proxy_header(const struct exposure *e, int fd, const struct addr *client,

@@ -1,0 +1,154 @@
+"""Several reverse connections of one agent: they come with load, go with it, and fail one by one."""
+
+import hashlib
+import os
+import signal
+import socket
+import threading
+
+import pytest
+
+from lib.process import Process, run, wait_until
+from lib.service import connect, exchange
+from lib.warren import endpoint, program
+
+BLOCK = os.urandom(1 << 16)
+
+
+class Flow:
+    """A client that sends blocks and reads them back from an echo service, until it is stopped."""
+
+    def __init__(self, address):
+        self.sock = connect(address)
+        self.sock.settimeout(60)
+        self.sent, self.got = hashlib.sha256(), hashlib.sha256()
+        self.bytes = 0
+        self.error = None
+        self.stopping = threading.Event()
+        self.threads = [threading.Thread(target=self._guard, args=(f,), daemon=True)
+                        for f in (self._send, self._read)]
+        for t in self.threads:
+            t.start()
+
+    def _guard(self, work):
+        try:
+            work()
+        except OSError as error:
+            self.error = error
+
+    def _send(self):
+        while not self.stopping.is_set():
+            self.sock.sendall(BLOCK)
+            self.sent.update(BLOCK)
+        self.sock.shutdown(socket.SHUT_WR)
+
+    def _read(self):
+        while data := self.sock.recv(1 << 18):
+            self.got.update(data)
+            self.bytes += len(data)
+
+    def alive(self):
+        return all(t.is_alive() for t in self.threads)
+
+    def stop(self):
+        """Whether all came back as it was sent."""
+        self.stopping.set()
+        for t in self.threads:
+            t.join(90)
+        self.sock.close()
+        return not self.error and self.got.digest() == self.sent.digest()
+
+
+def connections(hub):
+    return int(hub.metric("warren_reverse_connections"))
+
+
+@pytest.fixture
+def short_quiet(bench):
+    return bench.hub(env={"WARREN_REVERSE_QUIET": "2s"})
+
+
+def test_connections_come_with_load_and_go_after_a_quiet_time(short_quiet, echo_server):
+    hub = short_quiet
+    agent = hub.agent("a1")
+    address = endpoint(hub.tunnel(echo_server.address))
+    wait_until(lambda: connections(hub) == 1, "one connection for a lease")
+    quiet = connect(address)
+    assert exchange(quiet, b"before") == b"before"
+
+    flows = [Flow(address) for _ in range(3)]
+    wait_until(lambda: connections(hub) == 4, "one for each bulk stream, one for the rest", 30)
+    wait_until(lambda: hub.metric("warren_stream_moves_total") >= 3, "the bulk streams to move", 30)
+    assert exchange(quiet, b"beside") == b"beside"
+    assert all(f.stop() for f in flows), [f.error for f in flows]
+    assert min(f.bytes for f in flows) > 0
+
+    wait_until(lambda: connections(hub) == 1, "the surplus to be closed", 30)
+    assert exchange(quiet, b"after") == b"after"
+    assert agent.process.alive()
+    assert "reverse connection lost" not in agent.process.log()
+
+
+def test_the_limit_of_connections_is_kept(bench, echo_server):
+    hub = bench.hub(env={"WARREN_LIMIT_REVERSE_CONNECTIONS": "2"})
+    hub.agent("a1")
+    address = endpoint(hub.tunnel(echo_server.address))
+    flows = [Flow(address) for _ in range(4)]
+    wait_until(lambda: all(f.bytes > 8 << 20 for f in flows), "every stream to get its share", 60)
+    assert connections(hub) == 2
+    assert all(f.stop() for f in flows), [f.error for f in flows]
+
+
+def established(hub):
+    """The other side's ports of the connections to the hub."""
+    out = run(["ss", "-Htn", "state", "established", f"( sport = :{hub.port} )"]).stdout
+    return {line.split()[3].rsplit(":", 1)[1] for line in out.splitlines()}
+
+
+def kill_connection(port, hub):
+    run(["ss", "-K", "dst", "127.0.0.1", "dport", "=", f":{port}", "sport", "=", f":{hub.port}"])
+
+
+def test_a_killed_connection_cuts_only_its_own_streams(short_quiet, echo_server):
+    hub = short_quiet
+    agent = hub.agent("a1")
+    before = established(hub)
+    address = endpoint(hub.tunnel(echo_server.address))
+    wait_until(lambda: len(established(hub) - before) == 1, "the first reverse connection")
+    flows = [Flow(address) for _ in range(3)]
+    wait_until(lambda: hub.metric("warren_stream_moves_total") >= 2, "two of them to move", 30)
+    wait_until(lambda: len(established(hub) - before) == 4, "four connections", 30)
+    victim = sorted(established(hub) - before)[-1]
+    kill_connection(victim, hub)
+    wait_until(lambda: sum(not f.alive() for f in flows) <= 1, "no more than one to be hit")
+    wait_until(lambda: connections(hub) == 4, "the lost one to be dialled again", 30)
+    alive = [f for f in flows if f.alive()]
+    assert len(alive) >= 2
+    marks = [f.bytes for f in alive]
+    wait_until(lambda: all(f.bytes > m + (1 << 20) for f, m in zip(alive, marks)), "the others to go on")
+    assert all(f.stop() for f in alive)
+    for f in flows:
+        f.stop()
+    assert agent.process.alive()
+
+
+def test_a_new_login_ends_every_connection_of_the_old_one(short_quiet, echo_server):
+    """The agent's process stands still while a copy of it logs in."""
+    hub = short_quiet
+    agent = hub.agent("a1")
+    address = endpoint(hub.tunnel(echo_server.address))
+    flows = [Flow(address) for _ in range(2)]
+    wait_until(lambda: connections(hub) == 3, "three connections", 30)
+    agent.process.signal(signal.SIGSTOP)
+    copy = Process([program("warren-agent"), "run", "--data", agent.data],
+                   os.path.join(agent.directory, "copy.log"))
+    try:
+        copy.start()
+        wait_until(lambda: not any(f.alive() for f in flows), "the old session's streams to end", 30)
+        wait_until(lambda: connections(hub) == 1, "the copy's one connection", 30)
+        hub.wait_active("web")
+        client = connect(address)
+        assert exchange(client, b"copy") == b"copy"
+    finally:
+        copy.stop()
+        agent.process.signal(signal.SIGCONT)
