@@ -12,7 +12,7 @@
 #include <unistd.h>
 
 #define ROOT_LIFE_DAYS   3653
-#define BACKDATE_MS      ((int64_t)3600 * 1000)
+#define BACKDATE_MS      ((int64_t)25 * 3600 * 1000) /* for agents whose clock is behind */
 #define DAY_MS           ((int64_t)24 * 3600 * 1000)
 #define SERIAL_BYTES     16
 #define SERVER_NAMES_MAX 64

@@ -68,9 +68,12 @@ void tunnel_share_clients(struct tunnel_object *o)
                   !o->owner->is_draining && tunnel_is_served(o);
     if (!shares && o->sharer)
         listener_stop(TAKE(o->sharer));
-    else if (shares && !o->sharer &&
-             listener_start(o->owner->loop, o->listen_fd, on_share, o, &o->sharer) < 0)
+    if (!shares || o->sharer)
+        return;
+    if (listener_start(o->owner->loop, o->listen_fd, on_share, o, &o->sharer) < 0)
         timer_start(&o->owner->serve_timer, SERVE_RETRY_MS);
+    else
+        listener_trust(o->sharer, o->owner->trust);
 }
 
 void tunnel_hold_clients(struct tunnel_object *o)
