@@ -11,6 +11,7 @@
 #include "fleet/session.h"
 #include "loop/io.h"
 #include "loop/notify.h"
+#include "net/tls.h"
 #include "tunnel/tunnel_agent.h"
 
 #include <signal.h>
@@ -178,6 +179,7 @@ static int start(struct agent *a, struct diag *d)
 {
     struct ceiling ceiling;
     io_raise_descriptor_limit();
+    tls_load_texts_late();
     gethostname(a->hostname, sizeof(a->hostname) - 1);
     random_bytes(&a->instance, sizeof(a->instance));
     text_hex(&a->instance, sizeof(a->instance), a->instance_text);

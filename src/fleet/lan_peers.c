@@ -15,7 +15,9 @@ static uint32_t rank_of(const char *a, const char *b)
         h = (h ^ (unsigned char)*s) * 16777619u;
     for (const char *s = second; *s; s++)
         h = (h ^ (unsigned char)*s) * 16777619u;
-    return h ^ h >> 15;
+    h = (h ^ h >> 16) * 0x85ebca6bu; /* ids may differ in few bits */
+    h = (h ^ h >> 13) * 0xc2b2ae35u;
+    return h ^ h >> 16;
 }
 
 static struct lan_peer *find(struct lan_peers *p, unsigned int link, const char *agent)

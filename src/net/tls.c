@@ -47,7 +47,7 @@ struct tls_client {
 
 static int fail(struct diag *d, const char *what)
 {
-    const char *reason = ERR_reason_error_string(ERR_peek_last_error());
+    const char *reason = tls_error_text(ERR_peek_last_error());
     int rc = diag_set(d, ERR_TLS, "%s: %s", what, reason ? reason : "unknown reason");
     ERR_clear_error();
     return rc;
@@ -492,7 +492,7 @@ int tls_diagnose(const SSL *ssl, struct diag *d)
 {
     unsigned long e = ERR_peek_error();
     int reason = ERR_GET_REASON(e);
-    const char *text = ERR_reason_error_string(e);
+    const char *text = tls_error_text(e);
     long verified = SSL_get_verify_result(ssl);
     int rc;
     if (reason == SSL_R_CERTIFICATE_VERIFY_FAILED && verified != X509_V_OK) {

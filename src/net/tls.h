@@ -60,6 +60,10 @@ struct tls_client_config {
     bool insecure;                   /* no verification at all: only for tools that say so */
 };
 
+/* For a small process, before anything else of TLS: the texts of its errors are loaded when the
+ * first of them is needed. */
+void tls_load_texts_late(void);
+
 int tls_client_new(const struct tls_client_config *cfg, struct tls_client **ret, struct diag *d);
 struct tls_client *tls_client_ref(struct tls_client *t);
 void tls_client_unref(struct tls_client *t);

@@ -27,3 +27,6 @@ int tls_names_use(const struct tls_names *n, const char *host, SSL *ssl);
 
 /* Turns OpenSSL's error queue and verification result into a code and a text; empties the queue. */
 int tls_diagnose(const SSL *ssl, struct diag *d);
+
+/* OpenSSL's text for an error code, or NULL. Any thread. */
+const char *tls_error_text(unsigned long e);
