@@ -6,6 +6,7 @@
 #   make lint            format, layers, REST contract, static analysis
 #   make bench           measures against loopback, ssh -R and haproxy
 #   make fuzz            FUZZ_SECONDS=30 for each parser
+#   make soak            SOAK_SECONDS=90 of random tunnels, clients and faults; SOAK_SEED= repeats
 #   make install         PREFIX=/usr/local DESTDIR=
 #
 # SANITIZE=address,undefined or SANITIZE=thread gives any of them its own instrumented build.
@@ -17,6 +18,8 @@ JOBS     ?= $(shell nproc)
 TESTS    ?= tests/system
 WORKERS  ?= 4
 FUZZ_SECONDS ?= 30
+SOAK_SECONDS ?= 90
+SOAK_SEED ?=
 CC       := $(if $(filter default,$(origin CC)),gcc,$(CC))
 CXX      := $(if $(filter default,$(origin CXX)),g++,$(CXX))
 PYTHON   := /usr/bin/python3
@@ -59,10 +62,14 @@ bench: deps-build-demo-bench compile
 fuzz: deps-build-fuzz
 	scripts/fuzz $(FUZZ_SECONDS)
 
+soak: deps-build-demo-test compile
+	WARREN_BUILD=$(abspath $(BUILD)) SANITIZE=$(SANITIZE) \
+	    $(PYTHON) tests/soak/soak.py --seconds $(SOAK_SECONDS) $(if $(SOAK_SEED),--seed $(SOAK_SEED))
+
 install: build
 	meson install -C $(BUILD) --no-rebuild
 
 clean:
 	rm -rf build build-*
 
-.PHONY: all compile build unit system test demo lint bench fuzz install clean
+.PHONY: all compile build unit system test demo lint bench fuzz soak install clean

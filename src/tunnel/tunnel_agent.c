@@ -531,11 +531,13 @@ static void on_renew_timer(struct timer *timer)
     struct rpc_client *rpc = session_rpc(ta->session);
     uint64_t now = loop_now_ms(ta->cfg.loop);
     timer_start(timer, ta->renew_ms);
+    bool has_slept = ta->leases && now - ta->renewed_ms > ta->lease_ms;
+    if (has_slept)
+        drop_all(ta, "not renewed in time");
     if (!ta->leases)
         ta->renewed_ms = now;
-    else if (now - ta->renewed_ms > ta->lease_ms)
-        drop_all(ta, "not renewed in time");
-    else if (rpc && !ta->renewing)
+    /* With nothing to renew, it tells the hub that we are awake again. */
+    if ((ta->leases || has_slept) && rpc && !ta->renewing)
         renew(ta, rpc);
 }
 

@@ -72,6 +72,8 @@ static void on_timer(struct timer *t)
 void tunnel_peer_renew(struct tunnel_peer *p)
 {
     p->expires_ms = loop_now_ms(p->owner->loop) + LEASE_LIFE_MS;
+    if (tunnel_peer_is_silent(p))
+        tunnel_plan_later(network_of(p));
     p->silent_until_ms = 0;
     if (!timer_is_running(&p->timer))
         timer_start(&p->timer, LEASE_LIFE_MS);

@@ -20,6 +20,7 @@ struct crew {
     struct tunnel_peer **peers;
     bool *is_able;
     uint32_t n;
+    uint64_t until_ms; /* loop time at which an agent's silence ends; UINT64_MAX: nobody's */
 };
 
 /* SPREAD_NOBODY: nobody, or an agent that has left the network. */
@@ -138,6 +139,7 @@ static void gather_crew(struct crew *c, struct tunnels *ts, const char *network)
     struct fleet_agent *a;
     c->peers = mem_new((room + 1) * sizeof(struct tunnel_peer *));
     c->is_able = mem_new((room + 1) * sizeof(bool));
+    c->until_ms = UINT64_MAX;
     if (!n)
         return;
     DL_FOREACH2 (n->agents, a, next_in_network) {
@@ -147,6 +149,8 @@ static void gather_crew(struct crew *c, struct tunnels *ts, const char *network)
         p->index = c->n;
         c->is_able[c->n] = !tunnel_peer_is_draining(p) && !tunnel_peer_is_silent(p);
         has_able |= c->is_able[c->n];
+        if (tunnel_peer_is_silent(p) && p->silent_until_ms < c->until_ms)
+            c->until_ms = p->silent_until_ms;
         c->peers[c->n++] = p;
     }
     for (uint32_t i = 0; !has_able && i < c->n; i++)
@@ -175,6 +179,14 @@ static bool reaches(void *arg, uint32_t tunnel, uint32_t agent)
     return !o->misses || !tunnel_miss_of(o, p->crew.peers[agent]);
 }
 
+static void plan_at(struct tunnel_network *n, uint64_t at_ms)
+{
+    uint64_t now = loop_now_ms(n->owner->loop);
+    if (timer_is_running(&n->plan_timer) && n->plan_timer.due_ms <= at_ms)
+        return;
+    timer_start(&n->plan_timer, at_ms > now ? at_ms - now : 0);
+}
+
 static void make_plan(struct tunnel_network *n)
 {
     struct plan p = {0};
@@ -191,6 +203,8 @@ static void make_plan(struct tunnel_network *n)
         if (!tunnel_phase_is_over(o->t.phase) && o->t.spec.spread == TUNNEL_SPREAD_CONNECTION)
             settle_all(o, &p.crew);
     }
+    if (p.crew.until_ms != UINT64_MAX)
+        plan_at(n, p.crew.until_ms);
     plan_done(&p);
 }
 
@@ -200,14 +214,6 @@ void tunnel_plan_timer(struct timer *t)
     n->planned_ms = loop_now_ms(n->owner->loop);
     if (!n->owner->is_draining)
         make_plan(n);
-}
-
-static void plan_at(struct tunnel_network *n, uint64_t at_ms)
-{
-    uint64_t now = loop_now_ms(n->owner->loop);
-    if (timer_is_running(&n->plan_timer) && n->plan_timer.due_ms <= at_ms)
-        return;
-    timer_start(&n->plan_timer, at_ms > now ? at_ms - now : 0);
 }
 
 void tunnel_plan(struct tunnel_network *n)

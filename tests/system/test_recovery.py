@@ -235,3 +235,20 @@ def test_the_hub_may_be_restarted_while_the_agent_waits(bench, hub, echo_server)
         return tunnel["status"]["endpoint"] and serves(endpoint(tunnel), timeout=1)
     wait_until(served, "the tunnel after the restart", 5)
     assert time.monotonic() - started < 5 * SLOW
+
+
+def test_an_agent_that_was_frozen_while_it_was_offered_a_lease_serves_again(hub, echo_server):
+    hub.agent("a1")
+    frozen = hub.agent("a2")
+    hub.tunnel(echo_server.address, spread="connection")
+    frozen.process.signal(signal.SIGSTOP)
+    hub.tunnel(echo_server.address, name="later", spread="connection")
+    frozen.hub.process.wait_log("does not take what it is offered", 10)
+    stopped = time.monotonic()
+    wait_until(lambda: time.monotonic() > stopped + 9, "its leases to end", 20)
+    frozen.process.signal(signal.SIGCONT)
+
+    def both_hold():
+        return all([lease["phase"] for lease in hub.admin.get(f"/api/v1/tunnels/{name}")["status"]["leases"]]
+                   == ["held", "held"] for name in ("web", "later"))
+    wait_until(both_hold, "both agents to hold both tunnels", 10)
