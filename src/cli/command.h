@@ -61,7 +61,7 @@ struct flag_set {
 
 struct call;
 
-#define COMMAND_SETS_MAX   6
+#define COMMAND_SETS_MAX   8
 #define COMMAND_WORDS_SIZE 64
 #define ARGS_ANY           SIZE_MAX
 

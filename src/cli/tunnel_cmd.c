@@ -5,6 +5,7 @@
 #include "base/macro.h"
 #include "base/mem.h"
 #include "cli/object_cmd.h"
+#include "cli/tunnel_access_cmd.h"
 #include "cli/watch.h"
 
 #include <string.h>
@@ -78,15 +79,19 @@ static int access_body(struct call *c, json_t **ret)
 {
     const char *listen = call_text(c, "--listen");
     const char *internal = call_text(c, "--internal");
-    bool is_given = call_is_given(c, "--listen"), has_none = call_is_given(c, "--no-listen");
-    if (is_given && has_none)
-        return call_fail(c, ERR_USAGE, NULL, "--listen and --no-listen exclude each other");
+    bool has_name;
     TRY(check_address(c, "--listen", true));
     json_t *access = json_object();
-    if (has_none)
+    int rc = access_from_flags(c, access, &has_name);
+    if (rc < 0) {
+        json_decref(access);
+        return rc;
+    }
+    if (call_is_given(c, "--no-listen"))
         json_object_set_new(access, "endpoint", json_null());
-    else if (listen)
-        json_object_set_new(access, "endpoint", json_pack("{s:s}", "listen", listen));
+    else if (listen && !has_name)
+        json_object_set_new(access, "endpoint",
+                            json_pack("{s:s, s:n, s:n}", "listen", listen, "host", "sni"));
     if (internal)
         json_object_set_new(access, "internal", json_boolean(strcmp(internal, "yes") == 0));
     *ret = access;
@@ -97,6 +102,8 @@ static int access_body(struct call *c, json_t **ret)
 static void add_target_options(struct call *c, json_t *target)
 {
     const char *proxy = call_text(c, "--proxy-protocol");
+    if (call_text(c, "--protocol"))
+        json_object_set_new(target, "protocol", json_string(call_text(c, "--protocol")));
     if (proxy)
         json_object_set_new(target, "proxy_protocol",
                             strcmp(proxy, "none") == 0 ? json_null() : json_string(proxy));
@@ -133,11 +140,10 @@ static int create_body(struct call *c, json_t **ret)
     json_t *access = NULL;
     TRY(check_address(c, "--target", false));
     TRY(access_body(c, &access));
-    *ret = json_pack("{s:s, s:{s:{s:s, s:s, s:s}, s:o, s:s?, s:s?}}", "name",
-                     call_text(c, "--name"), "spec", "target", "network", call_text(c, "--network"),
-                     "address", call_text(c, "--target"), "protocol", call_text(c, "--protocol"),
-                     "access", access, "idle_timeout", call_text(c, "--idle-timeout"), "ttl",
-                     call_text(c, "--ttl"));
+    *ret = json_pack("{s:s, s:{s:{s:s, s:s}, s:o, s:s?, s:s?}}", "name", call_text(c, "--name"),
+                     "spec", "target", "network", call_text(c, "--network"), "address",
+                     call_text(c, "--target"), "access", access, "idle_timeout",
+                     call_text(c, "--idle-timeout"), "ttl", call_text(c, "--ttl"));
     add_target_options(c, json_object_get(json_object_get(*ret, "spec"), "target"));
     add_serving_options(c, json_object_get(*ret, "spec"));
     return 0;
@@ -236,12 +242,19 @@ static int run_update(struct call *c)
 
 static const char *const yes_no[] = {"yes", "no", NULL};
 
-static const char *const protocols[] = {"tcp", "udp", NULL};
+static const char *const protocols[] = {"tcp", "udp", "http", "https", NULL};
 
 #define IDLE_HELP     "UDP: forget a client that was silent for so long; without it, 2m."
 #define TARGET_HELP   "Where the agents reach the service."
 #define LISTEN_HELP   "Where the hub listens for clients; port 0 lets it pick one."
 #define INTERNAL_HELP "Whether it can be reached inside Warren, by proxy and mounts."
+
+#define PROTOCOL_FLAG                                                                            \
+    {                                                                                            \
+        .name = "--protocol", .type = FLAG_CHOICE, .metavar = "PROTOCOL", .choices = protocols,  \
+        .candidates = CANDIDATES_CHOICES,                                                        \
+        .help = "What the service speaks: tcp (if not given) or udp; with --host http or https." \
+    }
 
 #define PROXY_PROTOCOL_FLAG                                                              \
     {                                                                                    \
@@ -268,13 +281,7 @@ static const struct flag_row create_rows[] = {
      .metavar = "HOST:PORT",
      .is_required = true,
      .help = TARGET_HELP},
-    {.name = "--protocol",
-     .type = FLAG_CHOICE,
-     .metavar = "tcp|udp",
-     .fallback = "tcp",
-     .choices = protocols,
-     .candidates = CANDIDATES_CHOICES,
-     .help = "What clients and the service speak."},
+    PROTOCOL_FLAG,
     PROXY_PROTOCOL_FLAG,
     {.name = "--listen",
      .type = FLAG_TEXT,
@@ -299,6 +306,7 @@ static const struct flag_set create_flags = {"Flags", create_rows, ARRAY_SIZE(cr
 
 static const struct flag_row update_rows[] = {
     {.name = "--target", .type = FLAG_TEXT, .metavar = "HOST:PORT", .help = TARGET_HELP},
+    PROTOCOL_FLAG,
     PROXY_PROTOCOL_FLAG,
     {.name = "--listen", .type = FLAG_TEXT, .metavar = "ADDR:PORT", .help = LISTEN_HELP},
     {.name = "--no-listen", .type = FLAG_SWITCH, .help = "No listener at the hub any more."},
@@ -387,10 +395,12 @@ static const struct command rows[] = {
     {.words = "tunnel create",
      .summary = "Makes a service of a network reachable at the hub.",
      .run = run_create,
-     .flags = REMOTE_FLAGS(&create_flags, &serving_flags, &wait_flags),
+     .flags = REMOTE_FLAGS(&create_flags, &access_flags, &serving_flags, &wait_flags),
      .examples = "warren tunnel create --name web --network shop-17 --target 10.0.0.17:80 --wait\n"
                  "warren tunnel create --name ssh --network shop-17 --target 10.0.0.5:22 \\\n"
                  "    --listen 0.0.0.0:2222 --ttl 2h\n"
+                 "warren tunnel create --name shop --network shop-17 --target 10.0.0.17:80 \\\n"
+                 "    --host shop.tunnels.example.org --auth tenant-login\n"
                  "warren tunnel create --name snmp --network shop-17 --target 10.0.0.9:161 \\\n"
                  "    --protocol udp --listen 0.0.0.0:1161"},
     {.words = "tunnel list",
@@ -412,7 +422,8 @@ static const struct command rows[] = {
      .min_args = 1,
      .max_args = 1,
      .arg_candidates = CANDIDATES_TUNNEL,
-     .flags = REMOTE_FLAGS(&update_flags, &serving_flags, &if_version_flags, &wait_flags),
+     .flags =
+         REMOTE_FLAGS(&update_flags, &access_flags, &serving_flags, &if_version_flags, &wait_flags),
      .details = "A new target serves new connections, open ones stay. A new listener closes the "
                 "old one with its connections."},
     {.words = "tunnel delete",

@@ -207,15 +207,15 @@ static int check(struct gateway_exchange *x, struct conn *c, const char **reason
     *reason = "this is no name of a host";
     if (!x->authority || gateway_host(x->authority, x->host) < 0)
         return 400;
-    *reason = "the connection was made to another host";
-    if (is_misdirected(x, c))
-        return 421;
     *reason = "the method is not allowed here";
     if (!x->is_websocket && (strcmp(x->method, "CONNECT") == 0 || strcmp(x->method, "TRACE") == 0))
         return 405;
     *reason = "the request's target is malformed, or of another host";
     if (!http_is_token(x->method) || gateway_target(x->method, x->target, x->host, &x->target) < 0)
         return 400;
+    *reason = "the connection was made to another host";
+    if (is_misdirected(x, c))
+        return 421;
     *reason = "too many requests are being served; try again";
     if (g->stats.exchanges > g->limits.exchanges ||
         x->source->in_flight > g->server->limits.requests_per_addr)

@@ -143,7 +143,7 @@ static void side_begin(struct gateway_exchange *x, int status, const struct http
         return;
     }
     h->is_chunked = has_body && length < 0 && !is_old;
-    if (!x->stream && status == 400)
+    if (x->refuse_status)
         h->close_after = true;
     if (!h->parser.head.keep_alive || !h->parser.ended || is_draining(h) ||
         (has_body && length < 0 && is_old))

@@ -7,7 +7,8 @@
 #include "http/internal.h"
 #include "wire/http1.h"
 
-#define GATEWAY_BODY_MAX 65536 /* bytes of a request that wait for its target: then none is read \
+#define GATEWAY_BODY_MAX                                                                         \
+    65536                      /* bytes of a request that wait for its target: then none is read \
                                 */
 #define GATEWAY_OUT_MAX 131072 /* bytes of an answer that wait for its client: the same */
 #define GATEWAY_OWN_MAX 8192   /* the body of a request to GATEWAY_OWN_PATH */

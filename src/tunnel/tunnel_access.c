@@ -136,15 +136,20 @@ int tunnel_access_parse(const json_t *access, struct tunnel_access *ret, struct 
     return 0;
 }
 
+static bool is_v4_range(const struct tunnel_source *s)
+{
+    static const uint8_t mapped[12] = {0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff};
+    return memcmp(s->ip, mapped, sizeof(mapped)) == 0 && s->prefix >= 96;
+}
+
 /* ---- writing ---- */
 
 static json_t *source_json(const struct tunnel_source *s)
 {
-    static const uint8_t v4_prefix[12] = {0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff};
     char ip[INET6_ADDRSTRLEN], text[INET6_ADDRSTRLEN + 8];
-    bool is_v4 = memcmp(s->ip, v4_prefix, sizeof(v4_prefix)) == 0 && s->prefix >= 96;
-    inet_ntop(is_v4 ? AF_INET : AF_INET6, is_v4 ? s->ip + 12 : s->ip, ip, sizeof(ip));
-    snprintf(text, sizeof(text), "%s/%d", ip, is_v4 ? s->prefix - 96 : s->prefix);
+    bool v4 = is_v4_range(s);
+    inet_ntop(v4 ? AF_INET : AF_INET6, v4 ? s->ip + 12 : s->ip, ip, sizeof(ip));
+    snprintf(text, sizeof(text), "%s/%d", ip, v4 ? s->prefix - 96 : s->prefix);
     return json_string(text);
 }
 
@@ -180,10 +185,11 @@ int tunnel_access_keep(struct tunnel_access *a, const struct tunnel_access *old,
     return 0;
 }
 
-bool tunnel_access_has_secret(const struct tunnel_access *a)
+bool tunnel_access_has_news(const struct tunnel_access *a, const struct tunnel_access *old)
 {
     for (size_t i = 0; i < a->n_users; i++) {
-        if (a->users[i].secret[0])
+        const struct tunnel_user *u = &a->users[i], *was = tunnel_access_user(old, u->name);
+        if (u->is_plain || (u->secret[0] && (!was || strcmp(was->secret, u->secret) != 0)))
             return true;
     }
     return false;
@@ -206,12 +212,19 @@ int tunnel_access_hash(struct tunnel_access *a)
 
 /* ---- checking ---- */
 
+static bool is_v4(const struct addr *a)
+{
+    return a->sa.sa_family == AF_INET ||
+           (a->sa.sa_family == AF_INET6 && IN6_IS_ADDR_V4MAPPED(&a->in6.sin6_addr));
+}
+
+/* A range of IPv6 such as ::/0 says nothing about IPv4. */
 bool tunnel_access_admits(const struct tunnel_access *a, const struct addr *from)
 {
     for (size_t i = 0; i < a->n_sources; i++) {
         struct addr_rule rule = {.prefix = a->sources[i].prefix};
         memcpy(rule.ip, a->sources[i].ip, sizeof(rule.ip));
-        if (addr_rule_match(&rule, from))
+        if (is_v4_range(&a->sources[i]) == is_v4(from) && addr_rule_match(&rule, from))
             return true;
     }
     return a->n_sources == 0;

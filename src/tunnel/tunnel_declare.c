@@ -127,7 +127,8 @@ static int fill_changed(struct tunnel_put *w, const struct tunnel_object *o, str
 {
     struct tunnel_spec to = w->t.spec;
     json_t *now = declared_json(&o->t);
-    w->is_changed = !json_equal(now, w->declared) || tunnel_access_has_secret(&to.who);
+    w->is_changed =
+        !json_equal(now, w->declared) || tunnel_access_has_news(&to.who, &o->t.spec.who);
     json_decref(now);
     TRY(tunnel_access_keep(&to.who, &o->t.spec.who, d));
     TRY(tunnel_check_host(w->tunnels, &to, o->t.id, d));

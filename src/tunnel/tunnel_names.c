@@ -72,9 +72,9 @@ bool tunnel_names_has_sni(struct tunnel_names *n)
 int tunnel_names_check(struct tunnel_names *n, const char *text, const char *tunnel)
 {
     const struct name *name = find(n, text);
-    if (!name || strcmp(name->tunnel, tunnel) == 0)
-        return 0;
-    return name->tunnel[0] ? ERR_EXISTS : ERR_DENIED;
+    if (name && !name->tunnel[0])
+        return ERR_DENIED;
+    return name && strcmp(name->tunnel, tunnel) != 0 ? ERR_EXISTS : 0;
 }
 
 static void put(struct tunnel_names *n, const char *text, enum tunnel_name_kind kind,

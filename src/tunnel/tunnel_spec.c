@@ -66,7 +66,7 @@ int tunnel_get_string(const json_t *object, const char *key, const char *field,
                       const char *fallback, const char **ret, struct diag *d)
 {
     const json_t *v = json_object_get(object, key);
-    if (!v && fallback) {
+    if ((!v || json_is_null(v)) && fallback) {
         *ret = fallback;
         return 0;
     }
@@ -105,9 +105,9 @@ static int parse_target(const json_t *target, struct tunnel_spec *spec,
     if (host_port_parse(address, false, &spec->target, &cause) < 0)
         return diag_set_field(d, ERR_INVALID, "spec.target.address", "%s", diag_text(&cause));
     if (parse_protocol(protocol, &spec->protocol) < 0)
-        return diag_set_field(d, ERR_INVALID, "spec.target.protocol",
-                              "'%.20s' is not a protocol of this hub; it has: tcp, udp, http, https",
-                              protocol);
+        return diag_set_field(
+            d, ERR_INVALID, "spec.target.protocol",
+            "'%.20s' is not a protocol of this hub; it has: tcp, udp, http, https", protocol);
     return 0;
 }
 

@@ -20,13 +20,7 @@
 #define TUNNEL_IDLE_MIN_MS 1000
 #define TUNNEL_IDLE_MAX_MS (24 * 3600 * 1000)
 
-enum tunnel_protocol {
-    TUNNEL_TCP,
-    TUNNEL_UDP,
-    TUNNEL_HTTP,
-    TUNNEL_HTTPS,
-    TUNNEL_PROTOCOL_COUNT
-};
+enum tunnel_protocol { TUNNEL_TCP, TUNNEL_UDP, TUNNEL_HTTP, TUNNEL_HTTPS, TUNNEL_PROTOCOL_COUNT };
 const char *tunnel_protocol_name(enum tunnel_protocol protocol);
 
 /* Who serves: one agent of the network at a time, or all of them, each connection its own. */
