@@ -346,6 +346,7 @@ void http_h2_take(struct http_server *s, struct conn *c)
     timer_start(&l->idle, s->limits.idle_ms);
     const struct h2conn_config cfg = {
         .h2 = {.is_server = true,
+               .enable_connect = s->on_connect_stream != NULL,
                .max_streams = MAX(s->limits.requests_per_conn, (uint32_t)PROXY_STREAMS),
                .stream_window = 128 * 1024,
                .stream_window_max = 2048 * 1024,

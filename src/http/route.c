@@ -79,11 +79,18 @@ static void allow(struct http_request *req, const char **list, const char *metho
         allow(req, list, "HEAD");
 }
 
+static bool asks_for_udp(struct http_request *req)
+{
+    const char *connection = http_header(req, "connection"), *upgrade = http_header(req, "upgrade");
+    return strcmp(req->method, "GET") == 0 && connection && upgrade &&
+           http_value_has(connection, "upgrade") && http_value_has(upgrade, "connect-udp");
+}
+
 int http_route_find(struct http_server *s, struct http_request *req)
 {
     uint64_t best = 0;
     const char *allowed = "";
-    if (strcmp(req->method, "CONNECT") == 0 && s->connect.handler) {
+    if (s->connect.handler && (strcmp(req->method, "CONNECT") == 0 || asks_for_udp(req))) {
         req->route = &s->connect;
         req->ctx = s->connect_ctx;
         return 0;

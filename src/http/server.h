@@ -131,8 +131,10 @@ void http_request_release(struct http_request *req);
 /* --- CONNECT (RFC 9110 section 9.3.6) ----------------------------------------------------------
  */
 
-/* Serves CONNECT: http_path is the authority that the client asked for. The route is public: the
- * handler itself judges Proxy-Authorization. Without one CONNECT is refused. */
+/* Serves CONNECT: http_path is the authority that the client asked for; and what in HTTP/1.1 stands
+ * for extended CONNECT with connect-udp, a GET that offers to upgrade to it (RFC 9298 section 3.2).
+ * The route is public: the handler itself judges Proxy-Authorization. Without one CONNECT is
+ * refused. */
 void http_server_on_connect(struct http_server *s,
                             void (*handler)(struct http_request *req, void *ctx), void *ctx);
 

@@ -21,8 +21,6 @@
 #include <assert.h>
 #include <utlist.h>
 
-#define CONNECT_PROTOCOL_SETTING 8 /* RFC 8441 section 3 */
-
 struct flow {
     struct h2_stream *stream; /* NULL once closed */
     struct h2conn *hc;
@@ -307,7 +305,6 @@ static struct flow *make(struct h2conn *hc, struct flow_set *set, const struct f
 static int request(struct flow *f, const struct flow_open_params *p)
 {
     char path[CONNECT_UDP_PATH_SIZE];
-    uint32_t knows_connect = 0;
     connect_udp_path(p->target, path);
     struct h2_header headers[16] = {{":method", "CONNECT"},       {":protocol", "connect-udp"},
                                     {":scheme", "https"},         {":path", path},
@@ -315,12 +312,12 @@ static int request(struct flow *f, const struct flow_open_params *p)
     assert(p->n_headers <= ARRAY_SIZE(headers) - 6);
     for (size_t i = 0; i < p->n_headers; i++)
         headers[i + 6] = p->headers[i];
-    struct h2 *h2 = h2conn_session(f->hc);
     if (h2conn_is_ending(f->hc))
         return ERR_UNAVAILABLE;
-    if (!h2_peer_setting(h2, CONNECT_PROTOCOL_SETTING, &knows_connect) || !knows_connect)
+    if (!h2conn_takes_protocols(f->hc))
         return ERR_UNSUPPORTED;
-    return h2_request(h2, headers, p->n_headers + 6, true, &stream_ops, f, &f->stream);
+    return h2_request(h2conn_session(f->hc), headers, p->n_headers + 6, true, &stream_ops, f,
+                      &f->stream);
 }
 
 int flow_open(struct h2conn *hc, const struct flow_open_params *p, struct flow **ret)

@@ -12,6 +12,7 @@
 #define DEAD_MS                   10000
 #define MIXED_UNSENT              (32u << 10)
 #define BUSY_BYTES                (1u << 20) /* in a tick: worth another measurement of the path */
+#define CONNECT_PROTOCOL_SETTING  8
 #define DEFAULT(value, otherwise) ((value) ? (value) : (otherwise))
 
 struct h2conn {
@@ -276,6 +277,12 @@ void h2conn_batch_cancel(struct h2conn_batch *b)
         return;
     DL_DELETE(b->hc->batch, b);
     b->hc = NULL;
+}
+
+bool h2conn_takes_protocols(const struct h2conn *hc)
+{
+    uint32_t value;
+    return h2_peer_setting(hc->h2, CONNECT_PROTOCOL_SETTING, &value) && value == 1;
 }
 
 bool h2conn_is_ending(const struct h2conn *hc)

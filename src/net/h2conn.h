@@ -39,6 +39,9 @@ struct loop *h2conn_loop(const struct h2conn *hc);
 void *h2conn_arg(const struct h2conn *hc);
 struct h2conn *h2conn_of(const struct h2_stream *s);
 
+/* Client: whether the server takes extended CONNECT (RFC 8441 section 3). */
+bool h2conn_takes_protocols(const struct h2conn *hc);
+
 bool h2conn_is_ending(const struct h2conn *hc); /* lost, or being closed: no new streams */
 
 /* Work gathered while a batch of input is taken apart, done once at its end, while the bytes of all

@@ -74,6 +74,9 @@ struct relay_open_params {
     struct relay_set *set;
     const struct relay_ops *ops;
     void *arg;
+    /* Not NULL: of a connect-udp request instead (RFC 9298); the bytes both ways are capsules then,
+     * which the relay does not look into. */
+    const char *udp_path;
     bool is_local;      /* one end of a socketpair: see relay_other_ended */
     const void *prefix; /* sent before the socket's bytes, not counted as theirs; may be NULL */
     uint16_t prefix_len;
@@ -83,7 +86,8 @@ struct relay_open_params {
 };
 
 /* Hub: asks the agent behind `hc` to connect, and relays `fd` (taken, also on failure, when it is
- * reset; its options are the caller's affair). ERR_LIMIT, ERR_UNAVAILABLE as of h2_request. */
+ * reset; its options are the caller's affair). ERR_LIMIT, ERR_UNAVAILABLE as of h2_request,
+ * ERR_UNSUPPORTED as of flow_open. */
 int relay_open(struct h2conn *hc, int fd, const struct relay_open_params *p, struct relay **ret);
 
 /* A local socket cannot say "reset": who closes its other end tells how that end went, always. An
@@ -112,7 +116,7 @@ struct relay *relay_await(struct h2_stream *s, struct relay_set *set, const stru
 /* Relays a local socket (taken, also on failure), into which early bytes go at once; then, when the
  * target is reached, answers 200. relay_other_ended counts here too. */
 int relay_begin(struct relay *r, int fd);
-void relay_confirm(struct relay *r);
+void relay_confirm(struct relay *r, const struct h2_header *headers, size_t n); /* beside :status */
 /* Answers with the error's status and Proxy-Status, or with these headers; on_end follows. */
 void relay_fail(struct relay *r, int err, const struct h2_header *headers, size_t n);
 

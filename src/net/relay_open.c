@@ -15,6 +15,7 @@
 #include <utlist.h>
 
 #define KEEPALIVE_S 60
+#define HEADERS_MAX 16
 
 static struct relay *make(struct h2conn *hc, struct relay_set *set, const struct relay_ops *ops,
                           void *arg)
@@ -66,12 +67,27 @@ static struct prefix *copy_prefix(const struct relay_open_params *p)
     return prefix;
 }
 
+static size_t fill_headers(const struct relay_open_params *p, struct h2_header out[HEADERS_MAX])
+{
+    size_t n = 0;
+    out[n++] = (struct h2_header){":method", "CONNECT"};
+    out[n++] = (struct h2_header){":authority", p->authority};
+    if (p->udp_path) {
+        out[n++] = (struct h2_header){":protocol", "connect-udp"};
+        out[n++] = (struct h2_header){":scheme", "https"};
+        out[n++] = (struct h2_header){":path", p->udp_path};
+        out[n++] = (struct h2_header){"capsule-protocol", "?1"};
+    }
+    assert(p->n_headers <= HEADERS_MAX - n);
+    for (size_t i = 0; i < p->n_headers; i++)
+        out[n++] = p->headers[i];
+    return n;
+}
+
 int relay_open(struct h2conn *hc, int fd, const struct relay_open_params *p, struct relay **ret)
 {
-    struct h2_header headers[16] = {{":method", "CONNECT"}, {":authority", p->authority}};
-    assert(p->n_headers <= ARRAY_SIZE(headers) - 2);
-    for (size_t i = 0; i < p->n_headers; i++)
-        headers[i + 2] = p->headers[i];
+    struct h2_header headers[HEADERS_MAX];
+    size_t n_headers = fill_headers(p, headers);
     struct relay *r = make(hc, p->set, p->ops, p->arg);
     r->is_hub = true;
     r->is_local = p->is_local;
@@ -81,8 +97,10 @@ int relay_open(struct h2conn *hc, int fd, const struct relay_open_params *p, str
     int rc = io_start(&r->io, h2conn_loop(hc), fd, relay_on_event);
     if (rc == 0 && h2conn_is_ending(hc))
         rc = ERR_UNAVAILABLE;
+    if (rc == 0 && p->udp_path && !h2conn_takes_protocols(hc))
+        rc = ERR_UNSUPPORTED;
     if (rc == 0)
-        rc = h2_request(h2conn_session(hc), headers, p->n_headers + 2, true, &relay_stream_ops, r,
+        rc = h2_request(h2conn_session(hc), headers, n_headers, true, &relay_stream_ops, r,
                         &r->stream);
     if (rc < 0) {
         r->io.fd = fd;
@@ -144,12 +162,16 @@ int relay_begin(struct relay *r, int fd)
     return rc;
 }
 
-void relay_confirm(struct relay *r)
+void relay_confirm(struct relay *r, const struct h2_header *headers, size_t n)
 {
+    struct h2_header all[HEADERS_MAX] = {{":status", "200"}};
+    assert(n < HEADERS_MAX);
     if (r->is_cut || !r->stream)
         return;
     r->is_open = true;
-    h2_respond(r->stream, H2_HEADERS({":status", "200"}), 1, true);
+    for (size_t i = 0; i < n; i++)
+        all[i + 1] = headers[i];
+    h2_respond(r->stream, all, n + 1, true);
     if (r->ops && r->ops->on_open)
         r->ops->on_open(r->arg, r);
     relay_shut_if_done(r);
@@ -185,7 +207,7 @@ static void on_dialled(void *arg, const struct dial_result *res)
     }
     r->peer = res->peer;
     watch_target(res->fd);
-    relay_confirm(r);
+    relay_confirm(r, NULL, 0);
 }
 
 static int check_target(void *arg, const struct addr *a)

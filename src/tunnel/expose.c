@@ -10,6 +10,7 @@
 #include "net/proxy_gate.h"
 #include "net/relay.h"
 #include "tunnel/expose_internal.h"
+#include "wire/connect_udp.h"
 #include "wire/http1.h"
 #include "wire/proxy_status.h"
 
@@ -277,10 +278,15 @@ static void free_if_gone(struct client *c)
     exposure_release(e);
 }
 
-static void say_opened(struct bridge *b)
+static void say_opened(struct bridge *b, bool is_udp)
 {
     CLEANUP(buf_done) struct buf head = {0};
-    http1_put_status(&head, 200);
+    http1_put_status(&head, is_udp ? 101 : 200);
+    if (is_udp) { /* RFC 9298 section 3.3 */
+        http1_put_field(&head, "connection", "Upgrade");
+        http1_put_field(&head, "upgrade", "connect-udp");
+        http1_put_field(&head, "capsule-protocol", "?1");
+    }
     http1_put_end(&head);
     bridge_say(b, head.data, head.len);
 }
@@ -324,7 +330,7 @@ static void on_relay_open(void *arg, struct relay *r)
     struct client *c = arg;
     exposure_tell_target(c->exposure, 0);
     if (c->bridge)
-        say_opened(c->bridge);
+        say_opened(c->bridge, c->exposure->udp != NULL);
     if (c->dial)
         exposure_dial_opened(c->dial);
 }
@@ -366,7 +372,7 @@ static size_t write_proxy_header(const struct exposure *e, int fd, const struct 
                                  uint8_t out[PROXY_HEADER_OUT_MAX])
 {
     struct addr here = {.len = sizeof(here.in6)};
-    if (e->proxy == PROXY_NONE)
+    if (e->proxy == PROXY_NONE || e->udp) /* of UDP, what passes here are capsules */
         return 0;
     if (getsockname(fd, &here.sa, &here.len) < 0 ||
         (here.sa.sa_family != AF_INET && here.sa.sa_family != AF_INET6))
@@ -374,11 +380,21 @@ static size_t write_proxy_header(const struct exposure *e, int fd, const struct 
     return proxy_header_write(e->proxy, false, client, &here, out);
 }
 
+static const char *udp_path(const struct exposure *e, char out[CONNECT_UDP_PATH_SIZE])
+{
+    struct host_port target;
+    if (host_port_parse(e->authority, false, &target, NULL) < 0)
+        return NULL;
+    connect_udp_path(&target, out);
+    return out;
+}
+
 /* Relays `fd` (taken). NULL: the client is recorded, and freed unless it has a bridge. */
 static struct relay *open_relay(struct client *c, int fd, const struct addr *peer)
 {
     struct exposure *e = c->exposure;
     uint8_t prefix[PROXY_HEADER_OUT_MAX];
+    char path[CONNECT_UDP_PATH_SIZE];
     const struct relay_open_params params = {.peer = *peer,
                                              .authority = e->authority,
                                              .headers = e->headers,
@@ -386,6 +402,7 @@ static struct relay *open_relay(struct client *c, int fd, const struct addr *pee
                                              .set = &e->relays,
                                              .ops = &client_ops,
                                              .arg = c,
+                                             .udp_path = e->udp ? udp_path(e, path) : NULL,
                                              .is_local = c->dial != NULL,
                                              .prefix = prefix,
                                              .prefix_len =

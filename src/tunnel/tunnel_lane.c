@@ -62,8 +62,8 @@ struct client_conn {
 struct lane_stream {
     _Atomic uint32_t refs;
     struct tunnel_lane *lane;
-    struct tunnel_proxy_ask ask;   /* its strings are this stream's */
-    char *credentials, *authority; /* no authority: "OPTIONS *" */
+    struct tunnel_proxy_ask ask;              /* its strings are this stream's */
+    char *credentials, *authority, *udp_path; /* no target: "OPTIONS *" */
 
     /* The lane's loop's. */
     struct relay *relay;      /* NULL: ended */
@@ -83,6 +83,7 @@ static void unref(struct lane_stream *s)
         explicit_bzero(s->credentials, strlen(s->credentials));
     mem_free(s->credentials);
     mem_free(s->authority);
+    mem_free(s->udp_path);
     mem_free(s);
 }
 
@@ -143,7 +144,8 @@ static void confirm_on_lane(void *arg)
 {
     struct news *n = arg;
     if (n->stream->relay)
-        relay_confirm(n->stream->relay);
+        relay_confirm(n->stream->relay, H2_HEADERS({"capsule-protocol", "?1"}),
+                      n->stream->udp_path ? 1 : 0);
     news_free(n);
 }
 
@@ -254,7 +256,7 @@ static void asked_on_main(void *arg)
     int rc = tunnel_proxy_judge(s->lane->tunnels, &s->ask, &s->demand, &d);
     if (rc < 0)
         fail(s, rc, diag_text(&d));
-    else if (!s->authority)
+    else if (!s->authority && !s->udp_path)
         send_news(news_new(s), welcome_on_lane);
     else
         tunnel_demand_start(s->lane->tunnels, &s->demand);
@@ -297,7 +299,7 @@ static void own_address(const struct conn *c, struct addr *ret)
 }
 
 static void start(struct tunnel_lane *lane, struct client_conn *conn, struct h2_stream *h2,
-                  const struct h2_headers *h, const char *authority)
+                  const struct h2_headers *h, const char *authority, const char *udp_path)
 {
     struct lane_stream *s = NEW(struct lane_stream);
     const struct conn *c = h2conn_conn(h2conn_of(h2));
@@ -308,6 +310,8 @@ static void start(struct tunnel_lane *lane, struct client_conn *conn, struct h2_
     s->authority = mem_strdup(authority);
     s->ask.credentials = s->credentials;
     s->ask.authority = s->authority;
+    s->udp_path = mem_strdup(udp_path);
+    s->ask.udp_path = s->udp_path;
     s->ask.peer = *conn_peer_addr(c);
     own_address(c, &s->ask.own);
     s->relay = relay_await(h2, &lane->relays, &relay_ops, s);
@@ -318,12 +322,15 @@ static void answer(struct tunnel_lane *lane, struct client_conn *c, struct h2_st
                    const struct h2_headers *h)
 {
     const char *authority = h2_headers_get(h, ":authority");
-    if (h2_headers_get(h, ":protocol"))
+    const char *protocol = h2_headers_get(h, ":protocol");
+    if (protocol && strcmp(protocol, "connect-udp") == 0)
+        start(lane, c, s, h, NULL, h2_headers_get(h, ":path"));
+    else if (protocol)
         h2_respond(s, H2_HEADERS({":status", "501"}), 1, false);
     else if (!authority)
         h2_respond(s, H2_HEADERS({":status", "400"}), 1, false);
     else
-        start(lane, c, s, h, authority);
+        start(lane, c, s, h, authority, NULL);
 }
 
 void tunnel_lane_request(struct tunnel_lane *lane, struct h2_stream *s, const struct h2_headers *h)
@@ -346,7 +353,7 @@ static void on_request(void *arg, struct h2_stream *h2, const struct h2_headers 
     if (method && strcmp(method, "CONNECT") == 0)
         answer(c->lane, c, h2, h);
     else if (method && strcmp(method, "OPTIONS") == 0)
-        start(c->lane, c, h2, h, NULL);
+        start(c->lane, c, h2, h, NULL, NULL);
     else
         h2_respond(h2, H2_HEADERS({":status", "405"}, {"allow", "CONNECT, OPTIONS"}), 2, false);
 }
@@ -383,8 +390,10 @@ struct arrival {
 
 static void arrive_on_lane(void *arg)
 {
-    static const struct h2conn_config cfg = {
-        .h2 = {.is_server = true, .max_streams = STREAMS_MAX, .buffer_budget = 32u << 20}};
+    static const struct h2conn_config cfg = {.h2 = {.is_server = true,
+                                                    .enable_connect = true,
+                                                    .max_streams = STREAMS_MAX,
+                                                    .buffer_budget = 32u << 20}};
     CLEANUP(mem_free) struct arrival *a = arg;
     struct tunnel_lane *lane = a->lane;
     if (lane->is_draining || lane->n_conns >= CONNS_MAX || lane->n_strangers >= STRANGERS_MAX) {

@@ -12,6 +12,7 @@
 #include "identity/identity.h"
 #include "net/conn.h"
 #include "tunnel/tunnel_lane.h"
+#include "wire/connect_udp.h"
 
 #include <stdio.h>
 #include <string.h>
@@ -70,6 +71,12 @@ static bool is_hub_itself(const struct addr *own, const struct host_port *target
            addr_port(own) == target->port && addr_equal_ip(own, &asked);
 }
 
+static int read_target(const struct tunnel_proxy_ask *ask, struct host_port *ret, struct diag *d)
+{
+    return ask->udp_path ? connect_udp_parse(ask->udp_path, ret, d)
+                         : host_port_parse(ask->authority, false, ret, d);
+}
+
 int tunnel_proxy_judge(struct tunnels *ts, const struct tunnel_proxy_ask *ask,
                        struct tunnel_demand *ret, struct diag *d)
 {
@@ -78,14 +85,15 @@ int tunnel_proxy_judge(struct tunnels *ts, const struct tunnel_proxy_ask *ask,
         return diag_set(d, ERR_DENIED, "this hub is no proxy");
     TRY(authenticate(ts->proxy->identity, ask, credentials, &ret->by, d));
     struct fleet_network *n = fleet_network_lookup(ts->fleet, ret->by.tenant, credentials);
-    if (ask->authority && host_port_parse(ask->authority, false, &ret->target, d) < 0)
+    bool has_target = ask->authority || ask->udp_path;
+    if (has_target && read_target(ask, &ret->target, d) < 0)
         return ERR_INVALID;
     if (!n)
         return diag_set(d, ERR_NOT_FOUND, "the tenant has no network of this name");
-    if (ask->authority && is_hub_itself(&ask->own, &ret->target))
+    if (has_target && is_hub_itself(&ask->own, &ret->target))
         return diag_set(d, ERR_DENIED, "this is the hub's own address");
     snprintf(ret->network, sizeof(ret->network), "%s", n->id);
-    ret->protocol = ask->protocol;
+    ret->protocol = ask->udp_path ? TUNNEL_UDP : TUNNEL_TCP;
     return 0;
 }
 
@@ -97,7 +105,7 @@ int tunnel_proxy_refusal(int err, char field[PROXY_STATUS_SIZE])
     return 407;
 }
 
-/* ---- CONNECT over HTTP/1.1 ---- */
+/* ---- CONNECT, or connect-udp, over HTTP/1.1 ---- */
 
 /* A request that has not got its stream yet. */
 struct proxied {
@@ -158,8 +166,11 @@ static void handle_connect(struct http_request *req, void *ctx)
     struct proxied *p = NEW(struct proxied);
     struct diag d = {0};
     struct tunnel_proxy_ask ask = {.credentials = http_header(req, "proxy-authorization"),
-                                   .authority = http_path(req),
                                    .peer = *http_peer(req)};
+    if (strcmp(http_method(req), "CONNECT") == 0)
+        ask.authority = http_path(req);
+    else
+        ask.udp_path = http_path(req);
     own_address(req, &ask.own);
     p->req = req;
     p->demand.ops = &demand_ops;

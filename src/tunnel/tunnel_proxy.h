@@ -9,7 +9,7 @@
 struct tunnel_proxy_ask {
     const char *credentials; /* Proxy-Authorization; NULL: none */
     const char *authority;   /* "host:port"; NULL: only who asks is judged */
-    enum tunnel_protocol protocol;
+    const char *udp_path;    /* of connect-udp instead; NULL: a stream */
     struct addr peer;
     struct addr own; /* where the client found this hub; len 0: unknown */
 };

@@ -148,3 +148,47 @@ def answers(text):
     """The data of the records in dig's answer section."""
     section = re.search(r";; ANSWER SECTION:\n(.*?)\n\n", text, re.S)
     return [line.split(None, 4)[4] for line in section[1].splitlines()] if section else []
+
+
+# --- capsules (RFC 9297) -----------------------------------------------------------------------
+
+DATAGRAM, ERROR, LOSS = 0, 0x2777726e, 0x2777726f
+
+
+def varint(value):
+    for bits, size in ((6, 1), (14, 2), (30, 4), (62, 8)):
+        if value < 1 << bits:
+            return (value | (size.bit_length() - 1) << (8 * size - 2)).to_bytes(size, "big")
+    raise ValueError(value)
+
+
+def take_varint(data, at):
+    size = 1 << (data[at] >> 6)
+    if at + size > len(data):
+        raise IndexError
+    return int.from_bytes(data[at:at + size], "big") & (1 << (8 * size - 2)) - 1, at + size
+
+
+def capsule(kind, value):
+    return varint(kind) + varint(len(value)) + value
+
+
+def datagram(payload, context=0):
+    return capsule(DATAGRAM, varint(context) + payload)
+
+
+def take_capsule(data):
+    """((type, value) or None, the rest)"""
+    try:
+        kind, at = take_varint(data, 0)
+        length, at = take_varint(data, at)
+    except IndexError:
+        return None, data
+    if len(data) < at + length:
+        return None, data
+    return (kind, data[at:at + length]), data[at + length:]
+
+
+def masque_path(target):
+    host, port = address_of(target)
+    return f"/.well-known/masque/udp/{host.replace(':', '%3A')}/{port}/"
