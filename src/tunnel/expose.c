@@ -361,7 +361,8 @@ static void on_relay_end(void *arg, struct relay *r, const struct relay_result *
 static void on_relay_bulk(void *arg, struct relay *r)
 {
     struct client *c = arg;
-    fleet_pool_bulk(c->exposure->pool, &c->bulk, r);
+    if (!c->exposure->udp) /* the agent's end of those is a flow, which stays where it is */
+        fleet_pool_bulk(c->exposure->pool, &c->bulk, r);
 }
 
 static const struct relay_ops client_ops = {
