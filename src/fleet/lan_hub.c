@@ -278,9 +278,10 @@ static void explain(const struct fleet_agent *a, const struct fleet_agent *b,
 static void note_conflict(struct fleet_agent *a, const struct fleet_agent *b, const char *why)
 {
     struct fleet_lan *lan = a->lan;
-    if (strcmp(lan->conflict, b->network->id) == 0)
-        return;
     snprintf(lan->conflict, sizeof(lan->conflict), "%s", b->network->id);
+    if (strcmp(lan->conflict_told, lan->conflict) == 0)
+        return;
+    snprintf(lan->conflict_told, sizeof(lan->conflict_told), "%s", lan->conflict);
     LOG_WARN("two named networks are on one LAN; `warren network merge` makes them one",
              LOG_STR("network", a->network->name), LOG_STR("other", b->network->name),
              LOG_STR("why", why));

@@ -33,9 +33,10 @@ struct fleet_lan {
     struct fleet_lan_peer *peers;
     size_t n_links, n_peers;
     uint64_t heard, foreign, replayed, elsewhere, dropped;
-    bool is_enabled;        /* it looks for others at all */
-    bool is_dirty;          /* to be looked at */
-    char conflict[ID_SIZE]; /* another named network on its LAN */
+    bool is_enabled;             /* it looks for others at all */
+    bool is_dirty;               /* to be looked at */
+    char conflict[ID_SIZE];      /* another named network on its LAN */
+    char conflict_told[ID_SIZE]; /* the one that was logged last */
 
     /* Lasting. */
     char *places;       /* where it is at home (lan_model.h); the table agent_place has it too */

@@ -124,6 +124,7 @@ int network_merge_write(struct tx *tx, struct network_merge *m)
     TRY(move_agents(tx, m));
     TRY(move_tokens(tx, m));
     TRY(keep_alias(tx, m));
+    TRY(identity_applied_forget(tx, m->from));
     TRY(tx_exec(tx, "DELETE FROM network WHERE id = $1", STORE_TEXT(m->from)));
     TRY(tx_exec(tx, "UPDATE network SET version = version + 1 WHERE id = $1", STORE_TEXT(m->to)));
     snprintf(detail, sizeof(detail), "%.63s (%.31s) into %.63s: %.319s", m->from_name, m->from,

@@ -6,6 +6,8 @@ import socket
 import struct
 import time
 
+import dns.message
+import dns.rdatatype
 import pytest
 
 from lib import network
@@ -33,16 +35,16 @@ def token(hub, **more):
     return hub.admin.post("/api/v1/tokens", body)["token"]
 
 
-def enrolled(hub, name, secret, host, options=()):
+def enrolled(hub, name, secret, host, options=(), user=None):
     """An agent that has yet to be started."""
-    agent = Agent(hub, os.path.join(hub.directory, name), name, host.name, options)
+    agent = Agent(hub, os.path.join(hub.directory, name), name, host.name, options, user)
     agent.enroll(secret)
     agent.host = host
     return agent
 
 
-def started(hub, name, secret, host, options=()):
-    agent = enrolled(hub, name, secret, host, options)
+def started(hub, name, secret, host, options=(), user=None):
+    agent = enrolled(hub, name, secret, host, options, user)
     agent.start()
     agent.wait_online()
     return agent
@@ -107,6 +109,66 @@ def test_two_agents_of_one_lan_get_one_network_and_the_hub_says_why(lans, hub):
     hub.start()
     assert hub.admin.get(f"/api/v1/networks/{alias['id']}")["aliases"][0]["reason"] == alias["reason"]
     assert set(networks_of(hub, agents).values()) == {first}
+
+
+def test_it_needs_no_privilege_and_leaves_the_port_to_a_responder_of_the_machine(lans, hub):
+    lan, secret = lans.lan(7), token(hub)
+    host = lan.host()
+    with inside(host.name):  # as avahi and systemd-resolved have it
+        responder = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        responder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        responder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        responder.bind(("0.0.0.0", 5353))
+        responder.settimeout(5)
+        sender = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    agents = [started(hub, f"a{i}", secret, where, user=65534)
+              for i, where in enumerate((host, lan.host()))]
+    wait_one_network(hub, agents)
+    sender.sendto(b"for the responder", (host.addresses["eth0"], 5353))
+    while (got := responder.recv(2000)) != b"for the responder":
+        assert b"_warren" in got  # multicast reaches both
+    responder.close()
+    sender.close()
+
+
+@pytest.mark.parametrize("unheard", ["ipv4", "ipv6"])
+def test_either_address_family_is_enough(lans, hub, unheard):
+    lan, secret = lans.lan(7), token(hub)
+    hosts = [lan.host() for _ in range(2)]
+    for host in hosts:
+        host.nft(f"""
+            table inet one {{
+                chain in {{
+                    type filter hook input priority 0; meta nfproto {unheard} udp dport 5353 drop
+                }}
+            }}""")
+    agents = [started(hub, f"a{i}", secret, host) for i, host in enumerate(hosts)]
+    wait_one_network(hub, agents)
+    pair, = wait_until(
+        lambda: hub.admin.get("/api/v1/networks/" + agents[0].identity()["network"])["sightings"],
+        "a sighting")
+    assert all(("fe80" in a["address"]) == (unheard == "ipv4") for a in pair["agents"])
+
+
+def test_a_watcher_of_dns_sd_sees_a_service_that_resolves(lans, hub):
+    lan = lans.lan(7)
+    watcher = Capture(lan.host())
+    agent = started(hub, "a0", token(hub), lan.host())
+    address = agent.host.addresses["eth0"]
+
+    def announced():
+        return [f for s, f in watcher.beacons() if s == address]
+    frame = wait_until(announced, "an announcement", 20)[0]
+    packet, records = frame[42:], {}
+    for kind in (b"\0\x01", b"\0\x10", b"\0\x21"):  # of which caches keep one only (RFC 6762, 10.2)
+        packet = packet.replace(kind + b"\x80\x01\0\0", kind + b"\0\x01\0\0")
+    for rrset in dns.message.from_wire(packet).answer:
+        records.setdefault(dns.rdatatype.to_text(rrset.rdtype), []).append(rrset)
+    instance = str([r for r in records["PTR"] if str(r.name) == "_warren._udp.local."][0][0])
+    assert instance.endswith("._warren._udp.local.")
+    assert str(records["SRV"][0].name) == str(records["TXT"][0].name) == instance
+    host = str(records["SRV"][0][0].target)
+    assert str(records["A"][0].name) == host and str(records["A"][0][0]) == address
 
 
 @pytest.mark.parametrize("count,loss", [(3, 0), (8, 40), (50, 0)])
