@@ -17,6 +17,7 @@
 #include "net/conn.h"
 #include "net/tls.h"
 
+#include <stdio.h>
 #include <string.h>
 #include <strings.h>
 #include <utlist.h>
@@ -180,6 +181,9 @@ static void ask(struct gateway_exchange *x)
         .peer = x->peer,
         .is_navigation =
             mode ? strcmp(mode, "navigate") == 0 : accept && http_value_has(accept, "text/html"),
+        .proxy_authorization = field(x, "proxy-authorization"),
+        .authority = x->forward_to,
+        .own = x->own,
     };
     enter(x, EXCHANGE_ASKED);
     x->gateway->ops->on_request(x->gateway->arg, x, &a);
@@ -200,21 +204,48 @@ static bool is_misdirected(const struct gateway_exchange *x, struct conn *c)
            !conn_cert_covers(c, x->host);
 }
 
+static int check_host(struct gateway_exchange *x, const char **reason)
+{
+    if (x->gateway->is_forward)
+        return 0;
+    *reason = "this is no name of a host";
+    if (!x->authority || gateway_host(x->authority, x->host) < 0)
+        return 400;
+    return 0;
+}
+
+static int check_target(struct gateway_exchange *x, const char **reason)
+{
+    struct host_port to;
+    char text[HOST_SIZE + 8];
+    *reason = "the request's target is malformed, or of another host";
+    if (!http_is_token(x->method))
+        return 400;
+    if (!x->gateway->is_forward)
+        return gateway_target(x->method, x->target, x->host, &x->target) < 0 ? 400 : 0;
+    *reason = "a request to a proxy goes as http://host/path";
+    if (gateway_absolute(&x->arena, x->method, x->target, &to, &x->authority, &x->target) < 0)
+        return 400;
+    snprintf(x->host, sizeof(x->host), "%s", to.host);
+    host_port_format(&to, text, sizeof(text));
+    x->forward_to = arena_strdup(&x->arena, text);
+    return 0;
+}
+
 /* 0, or the status to refuse it with. */
 static int check(struct gateway_exchange *x, struct conn *c, const char **reason)
 {
     const struct gateway *g = x->gateway;
-    *reason = "this is no name of a host";
-    if (!x->authority || gateway_host(x->authority, x->host) < 0)
-        return 400;
+    int status = check_host(x, reason);
+    if (status)
+        return status;
     *reason = "the method is not allowed here";
     if (!x->is_websocket && (strcmp(x->method, "CONNECT") == 0 || strcmp(x->method, "TRACE") == 0))
         return 405;
-    *reason = "the request's target is malformed, or of another host";
-    if (!http_is_token(x->method) || gateway_target(x->method, x->target, x->host, &x->target) < 0)
-        return 400;
+    if ((status = check_target(x, reason)))
+        return status;
     *reason = "the connection was made to another host";
-    if (is_misdirected(x, c))
+    if (!g->is_forward && is_misdirected(x, c))
         return 421;
     *reason = "too many requests are being served; try again";
     if (g->stats.exchanges > g->limits.exchanges ||
@@ -226,13 +257,17 @@ static int check(struct gateway_exchange *x, struct conn *c, const char **reason
 
 bool gateway_is_own(const struct gateway_exchange *x)
 {
-    return strncmp(x->target, GATEWAY_OWN_PATH, strlen(GATEWAY_OWN_PATH)) == 0;
+    return !x->gateway->is_forward &&
+           strncmp(x->target, GATEWAY_OWN_PATH, strlen(GATEWAY_OWN_PATH)) == 0;
 }
 
 void gateway_exchange_begin(struct gateway_exchange *x, struct conn *c)
 {
     const char *reason;
     int status = check(x, c, &reason);
+    x->own.len = sizeof(x->own.in6);
+    if (!x->gateway->is_forward || getsockname(conn_fd(c), &x->own.sa, &x->own.len) < 0)
+        x->own.len = 0;
     x->is_head = strcmp(x->method, "HEAD") == 0;
     if (status)
         refuse_later(x, status, reason);
@@ -332,6 +367,7 @@ struct gateway *gateway_new(const struct gateway_config *cfg)
     g->ops = cfg->ops;
     g->arg = cfg->arg;
     g->limits = with_defaults(cfg->limits);
+    g->is_forward = cfg->is_forward;
     http_server_new(&server, &g->server);
     timer_init(&g->sweep, g->loop, gateway_stream_sweep);
     return g;

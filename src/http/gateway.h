@@ -39,6 +39,10 @@ struct gateway_ask {
     const char *body;                                     /* of a request to GATEWAY_OWN_PATH */
     struct addr peer;
     bool is_navigation; /* a browser that wants a page to show */
+    /* Of a forward proxy only. */
+    const char *proxy_authorization; /* NULL: none */
+    const char *authority;           /* host:port of the target */
+    struct addr own;                 /* where the client found us; len 0: unknown */
 };
 
 struct gateway_decision {
@@ -82,6 +86,9 @@ struct gateway_config {
     const struct gateway_ops *ops;
     void *arg;
     struct gateway_limits limits;
+    /* A forward proxy instead: requests are in absolute-form ("http://host/path"), nobody is told
+     * who the client is, and the credentials are those for the proxy. */
+    bool is_forward;
 };
 
 struct gateway *gateway_new(const struct gateway_config *cfg);

@@ -43,10 +43,11 @@ struct gateway_exchange {
     struct arena arena;
     enum exchange_step step;
     const char *method, *target, *authority;
+    const char *forward_to; /* host:port; forward proxy only */
     char host[HOST_SIZE];
     const struct http_header *fields;
     size_t n_fields;
-    struct addr peer;
+    struct addr peer, own; /* own: forward proxy only */
     bool is_head, is_websocket, is_h2, is_raw, has_body, body_ended;
     int64_t content_length;
     struct buf body; /* arrived, not sent to the target yet */
@@ -85,6 +86,7 @@ struct gateway_stream {
 };
 
 struct gateway {
+    bool is_forward;
     struct http_server *server; /* its connections and their caps */
     struct loop *loop;
     const struct gateway_ops *ops;

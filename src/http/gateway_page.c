@@ -85,7 +85,7 @@ void gateway_page_error(struct gateway_exchange *x, int err, const char *reason)
 {
     char proxy_status[PROXY_STATUS_SIZE];
     int status = proxy_status_format(err, proxy_status);
-    if (status < 500)
+    if (status < 500 && !x->gateway->is_forward)
         status = 502; /* it is not the client's fault that the target may not be reached */
     struct http_header headers[] = {
         {"proxy-status", proxy_status}, {status == 503 ? "retry-after" : NULL, "1"}, {NULL, NULL}};

@@ -123,6 +123,31 @@ int gateway_target(const char *method, const char *target, const char *host, con
     return ERR_INVALID;
 }
 
+int gateway_absolute(struct arena *a, const char *method, const char *target, struct host_port *ret,
+                     const char **ret_authority, const char **ret_path)
+{
+    static const char scheme[] = "http://";
+    char text[HOST_SIZE + 16];
+    if (!is_clean(target) || strncasecmp(target, scheme, strlen(scheme)) != 0)
+        return ERR_INVALID;
+    target += strlen(scheme);
+    size_t len = strcspn(target, "/?");
+    if (!len || len > HOST_SIZE + 8)
+        return ERR_INVALID;
+    const char *bracket = memchr(target, ']', len), *after = bracket ? bracket : target;
+    bool has_port = memchr(after, ':', len - (size_t)(after - target));
+    snprintf(text, sizeof(text), "%.*s%s", (int)len, target, has_port ? "" : ":80");
+    TRY(host_port_parse(text, false, ret, NULL));
+    *ret_authority = arena_strndup(a, target, len);
+    if (target[len] == '/')
+        *ret_path = target + len;
+    else if (target[len])
+        *ret_path = arena_printf(a, "/%s", target + len);
+    else /* RFC 9112 section 3.2.4 */
+        *ret_path = strcmp(method, "OPTIONS") == 0 ? "*" : "/";
+    return 0;
+}
+
 bool gateway_wants_websocket(const char *method, const struct http_header *fields, size_t n)
 {
     const char *connection = http_header_get(fields, n, "connection");
@@ -174,7 +199,8 @@ static void put_upgrade(struct buf *out, const struct gateway_head *h)
 
 static bool passes(const struct gateway_head *h, const char *name)
 {
-    return !is_one_of(name, rewritten, ARRAY_SIZE(rewritten)) && !is_forwarding(name) &&
+    return !is_one_of(name, rewritten, ARRAY_SIZE(rewritten)) &&
+           (h->is_forward || !is_forwarding(name)) &&
            !is_hop_by_hop(name, h->fields, h->n_fields) &&
            !(h->drop_authorization && strcasecmp(name, "authorization") == 0) &&
            !(h->needs_key && strcasecmp(name, "sec-websocket-key") == 0);
@@ -194,7 +220,10 @@ void gateway_put_head(struct buf *out, const struct gateway_head *h)
     }
     if (cookies.len)
         http1_put_field(out, "Cookie", buf_text(&cookies));
-    put_forwarding(out, h);
+    if (h->is_forward)
+        http1_put_field(out, "Via", "1.1 warren");
+    else
+        put_forwarding(out, h);
     if (h->is_websocket)
         put_upgrade(out, h);
     else if (h->has_body && h->content_length < 0)

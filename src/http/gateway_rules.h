@@ -20,6 +20,11 @@ int gateway_host(const char *authority, char ret[HOST_SIZE]);
  * host then must be `host`. ERR_INVALID. Points into `target`, or is "/". */
 int gateway_target(const char *method, const char *target, const char *host, const char **ret);
 
+/* The same for a forward proxy: "http://host[:port]/path" to the place to dial, the authority as
+ * the client wrote it, and the origin-form. ERR_INVALID. */
+int gateway_absolute(struct arena *a, const char *method, const char *target, struct host_port *ret,
+                     const char **ret_authority, const char **ret_path);
+
 /* Whether a request asks for a WebSocket (RFC 6455 section 4.1). */
 bool gateway_wants_websocket(const char *method, const struct http_header *fields, size_t n);
 
@@ -32,6 +37,7 @@ struct gateway_head {
     bool needs_key;          /* a WebSocket asked for by HTTP/2: has no Sec-WebSocket-Key */
     bool drop_authorization; /* it was for us */
     const char *drop_cookie; /* the same; NULL: none */
+    bool is_forward;         /* the target is not told who the client is */
     bool has_body;           /* of content_length, or chunked if that is negative */
     int64_t content_length;
 };

@@ -457,6 +457,7 @@ static void put_request(struct gateway_stream *s, struct gateway_exchange *x)
         .needs_key = x->is_websocket && x->is_h2,
         .drop_authorization = x->drop_authorization,
         .drop_cookie = x->drop_cookie,
+        .is_forward = x->gateway->is_forward,
         .has_body = x->has_body,
         .content_length = x->content_length,
     };

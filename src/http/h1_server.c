@@ -20,12 +20,15 @@
 
 #include <stdio.h>
 #include <string.h>
+#include <strings.h>
 
 #define OUT_MAX      (256 * 1024) /* unsent bytes above which no further request is read */
 #define LINGER_MS    1000
 #define LINGER_BYTES (1024 * 1024)
+#define METHOD_MAX   32 /* bytes of a method and the blank after it */
+#define LINE_MS      20 /* until the rest of a request line is looked for */
 
-enum h1_state { H1_IDLE, H1_HEAD, H1_BODY, H1_HELD, H1_STREAM, H1_LINGER, H1_CLOSING };
+enum h1_state { H1_IDLE, H1_HEAD, H1_BODY, H1_HELD, H1_STREAM, H1_LINGER, H1_LEAVING, H1_CLOSING };
 
 struct h1 {
     struct http_link link;
@@ -39,6 +42,8 @@ struct h1 {
     size_t lingered;
     int refuse_status;   /* of a request that was refused by its head, */
     struct diag refusal; /* and why */
+    struct timer leave;  /* a request for a proxy has begun, or may have */
+    bool has_begun;      /* ... the latter */
     bool close_after, is_paused, has_closed;
 };
 
@@ -94,6 +99,7 @@ static void enter(struct h1 *h, enum h1_state state)
         break;
     case H1_HELD:
     case H1_STREAM:
+    case H1_LEAVING:
     case H1_CLOSING:
         timer_stop(&h->deadline);
         break;
@@ -197,6 +203,7 @@ static void side_cut(struct http_request *req)
 
 static void free_h1(struct h1 *h)
 {
+    timer_stop(&h->leave);
     timer_stop(&h->deadline);
     timer_stop(&h->stall);
     http_link_remove(&h->link);
@@ -308,6 +315,60 @@ static void run(struct h1 *h)
         http_request_run(h->req);
 }
 
+/* ---- requests for a proxy ---- */
+
+/* Whether a request line begins as one in absolute-form does. */
+static enum forward {
+    FORWARD_NO,
+    FORWARD_YES,
+    FORWARD_UNKNOWN
+} is_forward(const uint8_t *data, size_t len)
+{
+    static const char scheme[] = "http://";
+    const uint8_t *blank = memchr(data, ' ', MIN(len, (size_t)METHOD_MAX));
+    if (!blank)
+        return len < METHOD_MAX && !memchr(data, '\n', len) ? FORWARD_UNKNOWN : FORWARD_NO;
+    size_t n = MIN(len - (size_t)(blank + 1 - data), strlen(scheme));
+    if (strncasecmp((const char *)blank + 1, scheme, n) != 0)
+        return FORWARD_NO;
+    return n == strlen(scheme) ? FORWARD_YES : FORWARD_UNKNOWN;
+}
+
+static void on_leave(struct timer *t)
+{
+    struct h1 *h = container_of(t, struct h1, leave);
+    struct http_server *s = h->link.server;
+    struct conn *c = h->link.conn;
+    if (h->has_closed)
+        return;
+    if (h->state != H1_LEAVING || !s || !conn_is_open(c)) {
+        resume(h); /* perhaps there is more of the line now */
+        return;
+    }
+    conn_detach(c);
+    free_h1(h);
+    s->on_forward(s->forward_ctx, c);
+}
+
+/* True: the input waits, for its new owner or for the rest of the request line. */
+static bool leaves(struct h1 *h, const uint8_t *data, size_t len)
+{
+    if (!h->link.server->on_forward || unsent(h) > 0)
+        return false;
+    enum forward f = is_forward(data, len);
+    if (f == FORWARD_NO)
+        return false;
+    if (f == FORWARD_YES)
+        h->state = H1_LEAVING;
+    else if (!h->has_begun)
+        timer_start(&h->deadline, h->link.server->limits.header_ms);
+    h->has_begun = true;
+    h->is_paused = true;
+    conn_pause(h->link.conn);
+    timer_start(&h->leave, f == FORWARD_YES ? 0 : LINE_MS);
+    return true;
+}
+
 static bool reads_on(const struct h1 *h)
 {
     return h->state == H1_HEAD || h->state == H1_BODY ||
@@ -332,8 +393,11 @@ static size_t on_data(void *arg, const uint8_t *data, size_t len)
             conn_pause(h->link.conn);
             return used;
         }
+        if (h->state == H1_IDLE && leaves(h, data + used, len - used))
+            return used;
         if (h->state == H1_IDLE)
             enter(h, H1_HEAD);
+        h->has_begun = false;
         int64_t n = http1_feed(&h->parser, data + used, len - used);
         if (n < 0) {
             refuse_input(h, (int)n);
@@ -443,6 +507,7 @@ void http_h1_take(struct http_server *s, struct conn *c)
                       (struct http1_limits){s->limits.header_bytes, s->limits.header_count});
     timer_init(&h->deadline, s->loop, on_deadline);
     timer_init(&h->stall, s->loop, on_stall);
+    timer_init(&h->leave, s->loop, on_leave);
     enter(h, H1_IDLE);
     conn_start(c, &conn_ops, h);
 }

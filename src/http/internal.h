@@ -73,6 +73,8 @@ struct http_server {
     void *connect_ctx;
     void (*on_connect_stream)(void *ctx, struct h2_stream *s, const struct h2_headers *h);
     void *connect_stream_ctx;
+    void (*on_forward)(void *ctx, struct conn *c);
+    void *forward_ctx;
     bool (*is_elsewhere)(void *arg, const char *host); /* may be NULL */
     void *is_elsewhere_arg;
     struct http_link *links;

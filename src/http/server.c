@@ -77,6 +77,13 @@ void http_server_on_host(struct http_server *s, bool (*is_elsewhere)(void *arg, 
     s->is_elsewhere_arg = arg;
 }
 
+void http_server_on_forward(struct http_server *s, void (*handler)(void *ctx, struct conn *c),
+                            void *ctx)
+{
+    s->on_forward = handler;
+    s->forward_ctx = ctx;
+}
+
 void http_server_stats(const struct http_server *s, struct http_stats *ret)
 {
     *ret = s->stats;

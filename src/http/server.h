@@ -147,6 +147,12 @@ void http_server_on_connect_stream(struct http_server *s,
                                                    const struct h2_headers *h),
                                    void *ctx);
 
+/* Connections over HTTP/1.1 whose next request is in absolute-form with "http://" (RFC 9112 section
+ * 3.2.2): they are for a proxy. The handler gets them off the loop, with that request unread. NULL:
+ * they are served like any other. */
+void http_server_on_forward(struct http_server *s, void (*handler)(void *ctx, struct conn *c),
+                            void *ctx);
+
 /* Ends a CONNECT request without an answer and yields its connection, off its loop, with every
  * byte that has arrived after the head. NULL, and the request is still to be answered: the client
  * is gone, or the connection is HTTP/2. Not from within the handler: later. */

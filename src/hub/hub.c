@@ -37,21 +37,11 @@ static void attached_close(void *arg, int err)
 /* Between being attached and being taken by a server, in one turn, nothing arrives. */
 static const struct conn_ops attached_ops = {.on_close = attached_close};
 
-static struct tunnel_lane *least_used_lane(struct hub *h)
-{
-    struct tunnel_lane *best = h->lanes[0];
-    for (size_t i = 1; i < h->started_workers; i++) {
-        if (tunnel_lane_conns(h->lanes[i]) < tunnel_lane_conns(best))
-            best = h->lanes[i];
-    }
-    return best;
-}
-
 static void on_conn(void *arg, struct conn *c, size_t lane)
 {
     struct hub *h = arg;
     if (lane == LANE_CLIENT && h->state < HUB_STOPPING) {
-        tunnel_lane_take(least_used_lane(h), c);
+        tunnel_lane_take(tunnel_lane_pick(h->tunnels), c);
         return;
     }
     conn_attach(c, h->loop, &attached_ops, NULL);

@@ -83,6 +83,7 @@ struct tunnels {
     uint64_t lease_changes, moves[TUNNEL_WHY_COUNT];
     uint64_t dial_errors[PROXY_STATUS_COUNT]; /* by proxy_status_index */
     struct tunnel_demands *demands;
+    struct tunnel_lane *lanes;
     struct tunnel_proxy *proxy; /* NULL: not served */
     struct tunnel_names *names;
     struct tunnel_web *web; /* NULL: not served */

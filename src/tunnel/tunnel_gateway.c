@@ -89,20 +89,26 @@ void web_dial_tell(struct web_dial *wd, int err, const char *reason)
     loop_post(wd->worker, told_on_worker, wd);
 }
 
-static void *on_dial(void *arg, struct gateway_stream *s, const char *key, int fd,
-                     const struct addr *client)
+struct web_dial *web_dial_new(struct tunnels *ts, struct loop *worker, struct gateway_stream *s,
+                              const char *key, int fd, const struct addr *client)
 {
-    struct tunnel_gateway *tg = arg;
     struct web_dial *wd = NEW(struct web_dial);
     wd->refs = 1; /* until done_on_main */
-    wd->tunnels = tg->tunnels;
-    wd->worker = tg->worker;
+    wd->tunnels = ts;
+    wd->worker = worker;
     wd->stream = s;
     wd->fd = fd;
     wd->client = *client;
     snprintf(wd->tunnel, sizeof(wd->tunnel), "%.*s", (int)strcspn(key, " "), key);
-    loop_post(tg->tunnels->loop, web_dial_start, wd);
+    loop_post(ts->loop, web_dial_start, wd);
     return wd;
+}
+
+static void *on_dial(void *arg, struct gateway_stream *s, const char *key, int fd,
+                     const struct addr *client)
+{
+    struct tunnel_gateway *tg = arg;
+    return web_dial_new(tg->tunnels, tg->worker, s, key, fd, client);
 }
 
 struct done {
@@ -117,14 +123,17 @@ static void done_on_main(void *arg)
     web_dial_unref(d->dial);
 }
 
-static void on_done(void *arg, void *dialled, int err)
+void web_dial_end(struct web_dial *wd, int err)
 {
-    struct tunnel_gateway *tg = arg;
-    struct web_dial *wd = dialled;
     struct done *d = NEW(struct done);
     *d = (struct done){wd, err};
     wd->stream = NULL;
-    loop_post(tg->tunnels->loop, done_on_main, d);
+    loop_post(wd->tunnels->loop, done_on_main, d);
+}
+
+static void on_done(void *arg, void *dialled, int err)
+{
+    web_dial_end(dialled, err);
 }
 
 static const struct gateway_ops gateway_ops = {on_request, on_dial, on_done};

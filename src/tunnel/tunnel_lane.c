@@ -18,6 +18,7 @@
 #include "base/mem.h"
 #include "net/h2conn.h"
 #include "net/relay.h"
+#include "tunnel/tunnel_forward.h"
 #include "tunnel/tunnel_proxy.h"
 
 #include <assert.h>
@@ -40,6 +41,8 @@
 struct tunnel_lane {
     struct tunnels *tunnels;
     struct loop *main, *loop;
+    struct tunnel_forward *forward;
+    struct tunnel_lane *prev, *next; /* of the tunnels'; main loop */
 
     /* The lane's loop's. */
     struct relay_set relays;
@@ -418,9 +421,33 @@ void tunnel_lane_take(struct tunnel_lane *lane, struct conn *c)
     loop_post(lane->loop, arrive_on_lane, a);
 }
 
-uint32_t tunnel_lane_conns(const struct tunnel_lane *lane)
+static void forward_on_lane(void *arg)
 {
-    return lane->n_conns;
+    CLEANUP(mem_free) struct arrival *a = arg;
+    struct tunnel_lane *lane = a->lane;
+    conn_attach(a->conn, lane->loop, &nobody, NULL);
+    if (lane->is_draining)
+        conn_abort(a->conn, ERR_UNAVAILABLE);
+    else
+        tunnel_forward_take(lane->forward, a->conn);
+}
+
+void tunnel_lane_forward(struct tunnel_lane *lane, struct conn *c)
+{
+    struct arrival *a = NEW(struct arrival);
+    *a = (struct arrival){lane, c};
+    loop_post(lane->loop, forward_on_lane, a);
+}
+
+struct tunnel_lane *tunnel_lane_pick(struct tunnels *ts)
+{
+    struct tunnel_lane *lane, *best = NULL;
+    DL_FOREACH (ts->lanes, lane) {
+        if (!best || best->loop == ts->loop ||
+            (lane->loop != ts->loop && lane->n_conns < best->n_conns))
+            best = lane;
+    }
+    return best;
 }
 
 /* ---- its life ---- */
@@ -431,6 +458,8 @@ struct tunnel_lane *tunnel_lane_new(struct tunnels *ts, struct loop *l)
     lane->tunnels = ts;
     lane->main = ts->loop;
     lane->loop = l;
+    lane->forward = tunnel_forward_new(ts, l);
+    DL_APPEND(ts->lanes, lane);
     return lane;
 }
 
@@ -439,6 +468,8 @@ static void drain_on_lane(void *arg)
     struct tunnel_lane *lane = arg;
     struct client_conn *c, *next;
     lane->is_draining = true;
+    if (lane->forward)
+        tunnel_forward_drain(lane->forward);
     DL_FOREACH_SAFE (lane->conns, c, next)
         h2conn_shutdown(c->hc, DRAIN_MS);
 }
@@ -453,6 +484,7 @@ static void stop_on_lane(void *arg)
     struct tunnel_lane *lane = arg;
     struct client_conn *c, *next;
     lane->is_draining = lane->is_stopped = true;
+    tunnel_forward_free(TAKE(lane->forward));
     DL_FOREACH_SAFE (lane->conns, c, next)
         h2conn_abort(c->hc, ERR_CANCELED);
     finish_if_stopped(lane);
@@ -467,5 +499,7 @@ void tunnel_lane_stop(struct tunnel_lane *lane, void (*done)(void *arg), void *a
 
 void tunnel_lane_free(struct tunnel_lane *lane)
 {
+    tunnel_forward_free(lane->forward);
+    DL_DELETE(lane->tunnels->lanes, lane);
     mem_free(lane);
 }

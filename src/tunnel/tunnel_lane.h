@@ -23,7 +23,10 @@ struct tunnel_lane *tunnel_lane_new(struct tunnels *ts, struct loop *l);
 
 /* Main loop. Takes a detached connection whose handshake has finished. */
 void tunnel_lane_take(struct tunnel_lane *lane, struct conn *c);
-uint32_t tunnel_lane_conns(const struct tunnel_lane *lane); /* that it has; any thread */
+/* Main loop. Takes a detached connection over HTTP/1.1 with requests in absolute-form. */
+void tunnel_lane_forward(struct tunnel_lane *lane, struct conn *c);
+/* Main loop. The least used one of the workers'; the main loop's if there are none. */
+struct tunnel_lane *tunnel_lane_pick(struct tunnels *ts);
 /* The lane's loop. Takes a request to CONNECT, of any HTTP/2 connection of this loop. */
 void tunnel_lane_request(struct tunnel_lane *lane, struct h2_stream *s, const struct h2_headers *h);
 

@@ -191,6 +191,14 @@ static void handle_connect_stream(void *ctx, struct h2_stream *s, const struct h
     tunnel_lane_request(ctx, s, h);
 }
 
+/* ---- requests in absolute-form ---- */
+
+static void handle_forward(void *ctx, struct conn *c)
+{
+    struct tunnels *ts = ctx;
+    tunnel_lane_forward(tunnel_lane_pick(ts), c);
+}
+
 void tunnels_serve_proxy(struct tunnels *ts, struct http_server *http, struct identity *identity)
 {
     ts->proxy = NEW(struct tunnel_proxy);
@@ -198,6 +206,7 @@ void tunnels_serve_proxy(struct tunnels *ts, struct http_server *http, struct id
     ts->proxy->lane = tunnel_lane_new(ts, ts->loop);
     http_server_on_connect(http, handle_connect, ts);
     http_server_on_connect_stream(http, handle_connect_stream, ts->proxy->lane);
+    http_server_on_forward(http, handle_forward, ts);
 }
 
 void tunnel_proxy_free(struct tunnels *ts)

@@ -1,5 +1,5 @@
-/* Shared by tunnel_web.c (main loop), tunnel_gate.c (who may come in) and tunnel_gateway.c
- * (workers) only. */
+/* Shared by tunnel_web.c (main loop), tunnel_gate.c (who may come in), tunnel_gateway.c (workers)
+ * and tunnel_forward.c only. */
 #pragma once
 
 #include "base/arena.h"
@@ -85,5 +85,9 @@ bool web_login_gate(struct web_ask *a, struct tunnel_object *o);
 
 /* tunnel_gateway.c: any thread. */
 void web_decided(struct web_ask *a);
+/* On the worker, for gateway_ops: the key begins with the tunnel's id. */
+struct web_dial *web_dial_new(struct tunnels *ts, struct loop *worker, struct gateway_stream *s,
+                              const char *key, int fd, const struct addr *client);
+void web_dial_end(struct web_dial *wd, int err);
 void web_dial_tell(struct web_dial *wd, int err, const char *reason);
 void web_dial_unref(struct web_dial *wd);

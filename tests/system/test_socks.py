@@ -60,11 +60,11 @@ def test_curl_fetches_and_uploads(bench, site, door, directory, scheme):
 @pytest.mark.parametrize("words", [["--socks5-hostname"], ["-x"], ["-p", "-x"]])
 def test_names_are_resolved_in_the_network_and_ipv6_works(bench, site, door, words):
     hub, agent = site
-    nginx = bench.nginx(host="::1")
-    nginx.put_file("file", b"over six")
-    for host in ("[::1]", "localhost"):
+    for ip, host in (("::1", "[::1]"), ("127.0.0.1", "localhost")):
+        nginx = bench.nginx(host=ip)
+        nginx.put_file("file", ip.encode())
         code, got, errors = curl(*words, door.address, f"http://{host}:{nginx.port}/file")
-        assert (code, got) == (0, b"over six"), (host, errors)
+        assert (code, got) == (0, ip.encode()), (host, errors)
 
 
 def test_requests_over_kept_connections_and_with_chunked_bodies(bench, site, door):
