@@ -4,6 +4,7 @@
 #include "base/error.h"
 #include "base/macro.h"
 #include "base/mem.h"
+#include "cli/limit_flags.h"
 #include "cli/object_cmd.h"
 #include "cli/tunnel_access_cmd.h"
 #include "cli/watch.h"
@@ -137,27 +138,39 @@ static void add_serving_options(const struct call *c, json_t *spec)
 
 static int create_body(struct call *c, json_t **ret)
 {
-    json_t *access = NULL;
+    json_t *access = NULL, *limits = NULL;
     TRY(check_address(c, "--target", false));
-    TRY(access_body(c, &access));
+    TRY(limit_flags_read(c, &tunnel_limit_flags, &limits));
+    int rc = access_body(c, &access);
+    if (rc < 0) {
+        json_decref(limits);
+        return rc;
+    }
     *ret = json_pack("{s:s, s:{s:{s:s, s:s}, s:o, s:s?, s:s?}}", "name", call_text(c, "--name"),
                      "spec", "target", "network", call_text(c, "--network"), "address",
                      call_text(c, "--target"), "access", access, "idle_timeout",
                      call_text(c, "--idle-timeout"), "ttl", call_text(c, "--ttl"));
     add_target_options(c, json_object_get(json_object_get(*ret, "spec"), "target"));
     add_serving_options(c, json_object_get(*ret, "spec"));
+    if (limits)
+        json_object_set_new(json_object_get(*ret, "spec"), "limits", limits);
     return 0;
 }
 
 /* A merge patch (RFC 7396) of what was given. */
 static int update_body(struct call *c, json_t **ret)
 {
-    json_t *access = NULL;
+    json_t *access = NULL, *limits = NULL;
     const char *target = call_text(c, "--target"), *ttl = call_text(c, "--ttl");
     if (ttl && call_is_given(c, "--no-ttl"))
         return call_fail(c, ERR_USAGE, NULL, "--ttl and --no-ttl exclude each other");
     TRY(check_address(c, "--target", false));
-    TRY(access_body(c, &access));
+    TRY(limit_flags_read(c, &tunnel_limit_flags, &limits));
+    int rc = access_body(c, &access);
+    if (rc < 0) {
+        json_decref(limits);
+        return rc;
+    }
     json_t *body = json_object(), *spec = json_object(), *to = json_object();
     if (target)
         json_object_set_new(to, "address", json_string(target));
@@ -171,6 +184,8 @@ static int update_body(struct call *c, json_t **ret)
     if (call_text(c, "--idle-timeout"))
         json_object_set_new(spec, "idle_timeout", json_string(call_text(c, "--idle-timeout")));
     add_serving_options(c, spec);
+    if (limits)
+        json_object_set_new(spec, "limits", limits);
     if (ttl || call_is_given(c, "--no-ttl"))
         json_object_set_new(spec, "ttl", ttl ? json_string(ttl) : json_null());
     if (call_text(c, "--rename"))
@@ -395,7 +410,8 @@ static const struct command rows[] = {
     {.words = "tunnel create",
      .summary = "Makes a service of a network reachable at the hub.",
      .run = run_create,
-     .flags = REMOTE_FLAGS(&create_flags, &access_flags, &serving_flags, &wait_flags),
+     .flags = REMOTE_FLAGS(&create_flags, &access_flags, &serving_flags, &tunnel_limit_flags,
+                           &wait_flags),
      .examples = "warren tunnel create --name web --network shop-17 --target 10.0.0.17:80 --wait\n"
                  "warren tunnel create --name ssh --network shop-17 --target 10.0.0.5:22 \\\n"
                  "    --listen 0.0.0.0:2222 --ttl 2h\n"
@@ -422,8 +438,8 @@ static const struct command rows[] = {
      .min_args = 1,
      .max_args = 1,
      .arg_candidates = CANDIDATES_TUNNEL,
-     .flags =
-         REMOTE_FLAGS(&update_flags, &access_flags, &serving_flags, &if_version_flags, &wait_flags),
+     .flags = REMOTE_FLAGS(&update_flags, &access_flags, &serving_flags, &tunnel_limit_flags,
+                           &if_version_flags, &wait_flags),
      .details = "A new target serves new connections, open ones stay. A new listener closes the "
                 "old one with its connections."},
     {.words = "tunnel delete",

@@ -23,6 +23,8 @@ enum {
     STREAMS_TOTAL,
     STREAM_BYTES,
     DATAGRAMS,
+    STREAMS_REFUSED,
+    BYTES_DELAYED,
     DIAL_ERRORS,
     LEASE_CHANGES,
     LAN_SIGHTINGS,
@@ -79,6 +81,10 @@ static const struct metric_row rows[METRIC_COUNT] = {
     [DATAGRAMS] = {"warren_datagrams_total", METRIC_COUNTER,
                    "UDP datagrams; in: from clients; dropped: instead of being queued",
                    .labels = {{"what", datagrams, ARRAY_SIZE(datagrams)}}},
+    [STREAMS_REFUSED] = {"warren_streams_refused_total", METRIC_COUNTER,
+                         "Client connections refused because of a limit"},
+    [BYTES_DELAYED] = {"warren_stream_bytes_delayed_total", METRIC_COUNTER,
+                       "Bytes that waited because of a bandwidth limit, counted at each wait"},
     [DIAL_ERRORS] = {"warren_dial_errors_total", METRIC_COUNTER,
                      "Client connections whose target was not reached, by kind",
                      .labels = {{"error", dial_errors, PROXY_STATUS_COUNT}}},
@@ -129,6 +135,8 @@ static void collect_tunnels(struct hub *h, struct metrics *m)
         metric_add(m, DIAL_ERRORS, i, (int64_t)s.dial_errors[i]);
     metric_set(m, STREAMS_OPEN, 0, (int64_t)s.traffic.streams_open);
     metric_add(m, STREAMS_TOTAL, 0, (int64_t)s.traffic.streams_total);
+    metric_add(m, STREAMS_REFUSED, 0, (int64_t)s.traffic.streams_refused);
+    metric_add(m, BYTES_DELAYED, 0, (int64_t)s.traffic.bytes_delayed);
     metric_add(m, STREAM_BYTES, 0, (int64_t)s.traffic.bytes_in);
     metric_add(m, STREAM_BYTES, 1, (int64_t)s.traffic.bytes_out);
     metric_add(m, DATAGRAMS, 0, (int64_t)s.traffic.datagrams.in);

@@ -179,3 +179,16 @@ struct identity_applied {
 int identity_applied_note(struct tx *tx, const struct identity_caller *by,
                           const struct identity_applied *a);
 int identity_applied_forget(struct tx *tx, const char *object); /* it is deleted */
+
+/* ---- what a tenant may use, inside a transaction ---- */
+
+struct identity_limits { /* 0: no limit */
+    int64_t tunnels, agents;
+    int64_t streams;   /* open at once, of all its tunnels */
+    int64_t bandwidth; /* bytes per second in each direction, of all its tunnels */
+};
+int identity_limits_of(struct tx *tx, const char *tenant, struct identity_limits *ret);
+/* `tenant` NULL: of all. */
+int identity_limits_each(struct tx *tx, const char *tenant,
+                         void (*fn)(void *arg, const char *tenant, const struct identity_limits *l),
+                         void *arg);

@@ -110,3 +110,6 @@ CREATE INDEX network_alias_by_network ON network_alias (network);
 -- migration 4: agents that are being drained
 ALTER TABLE agent ADD COLUMN draining BIGINT;    -- since when
 ALTER TABLE agent ADD COLUMN drain_grace BIGINT; -- ms that open streams may go on; NULL: until they end
+
+-- migration 5: what a tenant may use
+ALTER TABLE tenant ADD COLUMN limits TEXT; -- JSON; NULL: no limits

@@ -496,6 +496,7 @@ static const struct http_route routes[] = {
 void identity_add_routes(struct identity *i, struct http_server *s)
 {
     http_server_add(s, routes, ARRAY_SIZE(routes), i);
+    limits_add_routes(i, s);
     applied_add_routes(i, s);
     audit_add_routes(i, s);
     est_add_routes(i, s);

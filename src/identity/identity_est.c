@@ -141,6 +141,7 @@ static int enroll_work(struct tx *tx, void *arg)
     snprintf(e->a.network, sizeof(e->a.network), "%s", e->token.network);
     if (!e->a.network[0])
         TRY(network_find_or_make(tx, e->a.tenant, "", e->now_ms, e->a.network));
+    TRY(limits_check_agents(tx, e->a.tenant, &e->d));
     int err = agent_insert(tx, &e->a, e->now_ms);
     if (err == ERR_CONFLICT)
         return diag_set(&e->d, ERR_NOT_FOUND, "the network of this token was deleted");
@@ -181,7 +182,8 @@ static void refusal_done(void *arg, int err)
 
 static void audit_refusal(const struct enrolment *e, const struct diag *why)
 {
-    if (!e->a.token[0] || error_category(why->code) != ERROR_DENIED)
+    enum error_category category = error_category(why->code);
+    if (!e->a.token[0] || (category != ERROR_DENIED && category != ERROR_CONFLICT))
         return;
     struct refusal *r = NEW(struct refusal);
     memcpy(r->tenant, e->a.tenant, sizeof(r->tenant));

@@ -185,8 +185,9 @@ static json_t *text_or_null(const char *s)
 
 json_t *tenant_json(const struct tenant_record *t)
 {
-    return json_pack("{s:s, s:s, s:I, s:o}", "id", t->id, "name", t->name, "version",
-                     (json_int_t)t->version, "created", rest_time(t->created));
+    return json_pack("{s:s, s:s, s:I, s:o, s:o}", "id", t->id, "name", t->name, "version",
+                     (json_int_t)t->version, "limits", limits_json(&t->limits), "created",
+                     rest_time(t->created));
 }
 
 json_t *token_json(const struct token_record *t)

@@ -19,6 +19,7 @@ struct tenant_record {
     char id[ID_SIZE];
     char name[IDENTITY_NAME_SIZE];
     int64_t version, created;
+    struct identity_limits limits;
 };
 
 /* A stored token. Times are wall clock in ms, 0: none. */
@@ -78,6 +79,10 @@ int renewal_judge(const struct renewal *r, const struct identity_policy *policy,
 void agent_pick_name(const char *wanted, const char *id, char ret[IDENTITY_NAME_SIZE]);
 /* Another one, for when that is taken. */
 void agent_pick_other_name(const char *id, char name[IDENTITY_NAME_SIZE]);
+
+/* identity_limits.c: {"tunnels": 5, "agents": null, …}, and from the stored text (NULL: none). */
+json_t *limits_json(const struct identity_limits *limits);
+void limits_read(const char *text, struct identity_limits *ret);
 
 json_t *tenant_json(const struct tenant_record *t);
 json_t *token_json(const struct token_record *t);

@@ -27,12 +27,13 @@ static struct store_value text_or_null(const char *s)
 int tenant_each(struct tx *tx, void (*fn)(void *arg, const struct tenant_record *t), void *arg)
 {
     struct rows rows =
-        tx_query(tx, "SELECT id, name, version, created FROM tenant ORDER BY created, id");
+        tx_query(tx, "SELECT id, name, version, created, limits FROM tenant ORDER BY created, id");
     int rc;
     while ((rc = row_next(&rows)) > 0) {
         struct tenant_record t = {.version = row_int(&rows, 2), .created = row_int(&rows, 3)};
         copy(t.id, sizeof(t.id), row_text(&rows, 0));
         copy(t.name, sizeof(t.name), row_text(&rows, 1));
+        limits_read(row_text(&rows, 4), &t.limits);
         fn(arg, &t);
     }
     return rc;

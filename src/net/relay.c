@@ -9,6 +9,8 @@
  * input batch one sendmsg() takes all chunks of a relay. What the socket refuses is copied to
  * `stash`, which the stream's window bounds, because only written bytes are credited.
  *
+ * Under a bandwidth limit both go by turns: relay_pace.c.
+ *
  *     DIALLING ─► OPEN ─► finished when: stream ended and flushed (socket shut) and socket read
  *     (agent)       │     to its end (stream ended by us)
  *                   └───► cut: the socket is reset at once, the stream too; over when the stream is
@@ -107,6 +109,7 @@ static void finish(struct relay *r)
     relay_close_socket(r, r->end != RELAY_END_FINISHED);
     stop_dialling(r);
     drop_chunks(r);
+    relay_stop_pacing(r);
     h2conn_batch_cancel(&r->at_end);
     loop_defer_cancel(&r->over);
     DL_DELETE(r->set->head, r);
@@ -137,6 +140,7 @@ void relay_cut(struct relay *r, enum relay_end end, int err)
         relay_release_socket(r);
     relay_close_socket(r, true);
     stop_dialling(r);
+    relay_stop_pacing(r);
     drop_chunks(r);
     relay_move_drop(r);
     buf_done(&r->stash);
@@ -206,21 +210,32 @@ void relay_shut_if_done(struct relay *r)
     }
 }
 
-void relay_write_kept(struct relay *r)
+/* One send; false: no more now. */
+static bool write_some(struct relay *r)
 {
-    if (!r->stash.len || !r->io.writable)
-        return;
-    ssize_t n = send(r->io.fd, r->stash.data, r->stash.len, MSG_NOSIGNAL);
+    size_t len = relay_may_write(r);
+    if (!len)
+        return false;
+    ssize_t n = send(r->io.fd, r->stash.data, len, MSG_NOSIGNAL);
+    relay_did_write(r, n > 0 ? (size_t)n : 0);
     if (n < 0) {
         write_failed(r);
-        return;
+        return false;
     }
-    if ((size_t)n < r->stash.len)
+    if ((size_t)n < len)
         r->io.writable = false;
     buf_consume(&r->stash, (size_t)n);
+    count_written(r, (size_t)n);
+    return true;
+}
+
+void relay_write_kept(struct relay *r)
+{
+    while (!r->is_cut && r->stash.len && r->io.writable)
+        if (!write_some(r))
+            return;
     if (!r->stash.len)
         buf_done(&r->stash);
-    count_written(r, (size_t)n);
 }
 
 /* The next chunks as an iovec; returns their bytes. */
@@ -264,7 +279,7 @@ static void write_chunks(struct relay *r)
         int n;
         ssize_t written = 0;
         size_t bytes = take_chunks(r, iov, &n);
-        if (!r->stash.len && r->io.writable) {
+        if (!r->stash.len && r->io.writable && !relay_is_write_paced(r)) {
             struct msghdr msg = {.msg_iov = iov, .msg_iovlen = (size_t)n};
             written = n == 1 ? send(r->io.fd, iov[0].iov_base, iov[0].iov_len, MSG_NOSIGNAL)
                              : sendmsg(r->io.fd, &msg, MSG_NOSIGNAL);
@@ -279,6 +294,8 @@ static void write_chunks(struct relay *r)
         stash_rest(r, iov, n, (size_t)written);
         count_written(r, (size_t)written);
     }
+    if (relay_is_write_paced(r))
+        relay_write_kept(r);
 }
 
 void relay_on_batch_end(struct h2conn_batch *b)
@@ -357,9 +374,13 @@ int relay_read(struct relay *r, uint8_t *out, size_t cap, bool *eof)
     if (r->io.fd < 0 || !r->io.readable)
         return 0;
     ssize_t n;
+    cap = relay_may_read(r, cap);
+    if (!cap)
+        return 0;
     do {
         n = recv(r->io.fd, out, cap, 0);
     } while (n < 0 && errno == EINTR);
+    relay_did_read(r, n > 0 ? (size_t)n : 0);
     if (n < 0 && !r->socket_err && (errno == EAGAIN || is_to_be_told(r))) {
         r->io.readable = false;
         return 0;

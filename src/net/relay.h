@@ -20,6 +20,7 @@
 
 #include <stdatomic.h>
 
+struct pacer;
 struct relay;
 
 /* Embedded by its owner, zero-initialised; must be empty before it goes away. The counters are
@@ -30,6 +31,8 @@ struct relay_set {
     _Atomic uint64_t total;
     _Atomic uint64_t bytes_read;    /* from sockets, towards streams */
     _Atomic uint64_t bytes_written; /* from streams, to sockets */
+    /* Hold the two directions to a bandwidth; NULL: no limit. Outlive the set's relays. */
+    struct pacer *read_pace, *write_pace;
 };
 /* Cuts every relay (on_end follows for each, from the loop): sockets are reset, streams too. */
 void relay_set_abort(struct relay_set *set, int err);

@@ -9,6 +9,7 @@
 #define RELAY_NO_CHUNK UINT16_MAX
 
 struct relay_move;
+struct relay_paced;
 
 struct relay {
     struct io io;
@@ -42,6 +43,7 @@ struct relay {
     struct dialling *dialling; /* agent, until the target answers */
     struct defer over;         /* for an end that no stream reports */
     struct prefix *prefix;     /* hub, until it is sent */
+    struct relay_paced *paced; /* NULL: has met no bandwidth limit */
 };
 
 struct prefix {
@@ -71,6 +73,14 @@ void relay_keep(struct relay *r, const void *data, size_t len); /* bytes for the
 void relay_write_kept(struct relay *r);
 /* Reads from the socket: on_produce of whichever stream carries that direction. */
 int relay_read(struct relay *r, uint8_t *out, size_t cap, bool *eof);
+
+/* relay_pace.c: how much may move now; 0: its turn comes. Then, how much did. */
+size_t relay_may_read(struct relay *r, size_t cap);
+void relay_did_read(struct relay *r, size_t n);
+size_t relay_may_write(struct relay *r); /* of the stash */
+void relay_did_write(struct relay *r, size_t n);
+bool relay_is_write_paced(struct relay *r);
+void relay_stop_pacing(struct relay *r);
 
 /* relay_move.c */
 void relay_resume(struct relay *r); /* the socket has something to read */

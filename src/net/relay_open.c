@@ -53,6 +53,7 @@ static void forget(struct relay *r)
     if (r->keeps_fd)
         relay_release_socket(r);
     relay_close_socket(r, true);
+    relay_stop_pacing(r);
     mem_free(r->prefix);
     mem_free(r);
 }

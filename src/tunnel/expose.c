@@ -7,6 +7,7 @@
 #include "base/time.h"
 #include "net/bridge.h"
 #include "net/listener.h"
+#include "net/pacer.h"
 #include "net/proxy_gate.h"
 #include "net/relay.h"
 #include "tunnel/expose_internal.h"
@@ -26,6 +27,7 @@
 
 #define RECORDS_BATCH    256
 #define RECORDS_DELAY_MS 200
+#define REFUSED_SHOWN    20    /* clients over a limit, recorded and logged in a second */
 #define LIST_MAX         10000 /* open connections shown */
 
 struct exposure {
@@ -50,6 +52,10 @@ struct exposure {
     enum proxy_version proxy;
     struct proxy_trust *trust;
     struct tunnel_access who;
+    struct meter *meters[PACER_METERS];
+    struct pacer read_pace, write_pace;
+    uint64_t refused_since_ms; /* the second in which the last ones were refused */
+    uint32_t n_refused;        /* in it */
     uint32_t n_clients;
     struct client *proxied;
     struct defer last_gone;
@@ -80,6 +86,7 @@ struct client {
     struct bridge *bridge;      /* NULL: a socket of the listener, or gone */
     struct exposure_dial *dial; /* NULL: nobody on the main loop asked for it */
     bool has_left;              /* its connection was lost, not ended */
+    bool is_metered;            /* counts as an open stream of the meters */
     struct client *prev, *next; /* of `proxied` while there is a bridge */
 };
 
@@ -163,6 +170,8 @@ static void on_last_gone(struct defer *d)
         exposure_udp_done(e->udp);
     close_listener(e);
     flush_records(e);
+    pacer_done(&e->read_pace);
+    pacer_done(&e->write_pace);
     loop_post(e->main, stopped_on_main, e);
 }
 
@@ -269,11 +278,52 @@ static struct client *client_new(struct exposure *e)
     return c;
 }
 
+static void leave_meters(struct client *c)
+{
+    for (int i = 0; i < PACER_METERS && c->is_metered; i++)
+        if (c->exposure->meters[i])
+            meter_leave(c->exposure->meters[i]);
+    c->is_metered = false;
+}
+
+/* 0, ERR_LIMIT or ERR_RATE. */
+static int enter_meters(struct client *c, const struct addr *peer)
+{
+    struct exposure *e = c->exposure;
+    for (int i = 0; i < PACER_METERS; i++) {
+        enum meter_refusal why =
+            e->meters[i] ? meter_enter(e->meters[i], peer, loop_now_ms(e->worker)) : METER_OK;
+        if (why == METER_OK)
+            continue;
+        while (i-- > 0) {
+            if (!e->meters[i])
+                continue;
+            meter_leave(e->meters[i]);
+            atomic_fetch_add(&e->meters[i]->refused[why], 1);
+        }
+        return meter_refusal_error(why);
+    }
+    c->is_metered = true;
+    return 0;
+}
+
+/* A flood is counted, but not written down whole. */
+static bool is_shown(struct exposure *e)
+{
+    uint64_t now = loop_now_ms(e->worker);
+    if (now - e->refused_since_ms >= 1000) {
+        e->refused_since_ms = now;
+        e->n_refused = 0;
+    }
+    return e->n_refused++ < REFUSED_SHOWN;
+}
+
 static void free_if_gone(struct client *c)
 {
     struct exposure *e = c->exposure;
     if (c->relay || c->bridge)
         return;
+    leave_meters(c);
     mem_free(c);
     exposure_release(e);
 }
@@ -390,10 +440,34 @@ static const char *udp_path(const struct exposure *e, char out[CONNECT_UDP_PATH_
     return out;
 }
 
+/* A client that is over a limit. */
+static void refuse_client(struct client *c, int fd, const struct addr *peer, int err)
+{
+    struct exposure *e = c->exposure;
+    const struct linger reset = {.l_onoff = 1};
+    const struct relay_result res = {.end = RELAY_END_NOT_OPENED, .err = err, .fd = -1};
+    char client[ADDR_TEXT_SIZE];
+    setsockopt(fd, SOL_SOCKET, SO_LINGER, &reset, sizeof(reset));
+    close(fd);
+    if (is_shown(e)) {
+        addr_format(peer, client, sizeof(client));
+        LOG_INFO("client refused", LOG_STR("tunnel", e->tunnel), LOG_STR("client", client),
+                 LOG_STR("error", proxy_status_token(err)));
+        add_record(e, c, peer, &res);
+    }
+    end_near_side(c, &res);
+    free_if_gone(c);
+}
+
 /* Relays `fd` (taken). NULL: the client is recorded, and freed unless it has a bridge. */
 static struct relay *open_relay(struct client *c, int fd, const struct addr *peer)
 {
     struct exposure *e = c->exposure;
+    int refused = enter_meters(c, peer);
+    if (refused < 0) {
+        refuse_client(c, fd, peer, refused);
+        return NULL;
+    }
     uint8_t prefix[PROXY_HEADER_OUT_MAX];
     char path[CONNECT_UDP_PATH_SIZE];
     const struct relay_open_params params = {.peer = *peer,
@@ -549,6 +623,10 @@ static void start_on_worker(void *arg)
 {
     struct exposure *e = arg;
     timer_init(&e->flush_timer, e->worker, on_flush_timer);
+    pacer_init(&e->read_pace, e->worker, e->meters, false);
+    pacer_init(&e->write_pace, e->worker, e->meters, true);
+    e->relays.read_pace = &e->read_pace;
+    e->relays.write_pace = &e->write_pace;
     if (!fleet_pool_is_usable(e->pool))
         return; /* gone meanwhile; main will stop this exposure */
     e->pool_user.on_gone = on_pool_gone;
@@ -643,6 +721,7 @@ int exposure_start(const struct exposure_config *cfg, struct exposure **ret)
     e->lease_epoch = cfg->lease_epoch;
     e->proxy = cfg->proxy;
     e->trust = cfg->trust;
+    memcpy(e->meters, cfg->meters, sizeof(e->meters));
     snprintf(e->tunnel, sizeof(e->tunnel), "%s", cfg->tunnel);
     snprintf(e->agent, sizeof(e->agent), "%s", cfg->pool->agent);
     snprintf(e->authority, sizeof(e->authority), "%s", cfg->authority);

@@ -12,6 +12,7 @@
 
 #include "base/addr.h"
 #include "fleet/pool.h"
+#include "net/pacer.h"
 #include "tunnel/tunnel_model.h"
 
 #define EXPOSURE_AUTHORITY_SIZE (HOST_SIZE + 8)
@@ -52,8 +53,9 @@ struct exposure_config {
     enum proxy_version proxy;  /* a header that tells the target who its client is */
     struct proxy_trust *trust; /* load balancers before the listener; NULL: none */
     enum tunnel_protocol protocol;
-    uint32_t flow_idle_ms;           /* UDP; 0: the default */
-    const struct tunnel_access *who; /* whose `sources` the listener admits; copied */
+    uint32_t flow_idle_ms;              /* UDP; 0: the default */
+    const struct tunnel_access *who;    /* whose `sources` the listener admits; copied */
+    struct meter *meters[PACER_METERS]; /* the tunnel's and its tenant's; outlive the exposure */
     const struct exposure_ops *ops;
     void *arg;
     void *owner; /* see exposure_owner */

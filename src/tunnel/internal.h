@@ -22,6 +22,7 @@
 struct tunnel_object {
     struct tunnels *owner;
     struct tunnel t;
+    struct meter meter, *tenant_meter;
     int64_t ends; /* wall ms; 0: never */
     struct tunnel_lease *leases;
     struct tunnel_peer *want; /* who shall hold it; NULL: nobody can, or each (spread) */
@@ -78,6 +79,8 @@ struct tunnels {
     uint64_t status_saved_ms; /* loop time */
     struct exposure_ops exposure_ops;
     struct proxy_trust *trust;
+    struct tenant_meter *tenant_meters; /* by tenant */
+    struct store_subscriber tenant_feed;
     size_t n_exposures;
     bool is_draining;
     uint64_t lease_changes, moves[TUNNEL_WHY_COUNT];
@@ -177,6 +180,15 @@ void tunnel_demands_free(struct tunnels *ts);
 
 /* tunnel_proxy.c */
 void tunnel_proxy_free(struct tunnels *ts);
+
+/* tunnel_limits.c */
+int tunnel_limits_init(struct tunnels *ts); /* blocks */
+void tunnel_limits_free(struct tunnels *ts);
+void tunnel_limits_begin(struct tunnel_object *o);
+void tunnel_limits_count(const struct tunnel_object *o, struct tunnel_traffic *sum);
+/* In a transaction: ERR_LIMIT when the tenant has all its tunnels; and that for people. */
+int tunnel_check_quota(struct tx *tx, const char *tenant);
+int tunnel_quota_diag(struct diag *d);
 
 /* tunnel_declare.c: PUT */
 struct http_server;

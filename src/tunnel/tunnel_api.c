@@ -152,7 +152,10 @@ static struct tunnel_write *write_new(struct tunnels *ts, struct http_request *r
 
 static void respond_write_error(struct tunnel_write *w, int err, const char *what)
 {
-    if (err == ERR_EXISTS)
+    struct diag d = {0};
+    if (err == ERR_LIMIT && tunnel_quota_diag(&d) < 0)
+        http_respond_diag(w->req, &d);
+    else if (err == ERR_EXISTS)
         http_respond_error(w->req, err, "there is a tunnel '%s' already", w->t.name);
     else if (err == ERR_STALE)
         http_respond_error(w->req, err,

@@ -75,7 +75,10 @@ static int write_put(struct tx *tx, void *arg)
 
 static void respond_failure(struct tunnel_put *w, int err)
 {
-    if (err == ERR_EXISTS)
+    struct diag d = {0};
+    if (err == ERR_LIMIT && tunnel_quota_diag(&d) < 0)
+        http_respond_diag(w->req, &d);
+    else if (err == ERR_EXISTS)
         http_respond_error(w->req, ERR_STALE, "there is a tunnel '%s' by now", w->t.name);
     else if (err == ERR_STALE)
         http_respond_error(w->req, err, "the tunnel was changed by somebody else meanwhile");

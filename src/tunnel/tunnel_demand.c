@@ -110,7 +110,7 @@ static void made(void *arg, int err)
     struct tunnel_demands *demands = m->demands;
     DL_DELETE(demands->making, m);
     if (err < 0)
-        fail_all(demands, &m->t, err == ERR_NOT_FOUND ? err : ERR_IO);
+        fail_all(demands, &m->t, err == ERR_NOT_FOUND || err == ERR_LIMIT ? err : ERR_IO);
     else
         tunnel_begin(tunnel_add(demands->tunnels, &m->t, 0, &none));
     tunnel_demand_changed(demands->tunnels);

@@ -112,6 +112,7 @@ static void expose(struct tunnel_object *o, struct fleet_pool *pool, uint64_t ep
                                         .protocol = o->t.spec.protocol,
                                         .flow_idle_ms = o->t.spec.idle_timeout_ms,
                                         .who = &o->t.spec.who,
+                                        .meters = {&o->meter, o->tenant_meter},
                                         .ops = &ts->exposure_ops,
                                         .arg = ts,
                                         .owner = o};
@@ -165,6 +166,7 @@ void tunnel_free_object(struct tunnel_object *o)
     timer_stop(&o->end_timer);
     timer_stop(&o->idle_timer);
     tunnel_forget_misses(o);
+    meter_done(&o->meter);
     mem_free(o);
 }
 
@@ -370,6 +372,7 @@ struct tunnel_object *tunnel_add(struct tunnels *ts, const struct tunnel *t, int
     o->ends = ends;
     o->past = o->saved = *past;
     timer_init(&o->end_timer, ts->loop, expire);
+    tunnel_limits_begin(o);
     tunnel_listen_init(o);
     HASH_ADD(hh, ts->objects, t.id, strlen(o->t.id), o);
     enlist(o);
@@ -402,6 +405,7 @@ void tunnel_change(struct tunnel_object *o, const struct tunnel *to, int64_t end
     snprintf(o->t.name, sizeof(o->t.name), "%s", to->name);
     o->t.spec = *is;
     snprintf(o->t.spec.network, sizeof(o->t.spec.network), "%s", was.network); /* stays */
+    meter_set(&o->meter, &is->limits);
     o->t.version = to->version;
     o->ends = ends;
     arm_end(o);
@@ -475,6 +479,7 @@ void tunnel_traffic(const struct tunnel_object *o, struct tunnel_traffic *ret)
     for (const struct exposure *e = o->exposures; e; e = exposure_next(e))
         exposure_traffic(e, ret);
     ret->datagrams.dropped += atomic_load_explicit(&o->sunk.dropped, memory_order_relaxed);
+    tunnel_limits_count(o, ret);
 }
 
 static void fill_holder(const struct tunnel_object *o, struct tunnel_holder *ret)
@@ -545,6 +550,8 @@ int tunnels_new(struct fleet *f, struct tunnels **ret, struct diag *d)
     timer_init(&ts->serve_timer, ts->loop, on_serve_timer);
     ts->write_grants.fn = tunnel_grants_write;
     int rc = store_run_wait(ts->store, STORE_READ, load_all, ts);
+    if (rc == 0)
+        rc = tunnel_limits_init(ts);
     if (rc < 0) {
         tunnels_free(ts);
         return diag_set(d, rc, "cannot read the tunnels: %s", error_text(rc));
@@ -613,6 +620,7 @@ void tunnels_free(struct tunnels *ts)
     HASH_ITER (hh, ts->networks, n, next_n)
         tunnel_network_free(n);
     tunnel_names_free(ts->names);
+    tunnel_limits_free(ts);
     mem_free(ts);
 }
 
@@ -639,5 +647,7 @@ void tunnels_stats(const struct tunnels *ts, struct tunnels_stats *ret)
         ret->traffic.datagrams.in += t.datagrams.in;
         ret->traffic.datagrams.out += t.datagrams.out;
         ret->traffic.datagrams.dropped += t.datagrams.dropped;
+        ret->traffic.bytes_delayed += t.bytes_delayed;
+        ret->traffic.streams_refused += t.streams_refused;
     }
 }

@@ -61,10 +61,12 @@ static json_t *holder_json(const struct tunnel_holder *h)
 
 json_t *tunnel_json(const struct tunnel *t, const struct tunnel_traffic *traffic)
 {
-    json_t *streams = json_pack("{s:I, s:I}", "open", (json_int_t)traffic->streams_open, "total",
-                                (json_int_t)traffic->streams_total);
-    json_t *bytes = json_pack("{s:I, s:I}", "in", (json_int_t)traffic->bytes_in, "out",
-                              (json_int_t)traffic->bytes_out);
+    json_t *streams = json_pack("{s:I, s:I, s:I}", "open", (json_int_t)traffic->streams_open,
+                                "total", (json_int_t)traffic->streams_total, "refused",
+                                (json_int_t)traffic->streams_refused);
+    json_t *bytes =
+        json_pack("{s:I, s:I, s:I}", "in", (json_int_t)traffic->bytes_in, "out",
+                  (json_int_t)traffic->bytes_out, "delayed", (json_int_t)traffic->bytes_delayed);
     json_t *datagrams = t->spec.protocol == TUNNEL_UDP
                             ? json_pack("{s:I, s:I, s:I}", "in", (json_int_t)traffic->datagrams.in,
                                         "out", (json_int_t)traffic->datagrams.out, "dropped",

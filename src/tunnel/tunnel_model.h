@@ -34,7 +34,8 @@ struct tunnel_traffic {
     uint64_t bytes_out; /* target to client */
     struct {
         uint64_t in, out, dropped;
-    } datagrams; /* UDP */
+    } datagrams;                             /* UDP */
+    uint64_t streams_refused, bytes_delayed; /* by limits, since the hub started */
 };
 
 struct tunnel_holder {

@@ -5,6 +5,7 @@
 #include "base/text.h"
 
 #include <assert.h>
+#include <inttypes.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -300,11 +301,56 @@ static int parse_idle_timeout(const json_t *idle, struct tunnel_spec *spec, stru
     return 0;
 }
 
+static int parse_limit(const json_t *limits, const char *key, int64_t least, int64_t most,
+                       uint64_t *ret, struct diag *d)
+{
+    char field[64];
+    const json_t *v = json_object_get(limits, key);
+    *ret = 0;
+    if (!v || json_is_null(v))
+        return 0;
+    snprintf(field, sizeof(field), "spec.limits.%s", key);
+    if (!json_is_integer(v) || json_integer_value(v) < least || json_integer_value(v) > most)
+        return diag_set_field(d, ERR_INVALID, field,
+                              "must be a whole number from %" PRId64 " to %" PRId64 ", or null",
+                              least, most);
+    *ret = (uint64_t)json_integer_value(v);
+    return 0;
+}
+
+static int parse_limits(const json_t *limits, struct meter_limits *ret, struct diag *d)
+{
+    static const char *const members[] = {"bandwidth", "streams", "streams_per_second", NULL};
+    uint64_t bandwidth, streams, rate;
+    if (!limits || json_is_null(limits))
+        return 0;
+    TRY(tunnel_check_members(limits, "spec.limits", members, d));
+    TRY(parse_limit(limits, "bandwidth", 1024, INT64_C(1000000000000), &bandwidth, d));
+    TRY(parse_limit(limits, "streams", 1, 1000000, &streams, d));
+    TRY(parse_limit(limits, "streams_per_second", 1, 100000, &rate, d));
+    *ret = (struct meter_limits){bandwidth, (uint32_t)streams, (uint32_t)rate};
+    return 0;
+}
+
+static json_t *limit_json(uint64_t limit)
+{
+    return limit ? json_integer((json_int_t)limit) : json_null();
+}
+
+static json_t *limits_json(const struct meter_limits *l)
+{
+    if (!l->bandwidth && !l->streams && !l->streams_per_second)
+        return json_null();
+    return json_pack("{s:o, s:o, s:o}", "bandwidth", limit_json(l->bandwidth), "streams",
+                     limit_json(l->streams), "streams_per_second",
+                     limit_json(l->streams_per_second));
+}
+
 int tunnel_spec_parse(const json_t *spec, struct tunnel_spec *ret,
                       char network_ref[TUNNEL_NAME_SIZE], struct diag *d)
 {
     static const char *const members[] = {"target",       "access", "spread", "check",
-                                          "idle_timeout", "ttl",    NULL};
+                                          "idle_timeout", "limits", "ttl",    NULL};
     struct tunnel_spec parsed = {0};
     TRY(tunnel_check_members(spec, "spec", members, d));
     const json_t *target = json_object_get(spec, "target");
@@ -315,6 +361,7 @@ int tunnel_spec_parse(const json_t *spec, struct tunnel_spec *ret,
     TRY(parse_spread(spec, &parsed, d));
     TRY(parse_check(json_object_get(spec, "check"), &parsed, d));
     TRY(parse_idle_timeout(json_object_get(spec, "idle_timeout"), &parsed, d));
+    TRY(parse_limits(json_object_get(spec, "limits"), &parsed.limits, d));
     TRY(parse_ttl(json_object_get(spec, "ttl"), &parsed, d));
     TRY(check_endpoint(&parsed, json_object_get(target, "protocol") != NULL, d));
     *ret = parsed;
@@ -363,12 +410,13 @@ static json_t *make_json(const struct tunnel_spec *spec, bool with_hashes)
     json_t *access =
         json_pack("{s:o, s:b}", "endpoint", endpoint_json(spec), "internal", (int)spec->internal);
     tunnel_access_json(&spec->who, with_hashes, access);
-    return json_pack("{s:{s:s, s:s, s:s, s:s?}, s:o, s:s, s:o, s:o, s:o}", "target", "network",
+    return json_pack("{s:{s:s, s:s, s:s, s:s?}, s:o, s:s, s:o, s:o, s:o, s:o}", "target", "network",
                      spec->network, "address", target, "protocol",
                      tunnel_protocol_name(spec->protocol), "proxy_protocol",
                      proxy_version_name(spec->proxy), "access", access, "spread",
                      spread_names[spec->spread], "check", check_json(&spec->check), "idle_timeout",
-                     duration_json(spec->idle_timeout_ms), "ttl", duration_json(spec->ttl_ms));
+                     duration_json(spec->idle_timeout_ms), "limits", limits_json(&spec->limits),
+                     "ttl", duration_json(spec->ttl_ms));
 }
 
 json_t *tunnel_spec_json(const struct tunnel_spec *spec)

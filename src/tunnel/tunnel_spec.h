@@ -7,6 +7,7 @@
 #include "base/addr.h"
 #include "base/diag.h"
 #include "base/id.h"
+#include "net/meter.h"
 #include "wire/proxy_header.h"
 #include "tunnel/tunnel_access.h"
 
@@ -59,8 +60,9 @@ struct tunnel_spec {
     enum tunnel_spread spread;
     struct tunnel_check check;
     struct tunnel_access who;
-    uint32_t idle_timeout_ms; /* of a UDP client; 0: the default */
-    int64_t ttl_ms;           /* 0: no end */
+    uint32_t idle_timeout_ms;   /* of a UDP client; 0: the default */
+    struct meter_limits limits; /* 0: none */
+    int64_t ttl_ms;             /* 0: no end */
 };
 
 /* Every member is checked, unknown ones are errors; `d->field` is the JSON path at fault. The

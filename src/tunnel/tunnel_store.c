@@ -30,6 +30,7 @@ static struct store_value nonzero(int64_t v)
 int tunnel_store_insert(struct tx *tx, struct tunnel *t, int64_t ends)
 {
     TRY(tunnel_access_hash(&t->spec.who));
+    TRY(tunnel_check_quota(tx, t->tenant));
     char *spec = spec_text(&t->spec);
     int rc = tx_exec(
         tx,

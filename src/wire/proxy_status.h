@@ -32,6 +32,7 @@ size_t proxy_status_index(int error);
     X(ERR_DNS, 502, "dns_error")                         \
     X(ERR_DENIED, 403, "destination_ip_prohibited")      \
     X(ERR_LIMIT, 503, "connection_limit_reached")        \
+    X(ERR_RATE, 429, "connection_rate_exceeded")         \
     X(ERR_STALE, 409, "http_request_denied")             \
     X(ERR_RESET, 502, "connection_terminated")           \
     X(ERR_UNAVAILABLE, 503, "destination_unavailable")   \

@@ -1,0 +1,135 @@
+/*
+ * Meters: each tunnel has one, set by its spec, and each tenant has one, set by its administrator
+ * and shared by all of its tunnels. Workers use both (expose.c); the main loop sets them.
+ */
+#include "tunnel/internal.h"
+
+#include "base/error.h"
+#include "base/log.h"
+#include "base/mem.h"
+#include "identity/identity.h"
+
+#include <stdio.h>
+#include <string.h>
+
+struct tenant_meter {
+    char tenant[ID_SIZE];
+    struct meter meter;
+    UT_hash_handle hh;
+};
+
+/* They stay until the end: as many as there were tenants. */
+static struct meter *meter_of(struct tunnels *ts, const char *tenant)
+{
+    struct tenant_meter *t;
+    HASH_FIND_STR(ts->tenant_meters, tenant, t);
+    if (!t) {
+        t = NEW(struct tenant_meter);
+        snprintf(t->tenant, sizeof(t->tenant), "%s", tenant);
+        meter_init(&t->meter);
+        HASH_ADD_STR(ts->tenant_meters, tenant, t);
+    }
+    return &t->meter;
+}
+
+void tunnel_limits_begin(struct tunnel_object *o)
+{
+    meter_init(&o->meter);
+    meter_set(&o->meter, &o->t.spec.limits);
+    o->tenant_meter = meter_of(o->owner, o->t.tenant);
+}
+
+static void take_limits(void *arg, const char *tenant, const struct identity_limits *l)
+{
+    const struct meter_limits limits = {.bandwidth = (uint64_t)l->bandwidth,
+                                        .streams = (uint32_t)l->streams};
+    meter_set(meter_of(arg, tenant), &limits);
+}
+
+/* ---- following the tenants ---- */
+
+struct follow {
+    struct tunnels *tunnels;
+    char tenant[ID_SIZE];
+    struct identity_limits limits;
+};
+
+static int read_limits(struct tx *tx, void *arg)
+{
+    struct follow *f = arg;
+    return identity_limits_of(tx, f->tenant, &f->limits);
+}
+
+static void limits_read(void *arg, int err)
+{
+    CLEANUP(mem_free) struct follow *f = arg;
+    if (err < 0)
+        LOG_ERROR("cannot read a tenant's limits", LOG_STR("tenant", f->tenant), LOG_ERR(err));
+    else
+        take_limits(f->tunnels, f->tenant, &f->limits);
+}
+
+static void on_change(struct store_subscriber *sub, const struct store_change *change)
+{
+    struct tunnels *ts = container_of(sub, struct tunnels, tenant_feed);
+    if (strcmp(change->kind, "tenant") != 0 || change->op == STORE_DELETE)
+        return;
+    struct follow *f = NEW(struct follow);
+    f->tunnels = ts;
+    snprintf(f->tenant, sizeof(f->tenant), "%s", change->id);
+    store_run(ts->store, STORE_READ, read_limits, limits_read, f);
+}
+
+static int read_all(struct tx *tx, void *arg)
+{
+    return identity_limits_each(tx, NULL, take_limits, arg);
+}
+
+int tunnel_limits_init(struct tunnels *ts)
+{
+    TRY(store_run_wait(ts->store, STORE_READ, read_all, ts));
+    ts->tenant_feed.fn = on_change;
+    store_subscribe(ts->store, &ts->tenant_feed);
+    return 0;
+}
+
+void tunnel_limits_free(struct tunnels *ts)
+{
+    struct tenant_meter *t, *next;
+    if (ts->tenant_feed.store)
+        store_unsubscribe(&ts->tenant_feed);
+    HASH_ITER (hh, ts->tenant_meters, t, next) {
+        HASH_DEL(ts->tenant_meters, t);
+        meter_done(&t->meter);
+        mem_free(t);
+    }
+}
+
+/* ---- quotas ---- */
+
+int tunnel_check_quota(struct tx *tx, const char *tenant)
+{
+    struct identity_limits l;
+    int64_t n;
+    TRY(identity_limits_of(tx, tenant, &l));
+    if (!l.tunnels)
+        return 0;
+    TRY(tx_query_int(tx, &n, "SELECT COUNT(*) FROM tunnel WHERE tenant = $1", STORE_TEXT(tenant)));
+    return n < l.tunnels ? 0 : ERR_LIMIT;
+}
+
+int tunnel_quota_diag(struct diag *d)
+{
+    return diag_set(d, ERR_CONFLICT,
+                    "the tenant has as many tunnels as it may have; delete one, or ask the hub's "
+                    "administrator for more (\"warren tenant get\" shows the limit)");
+}
+
+/* ---- counting ---- */
+
+void tunnel_limits_count(const struct tunnel_object *o, struct tunnel_traffic *sum)
+{
+    for (int why = METER_OK + 1; why < METER_REFUSAL_COUNT; why++)
+        sum->streams_refused += atomic_load_explicit(&o->meter.refused[why], memory_order_relaxed);
+    sum->bytes_delayed += atomic_load_explicit(&o->meter.delayed, memory_order_relaxed);
+}
