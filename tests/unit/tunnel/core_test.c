@@ -7,6 +7,7 @@
 
 #include <stdio.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <unistd.h>
 #include <utlist.h>
@@ -84,6 +85,94 @@ static void the_other_agent_serves_when_the_holder_leaves(void **state)
     close(client);
     close(second);
     bench_agent_stop(&other);
+}
+
+static size_t count_leases(const struct tunnel_object *o)
+{
+    const struct tunnel_lease *l;
+    size_t n = 0;
+    DL_COUNT(o->leases, l, n);
+    return n;
+}
+
+static void a_tunnel_that_moves_keeps_its_streams(void **state)
+{
+    struct bench *b = *state;
+    struct bench_agent a, other;
+    int clients[2], targets[2], later;
+    bench_agent_start(b, &a, AGENT_1);
+    struct tunnel_object *o[] = {bench_tunnel(b, "one", "127.0.0.1:0", 0),
+                                 bench_tunnel(b, "two", "127.0.0.1:0", 0)};
+    for (int i = 0; i < 2; i++) {
+        wait_active(b, o[i]);
+        targets[i] = open_stream(b, o[i], &clients[i]);
+    }
+    bench_agent_start(b, &other, AGENT_2);
+    wait_for(b->loop, strcmp(holder(o[0]), AGENT_2) == 0 || strcmp(holder(o[1]), AGENT_2) == 0);
+    int moved = strcmp(holder(o[0]), AGENT_2) == 0 ? 0 : 1;
+    assert_string_equal(holder(o[1 - moved]), AGENT_1);
+    assert_int_equal(count_leases(o[moved]), 2);
+    assert_string_equal(tunnel_holder(o[moved])->reason,
+                        "spread evenly: agt_0000000000000001 held more");
+    bench_pass(b, clients[moved], targets[moved], "still there");
+    open_stream(b, o[moved], &later);
+    assert_int_equal(tunnel_agent_streams(other.tunnels), 1);
+    assert_int_equal(tunnel_agent_streams(a.tunnels), 2);
+    close(clients[moved]);
+    shutdown(targets[moved], SHUT_WR);
+    wait_for(b->loop, count_leases(o[moved]) == 1);
+    wait_for(b->loop, tunnel_agent_leases(a.tunnels) == 1);
+    bench_pass(b, later, b->served[2], "the new one");
+    close(clients[1 - moved]);
+    close(later);
+    bench_agent_stop(&a);
+    wait_for(b->loop, strcmp(holder(o[1 - moved]), AGENT_2) == 0);
+    bench_agent_stop(&other);
+}
+
+static void an_agent_that_leaves_takes_nothing_and_keeps_its_streams(void **state)
+{
+    struct bench *b = *state;
+    struct bench_agent a, other;
+    int client;
+    bench_agent_start(b, &a, AGENT_1);
+    struct tunnel_object *o = bench_tunnel(b, "web", "127.0.0.1:0", 0);
+    wait_active(b, o);
+    int target = open_stream(b, o, &client);
+    tunnel_agent_leave(a.tunnels, 1000);
+    wait_for(b->loop, o->t.phase == TUNNEL_PENDING);
+    assert_string_equal(o->t.reason, "its agents are being drained: agt_0000000000000001");
+    bench_pass(b, client, target, "still there");
+    bench_agent_start(b, &other, AGENT_2);
+    wait_for(b->loop, strcmp(holder(o), AGENT_2) == 0);
+    bench_pass(b, target, client, "and now");
+    close(client);
+    shutdown(target, SHUT_WR);
+    wait_for(b->loop, tunnel_agent_leases(a.tunnels) == 0);
+    bench_agent_stop(&a);
+    bench_agent_stop(&other);
+}
+
+static void what_could_not_be_served_for_lack_of_descriptors_is_served_later(void **state)
+{
+    struct bench *b = *state;
+    struct bench_agent a;
+    struct rlimit was, low;
+    bench_agent_start(b, &a, AGENT_1);
+    struct tunnel_object *o = bench_tunnel(b, "web", "127.0.0.1:0", 0);
+    struct tunnel_object *other = bench_tunnel(b, "other", NULL, 0); /* keeps the connection */
+    wait_active(b, o);
+    wait_active(b, other);
+    assert_int_equal(getrlimit(RLIMIT_NOFILE, &was), 0);
+    low = was;
+    low.rlim_cur = 3;
+    assert_int_equal(setrlimit(RLIMIT_NOFILE, &low), 0);
+    tunnel_lose_all(o, ERR_UNAVAILABLE, "test");
+    wait_for(b->loop, timer_is_running(&b->tunnels->serve_timer));
+    assert_int_equal(o->t.phase, TUNNEL_PENDING);
+    assert_int_equal(setrlimit(RLIMIT_NOFILE, &was), 0);
+    wait_active(b, o);
+    bench_agent_stop(&a);
 }
 
 static void a_deleted_tunnel_cuts_its_streams_and_frees_its_address(void **state)
@@ -517,6 +606,9 @@ int main(void)
     const struct CMUnitTest tests[] = {
         T(a_client_reaches_the_target),
         T(the_other_agent_serves_when_the_holder_leaves),
+        T(a_tunnel_that_moves_keeps_its_streams),
+        T(an_agent_that_leaves_takes_nothing_and_keeps_its_streams),
+        T(what_could_not_be_served_for_lack_of_descriptors_is_served_later),
         T(a_deleted_tunnel_cuts_its_streams_and_frees_its_address),
         T(a_tunnel_moves_to_another_address),
         T(a_tunnel_ends_with_its_ttl),
