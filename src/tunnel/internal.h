@@ -49,7 +49,8 @@ struct tunnel_object {
     bool is_ending;                    /* ... which is being deleted */
     struct tunnel_object *prev, *next; /* in its network */
     struct tunnel_object *dirty_prev, *dirty_next;
-    UT_hash_handle hh;
+    char key[ID_SIZE + TUNNEL_NAME_SIZE]; /* "TENANT NAME" */
+    UT_hash_handle hh, hh_key;
 };
 
 struct tunnel_network {
@@ -67,6 +68,7 @@ struct tunnels {
     struct store *store;
     struct loop *loop;
     struct tunnel_object *objects;   /* by id; deleted ones are not in it */
+    struct tunnel_object *by_name;   /* the same, by `key` */
     struct tunnel_network *networks; /* by id */
     struct tunnel_peer *peers;       /* by agent */
     struct tunnel_lease *grants;     /* to be written */

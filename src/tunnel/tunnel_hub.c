@@ -30,16 +30,30 @@ struct tunnel_object *tunnel_find(struct tunnels *ts, const char *id)
     return o;
 }
 
+static void format_key(char key[ID_SIZE + TUNNEL_NAME_SIZE], const char *tenant, const char *name)
+{
+    snprintf(key, ID_SIZE + TUNNEL_NAME_SIZE, "%s %.63s", tenant, name);
+}
+
 struct tunnel_object *tunnel_lookup(struct tunnels *ts, const char *tenant, const char *ref)
 {
     struct tunnel_object *o = tunnel_find(ts, ref);
     if (o)
         return strcmp(o->t.tenant, tenant) == 0 ? o : NULL;
-    for (o = ts->objects; o; o = o->hh.next) {
-        if (strcmp(o->t.name, ref) == 0 && strcmp(o->t.tenant, tenant) == 0)
-            return o;
-    }
-    return NULL;
+    char key[sizeof(o->key)];
+    format_key(key, tenant, ref);
+    HASH_FIND(hh_key, ts->by_name, key, strlen(key), o);
+    return o;
+}
+
+static void set_name(struct tunnel_object *o, const char *name)
+{
+    struct tunnels *ts = o->owner;
+    if (o->key[0])
+        HASH_DELETE(hh_key, ts->by_name, o);
+    snprintf(o->t.name, sizeof(o->t.name), "%s", name);
+    format_key(o->key, o->t.tenant, name);
+    HASH_ADD(hh_key, ts->by_name, key, strlen(o->key), o);
 }
 
 struct tunnel_network *tunnel_network_of(struct tunnels *ts, const char *network)
@@ -375,6 +389,7 @@ struct tunnel_object *tunnel_add(struct tunnels *ts, const struct tunnel *t, int
     tunnel_limits_begin(o);
     tunnel_listen_init(o);
     HASH_ADD(hh, ts->objects, t.id, strlen(o->t.id), o);
+    set_name(o, t->name);
     enlist(o);
     return o;
 }
@@ -402,7 +417,7 @@ static bool same_place(const struct host_port *a, const struct host_port *b)
 void tunnel_change(struct tunnel_object *o, const struct tunnel *to, int64_t ends)
 {
     const struct tunnel_spec was = o->t.spec, *is = &to->spec;
-    snprintf(o->t.name, sizeof(o->t.name), "%s", to->name);
+    set_name(o, to->name);
     o->t.spec = *is;
     snprintf(o->t.spec.network, sizeof(o->t.spec.network), "%s", was.network); /* stays */
     meter_set(&o->meter, &is->limits);
@@ -454,6 +469,7 @@ void tunnel_remove(struct tunnel_object *o)
     LOG_INFO("tunnel deleted", LOG_STR("tunnel", o->t.id), LOG_STR("name", o->t.name));
     tunnel_tell_removed(o);
     HASH_DEL(ts->objects, o);
+    HASH_DELETE(hh_key, ts->by_name, o);
     DL_DELETE(n->objects, o);
     n->count--;
     if (!n->objects)
@@ -615,6 +631,7 @@ void tunnels_free(struct tunnels *ts)
     tunnel_web_free(ts);
     HASH_ITER (hh, ts->objects, o, next) {
         HASH_DEL(ts->objects, o);
+        HASH_DELETE(hh_key, ts->by_name, o);
         tunnel_free_object(o);
     }
     HASH_ITER (hh, ts->networks, n, next_n)
