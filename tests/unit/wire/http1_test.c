@@ -263,6 +263,34 @@ static void an_answer_to_head_has_no_body(void **state)
     buf_done(&t.text);
 }
 
+static void an_answer_to_head_has_no_body_after_an_interim_one_either(void **state)
+{
+    static const char text[] =
+        "HTTP/1.1 103 Early Hints\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n";
+    struct heard t = {0};
+    http1_init_client(&t.parser, &ops, LIMITS);
+    http1_expect_no_body(&t.parser);
+    assert_int_equal(http1_feed(&t.parser, text, sizeof(text) - 1), sizeof(text) - 1);
+    assert_true(t.parser.ended);
+    http1_done(&t.parser);
+    buf_done(&t.text);
+}
+
+static void a_change_of_protocol_that_was_asked_for_ends_the_head(void **state)
+{
+    static const char head[] = "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\n\r\n";
+    struct heard t = {0};
+    char text[sizeof(head) + 8];
+    snprintf(text, sizeof(text), "%sraw", head);
+    http1_init_client(&t.parser, &ops, LIMITS);
+    http1_expect_upgrade(&t.parser);
+    assert_int_equal(http1_feed(&t.parser, text, strlen(text)), strlen(head));
+    assert_true(t.parser.ended);
+    assert_int_equal(t.parser.head.status, 101);
+    http1_done(&t.parser);
+    buf_done(&t.text);
+}
+
 static void a_cut_message_is_an_error(void **state)
 {
     static const char *const cut[] = {
@@ -307,6 +335,8 @@ int main(void)
         cmocka_unit_test(what_an_op_refuses_stays_refused),
         cmocka_unit_test(responses_end_by_length_chunks_or_the_end),
         cmocka_unit_test(an_answer_to_head_has_no_body),
+        cmocka_unit_test(an_answer_to_head_has_no_body_after_an_interim_one_either),
+        cmocka_unit_test(a_change_of_protocol_that_was_asked_for_ends_the_head),
         cmocka_unit_test(a_cut_message_is_an_error),
         cmocka_unit_test(values_and_tokens_are_told_apart),
     };
