@@ -91,7 +91,9 @@ static void arrive_on_worker(void *arg)
 {
     CLEANUP(mem_free) struct arrival *a = arg;
     struct fleet_link *l = a->link;
-    const struct h2conn_config cfg = {0};
+    const struct h2conn_config cfg = {.h2 = {.stream_window_max = FLEET_STREAM_WINDOW_MAX,
+                                             .connection_window = FLEET_CONNECTION_WINDOW,
+                                             .budget = &l->pool->budget}};
     timer_init(&l->deadline, l->pool->worker, on_deadline);
     timer_start(&l->deadline, SETTINGS_MS);
     l->hc = h2conn_attach(a->conn, l->pool->worker, &cfg, &link_ops, l);

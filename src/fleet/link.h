@@ -18,6 +18,15 @@ struct conn;
  * relay_move. */
 #define FLEET_SETTING_NUMBER 0xf0e1
 
+/* Each end of a session's reverse connections. A window of 24 MiB carries 1 Gbit/s over 100 ms; a
+ * stream gets there only while its reader keeps up, and all of them together are bounded. */
+#define FLEET_STREAM_WINDOW_MAX (24u << 20)
+#define FLEET_CONNECTION_WINDOW (64u << 20) /* given back on receipt: not what bounds memory */
+#define FLEET_BUDGET                                          \
+    {                                                         \
+        .window_limit = 64u << 20, .buffer_limit = 128u << 20 \
+    }
+
 struct fleet_link {
     /* Constant. */
     struct fleet_pool *pool;

@@ -88,6 +88,7 @@ struct fleet_pool *fleet_pool_new(struct fleet_agent *a)
     p->worker = f->homes[p->home].worker;
     p->epoch = a->epoch;
     p->wanted = p->wanted_before = 1;
+    p->budget = (struct h2_budget)FLEET_BUDGET;
     timer_init(&p->timer, p->worker, fleet_pool_tick);
     snprintf(p->tenant, sizeof(p->tenant), "%s", a->tenant);
     snprintf(p->agent, sizeof(p->agent), "%s", a->id);

@@ -12,6 +12,7 @@
 
 #include "base/id.h"
 #include "loop/loop.h"
+#include "wire/h2.h"
 
 #include <stdbool.h>
 #include <stdint.h>
@@ -44,6 +45,7 @@ struct fleet_pool {
     uint32_t wanted, wanted_before; /* how many connections the agent shall keep; a tick ago */
     uint64_t busy_ms;               /* when all of them were of use, the last time */
     struct timer timer;
+    struct h2_budget budget; /* of all connections */
 
     /* The main loop's. */
     struct fleet_link *members; /* all that the worker has or will have */

@@ -14,9 +14,16 @@
 #define STREAMS_MAX 65536
 #define LASTING_MS  5000
 
+/* Outlives its pool, for the connections that are still closing. */
+struct shared {
+    struct h2_budget budget;
+    size_t users;
+};
+
 /* Outlives its pool while its connection closes: the pool is then NULL. */
 struct reverse {
     struct reverse_pool *pool;
+    struct shared *shared;
     uint32_t number;
     struct dial *dial;
     struct h2conn *hc;
@@ -29,9 +36,22 @@ struct reverse_pool {
     struct reverse_config cfg;
     struct reverse *slots[REVERSE_MAX];
     uint32_t wanted, open, last_number;
+    struct shared *shared;
 };
 
 static void dial(struct reverse *r);
+
+static void unshare(struct shared *s)
+{
+    if (--s->users == 0)
+        mem_free(s);
+}
+
+static void free_one(struct reverse *r)
+{
+    unshare(r->shared);
+    mem_free(r);
+}
 
 static struct reverse *find(struct reverse_pool *p, uint32_t number)
 {
@@ -71,7 +91,7 @@ static void forget(struct reverse *r)
             p->slots[i] = NULL;
     }
     p->open--;
-    mem_free(r);
+    free_one(r);
 }
 
 static void on_close(void *arg, int err)
@@ -79,7 +99,7 @@ static void on_close(void *arg, int err)
     struct reverse *r = arg;
     r->hc = NULL;
     if (!r->pool) {
-        mem_free(r);
+        free_one(r);
         return;
     }
     if (r->pool->open > r->pool->wanted) {
@@ -109,6 +129,9 @@ static void on_dialled(void *arg, const struct dial_result *res)
     const struct h2conn_config cfg = {.h2 = {.is_server = true,
                                              .max_streams = STREAMS_MAX,
                                              .enable_connect = true,
+                                             .stream_window_max = FLEET_STREAM_WINDOW_MAX,
+                                             .connection_window = FLEET_CONNECTION_WINDOW,
+                                             .budget = &r->shared->budget,
                                              .extra = {{FLEET_SETTING_EPOCH, r->pool->cfg.epoch},
                                                        {FLEET_SETTING_NUMBER, r->number}}}};
     r->hc = h2conn_new(res->conn, &cfg, &reverse_ops, r);
@@ -142,13 +165,15 @@ static void drop(struct reverse *r)
     if (r->hc)
         h2conn_abort(r->hc, ERR_CANCELED); /* on_close frees */
     else
-        mem_free(r);
+        free_one(r);
 }
 
 struct reverse_pool *reverse_pool_new(const struct reverse_config *cfg)
 {
     struct reverse_pool *p = NEW(struct reverse_pool);
     p->cfg = *cfg;
+    p->shared = NEW(struct shared);
+    *p->shared = (struct shared){.budget = FLEET_BUDGET, .users = 1};
     tls_client_ref(p->cfg.tls);
     return p;
 }
@@ -157,6 +182,8 @@ static void add(struct reverse_pool *p, uint32_t slot)
 {
     struct reverse *r = NEW(struct reverse);
     r->pool = p;
+    r->shared = p->shared;
+    r->shared->users++;
     r->number = ++p->last_number;
     r->backoff = (struct backoff){100, 5000, 0};
     timer_init(&r->retry, p->cfg.loop, on_retry);
@@ -197,5 +224,6 @@ void reverse_pool_free(struct reverse_pool *p)
         return;
     reverse_pool_want(p, 0);
     tls_client_unref(p->cfg.tls);
+    unshare(p->shared);
     mem_free(p);
 }

@@ -13,6 +13,13 @@
 #define HANDSHAKE_MS 10000
 #define CLOSE_MS     5000
 
+#ifndef TCP_RTO_MIN_US /* of Linux 6.15; harmless before */
+#define TCP_RTO_MIN_US 45
+#endif
+#ifndef TCP_DELACK_MAX_US
+#define TCP_DELACK_MAX_US 46
+#endif
+
 static int conn_new(struct loop *l, int fd, const struct addr *peer, struct conn **ret)
 {
     struct conn *c = NEW(struct conn);
@@ -255,4 +262,11 @@ void conn_set_unsent_max(struct conn *c, uint32_t bytes)
 void conn_set_batch(struct conn *c, size_t bytes)
 {
     c->batch = (uint32_t)MIN(bytes, (size_t)CONN_BATCH_MAX);
+}
+
+void conn_set_prompt(struct conn *c)
+{
+    int rto_min_us = 50000, delayed_ack_us = 25000;
+    setsockopt(c->io.fd, IPPROTO_TCP, TCP_RTO_MIN_US, &rto_min_us, sizeof(rto_min_us));
+    setsockopt(c->io.fd, IPPROTO_TCP, TCP_DELACK_MAX_US, &delayed_ack_us, sizeof(delayed_ack_us));
 }

@@ -97,3 +97,6 @@ void conn_set_batch(struct conn *c, size_t bytes);
 /* Lets the kernel queue at most about this many bytes that it cannot send yet, so that what on_fill
  * gives next is soon on its way (TCP_NOTSENT_LOWAT). 0: no limit. */
 void conn_set_unsent_max(struct conn *c, uint32_t bytes);
+/* A single packet that is lost goes out again after the round trip and 50 ms instead of 200
+ * (Linux 6.15; both ends should). For connections on which somebody waits for small messages. */
+void conn_set_prompt(struct conn *c);

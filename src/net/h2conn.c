@@ -11,6 +11,8 @@
 #define PING_MS                   5000
 #define DEAD_MS                   10000
 #define MIXED_UNSENT              (32u << 10)
+#define LONG_UNSENT               (256u << 10)
+#define LONG_PATH_US              5000
 #define BUSY_BYTES                (1u << 20) /* in a tick: worth another measurement of the path */
 #define CONNECT_PROTOCOL_SETTING  8
 #define DEFAULT(value, otherwise) ((value) ? (value) : (otherwise))
@@ -26,7 +28,7 @@ struct h2conn {
     uint32_t ping_ms, dead_ms;
     uint64_t bytes_before;    /* received, at the last tick */
     uint64_t pinged_after_ms; /* the last input when a ping asked for more; once for each silence */
-    bool is_ending, is_mixed;
+    bool is_ending, is_mixed, is_long;
     int err; /* why we end it; 0: not, or orderly */
 };
 
@@ -109,15 +111,18 @@ static size_t on_data(void *arg, const uint8_t *data, size_t len)
 }
 
 /* Large batches are cheaper a byte; beside small messages short ones keep the turns short, and a
- * short queue in the kernel lets a message overtake what bulk streams still have to send. */
+ * short queue in the kernel lets a message overtake what bulk streams still have to send. On a long
+ * path that queue is never long: it may take a second to drain, and wake-ups are few there. */
 static void adapt(struct h2conn *hc)
 {
     bool is_mixed = h2_traffic(hc->h2) == H2_TRAFFIC_MIXED;
-    if (is_mixed == hc->is_mixed)
+    bool is_long = h2_round_trip_us(hc->h2) > LONG_PATH_US;
+    if (is_mixed == hc->is_mixed && is_long == hc->is_long)
         return;
     hc->is_mixed = is_mixed;
+    hc->is_long = is_long;
     conn_set_batch(hc->conn, is_mixed ? CONN_BATCH : CONN_BATCH_MAX);
-    conn_set_unsent_max(hc->conn, is_mixed ? MIXED_UNSENT : 0);
+    conn_set_unsent_max(hc->conn, is_mixed ? MIXED_UNSENT : is_long ? LONG_UNSENT : 0);
 }
 
 static size_t on_fill(void *arg, uint8_t *out, size_t cap)
@@ -218,6 +223,7 @@ static struct h2conn *make(struct conn *c, struct loop *l, const struct h2conn_c
     }
     read_rtt(hc);
     conn_set_batch(c, CONN_BATCH_MAX);
+    conn_set_prompt(c);
     timer_start(&hc->keepalive, hc->ping_ms);
     return hc;
 }

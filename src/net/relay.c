@@ -454,11 +454,10 @@ void relay_on_event(struct io *io)
 static void on_close(void *arg, struct h2_stream *s, uint32_t error)
 {
     struct relay *r = arg;
-    (void)s;
     r->stream = NULL;
     if (!r->is_cut && r->first_chunk != RELAY_NO_CHUNK && r->io.fd >= 0)
         write_chunks(r); /* before a reset throws them away */
-    if (r->move && error == H2_NO_ERROR && relay_move_finish(r))
+    if (r->move && error == H2_NO_ERROR && relay_move_finish(r, s))
         return;
     if (!r->is_cut && error == H2_NO_ERROR && r->stream_ended && r->socket_ended) {
         relay_shut_if_done(r);

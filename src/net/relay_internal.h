@@ -89,6 +89,6 @@ bool relay_move_is_due(struct relay *r);
 bool relay_move_is_waiting(const struct relay *r); /* for the answer */
 void relay_move_old_ended(struct relay *r);        /* END_STREAM came on the old stream */
 /* The old stream is closed, properly: the new one takes its place. False: it cannot. */
-bool relay_move_finish(struct relay *r);
+bool relay_move_finish(struct relay *r, struct h2_stream *old);
 void relay_move_drop(struct relay *r); /* resets the new stream, if there is one */
 struct h2conn *relay_move_conn(const struct relay *r);

@@ -83,7 +83,7 @@ void relay_move_drop(struct relay *r)
     mem_free(m);
 }
 
-bool relay_move_finish(struct relay *r)
+bool relay_move_finish(struct relay *r, struct h2_stream *old)
 {
     struct relay_move *m = r->move;
     if (r->is_cut || !m->is_sending || !m->old_ended)
@@ -92,8 +92,10 @@ bool relay_move_finish(struct relay *r)
     h2conn_batch_cancel(&r->at_end);
     r->hc = m->hc;
     r->stream = m->to;
-    if (r->stream)
+    if (r->stream) {
         h2_stream_set(r->stream, &relay_stream_ops, r);
+        h2_stream_inherit(r->stream, old);
+    }
     r->old_bytes = (uint32_t)r->stash.len;
     r->stream_ended = m->new_ended;
     relay_keep(r, m->held.data, m->held.len);

@@ -195,12 +195,13 @@ static int on_data_chunk(nghttp2_session *ng, uint8_t flags, int32_t id, const u
 {
     struct h2 *h = user_data;
     struct h2_stream *s = stream_of(h, id);
+    const struct h2_budget *b = h->budget;
     (void)flags;
     nghttp2_session_consume_connection(ng, len);
     if (!s)
         return 0;
     h2_stream_received(s, len);
-    if (h->buffered > h->buffer_budget && s->buffered > h->buffer_budget / h->n_streams)
+    if (b->buffered > b->buffer_limit && s->buffered > b->buffer_limit / b->n_streams)
         h2_reset(s, H2_ENHANCE_YOUR_CALM);
     if (s->ops && s->ops->on_data && !s->is_reset)
         s->ops->on_data(s->arg, s, data, len);
@@ -328,8 +329,9 @@ int h2_new(const struct h2_config *cfg, const struct h2_ops *ops, void *arg, str
     h->max_header_bytes = DEFAULT(cfg->max_header_bytes, 16u << 10);
     h->stream_window = DEFAULT(cfg->stream_window, 256u << 10);
     h->stream_window_max = MAX(DEFAULT(cfg->stream_window_max, 4u << 20), h->stream_window);
-    h->window_budget = DEFAULT(cfg->window_budget, 32u << 20);
-    h->buffer_budget = DEFAULT(cfg->buffer_budget, 64u << 20);
+    h->own_budget.window_limit = DEFAULT(cfg->window_budget, 32u << 20);
+    h->own_budget.buffer_limit = DEFAULT(cfg->buffer_budget, 64u << 20);
+    h->budget = cfg->budget ? cfg->budget : &h->own_budget;
     h->control_left = H2_CONTROL_ALLOWANCE;
     h->peer_max_streams = PEER_STREAMS_AT_FIRST;
     h2_memory_init(&h->memory, &mem);

@@ -64,6 +64,13 @@ int h2_headers_status(const struct h2_headers *h); /* of a response; 0 if there 
 
 #define H2_EXTRA_SETTINGS 2
 
+/* What several sessions of one thread may use together. */
+struct h2_budget {
+    uint64_t window_limit, window_used; /* growth of streams' windows, bytes */
+    uint64_t buffer_limit, buffered;    /* received and not consumed, bytes */
+    size_t n_streams;
+};
+
 struct h2_config {
     bool is_server;
     uint32_t max_streams;       /* open at once, opened by the peer; 0: 128 (client: none) */
@@ -74,6 +81,7 @@ struct h2_config {
     /* Received and not consumed, of all streams together, bytes; 0: 64 MiB. Beyond it a stream that
      * has more than its equal part is reset. */
     uint32_t buffer_budget;
+    struct h2_budget *budget;  /* instead of these two, outlives the session; NULL: its own */
     uint32_t max_header_bytes; /* one block, names and values; 0: 16 KiB */
     bool enable_connect;       /* server: announce RFC 8441 extended CONNECT */
     bool peer_is_trusted;      /* no limits on resets and control frames: our own hub */
@@ -143,6 +151,8 @@ void h2_resume(struct h2_stream *s); /* on_produce has something again */
 void h2_consume(struct h2_stream *s, size_t len);
 void h2_reset(struct h2_stream *s, uint32_t error); /* on_close follows, later */
 
+/* The window that `from`, which is about to be closed, has earned goes on to `to`. */
+void h2_stream_inherit(struct h2_stream *to, struct h2_stream *from);
 void h2_stream_set(struct h2_stream *s, const struct h2_stream_ops *ops, void *arg);
 void *h2_stream_arg(const struct h2_stream *s);
 struct h2 *h2_stream_session(const struct h2_stream *s);
@@ -158,6 +168,7 @@ void h2_tick(struct h2 *h);
 /* The least round trip of the transport so far, for the growth of windows. h2_ping's answers count
  * instead where they show a long path, which a proxy in between hides from the transport. */
 void h2_set_rtt(struct h2 *h, uint32_t rtt_us);
+uint32_t h2_round_trip_us(const struct h2 *h); /* 0: unknown */
 /* What moved in the last second: at most one stream; several; some of them, a moment ago, in
  * small pieces, as where someone waits for each answer. */
 enum h2_traffic { H2_TRAFFIC_SINGLE, H2_TRAFFIC_BULK, H2_TRAFFIC_MIXED };

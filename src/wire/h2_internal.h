@@ -8,7 +8,7 @@
 #define H2_PEER_SETTINGS_MAX  16
 #define H2_CONTROL_ALLOWANCE  2000 /* control frames between two h2_tick */
 #define H2_OF_LATE_US         1000000
-#define H2_SMALL_OF_LATE_US   200000 /* every new stream begins with something small */
+#define H2_SMALL_OF_LATE_US   200000u /* every new stream begins with something small */
 #define H2_SMALL_BYTES        2048   /* pieces of a bulk stream are larger on average */
 #define H2_FRAME_HEADER_BYTES 9
 
@@ -39,7 +39,7 @@ struct h2_stream {
     int32_t id;
     /* Receiving: granted (the peer may send) + buffered (not consumed yet) is at most window. */
     uint32_t window, granted, buffered;
-    uint32_t grown;       /* of `window`, charged to the connection's budget */
+    uint32_t grown;       /* of `window`, charged to the budget */
     uint32_t mean_piece;  /* a moving average of the pieces of data that moved, bytes */
     uint32_t since_mark;  /* bytes consumed since mark_us */
     uint64_t mark_us;     /* 0: not measuring */
@@ -57,9 +57,8 @@ struct h2 {
     void *arg;
     struct h2_stream *streams;
     size_t n_streams;
-    uint32_t max_header_bytes, stream_window, stream_window_max, window_budget, budget_used;
-    uint32_t buffer_budget;
-    uint64_t buffered;            /* of all streams */
+    uint32_t max_header_bytes, stream_window, stream_window_max;
+    struct h2_budget *budget, own_budget;
     uint32_t rtt_us, ping_rtt_us; /* the least so far; 0: unknown */
 
     uint8_t *out; /* only inside h2_output */
@@ -92,7 +91,6 @@ struct h2 {
 /* nghttp2's allocator with the thread's shared frame buffer; see h2_memory.c. */
 void h2_memory_init(struct h2_memory *m, nghttp2_mem *ret);
 
-uint32_t h2_round_trip_us(const struct h2 *h);
 struct h2_stream *h2_stream_new(struct h2 *h, int32_t id);
 void h2_stream_free(struct h2_stream *s); /* unlinks; no callback */
 void h2_stream_received(struct h2_stream *s, size_t len);

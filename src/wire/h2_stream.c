@@ -36,6 +36,7 @@ struct h2_stream *h2_stream_new(struct h2 *h, int32_t id)
     s->window = s->granted = h->stream_window;
     DL_APPEND(h->streams, s);
     h->n_streams++;
+    h->budget->n_streams++;
     return s;
 }
 
@@ -44,8 +45,9 @@ void h2_stream_free(struct h2_stream *s)
     struct h2 *h = s->h;
     DL_DELETE(h->streams, s);
     h->n_streams--;
-    h->budget_used -= s->grown;
-    h->buffered -= s->buffered;
+    h->budget->n_streams--;
+    h->budget->window_used -= s->grown;
+    h->budget->buffered -= s->buffered;
     if (h->busy == s)
         h->busy = NULL;
     h2_block_free(s->block);
@@ -159,7 +161,7 @@ enum h2_traffic h2_traffic(const struct h2 *h)
     uint64_t now = h->now_us;
     if (!h->other_busy_us || now - h->other_busy_us > H2_OF_LATE_US)
         return H2_TRAFFIC_SINGLE;
-    if (!h->small_us || now - h->small_us > H2_SMALL_OF_LATE_US)
+    if (!h->small_us || now - h->small_us > MAX(H2_SMALL_OF_LATE_US, 4 * h2_round_trip_us(h)))
         return H2_TRAFFIC_BULK;
     return H2_TRAFFIC_MIXED;
 }
@@ -197,10 +199,11 @@ static void maybe_grow(struct h2_stream *s, size_t consumed)
     uint64_t now = h->now_us;
     bool is_limit = s->mark_us && now - s->mark_us < 2 * (uint64_t)h2_round_trip_us(h);
     uint32_t more = MIN(s->window, h->stream_window_max - s->window);
-    if (is_limit && s->buffered <= s->window / 4 && h->budget_used + more <= h->window_budget) {
+    if (is_limit && s->buffered <= s->window / 4 &&
+        h->budget->window_used + more <= h->budget->window_limit) {
         s->window += more;
         s->grown += more;
-        h->budget_used += more;
+        h->budget->window_used += more;
     }
     s->mark_us = now;
     s->since_mark = 0;
@@ -211,21 +214,13 @@ void h2_stream_received(struct h2_stream *s, size_t len)
     assert(len <= s->granted); /* nghttp2 enforces it */
     s->granted -= (uint32_t)len;
     s->buffered += (uint32_t)len;
-    s->h->buffered += len;
+    s->h->budget->buffered += len;
     h2_stream_moved(s, len);
 }
 
-void h2_consume(struct h2_stream *s, size_t len)
+static void give_credit(struct h2_stream *s)
 {
     struct h2 *h = s->h;
-    assert(len <= s->buffered);
-    s->buffered -= (uint32_t)len;
-    h->buffered -= len;
-    if (s->remote_ended || s->is_reset)
-        return;
-    if (!h->in_batch && h->ops->now_us)
-        h->now_us = h->ops->now_us(h->arg);
-    maybe_grow(s, len);
     uint32_t target = target_of(s);
     if (s->granted + s->buffered >= target)
         return;
@@ -235,6 +230,30 @@ void h2_consume(struct h2_stream *s, size_t len)
     s->granted += credit;
     nghttp2_submit_window_update(h->ng, NGHTTP2_FLAG_NONE, s->id, (int32_t)credit);
     h2_wake(h);
+}
+
+void h2_consume(struct h2_stream *s, size_t len)
+{
+    struct h2 *h = s->h;
+    assert(len <= s->buffered);
+    s->buffered -= (uint32_t)len;
+    h->budget->buffered -= len;
+    if (s->remote_ended || s->is_reset)
+        return;
+    if (!h->in_batch && h->ops->now_us)
+        h->now_us = h->ops->now_us(h->arg);
+    maybe_grow(s, len);
+    give_credit(s);
+}
+
+void h2_stream_inherit(struct h2_stream *to, struct h2_stream *from)
+{
+    if (from->h->budget != to->h->budget || from->window <= to->window || to->remote_ended)
+        return;
+    to->grown += from->window - to->window;
+    to->h->budget->window_used += from->window - to->window;
+    to->window = from->window;
+    give_credit(to);
 }
 
 /* Sending */
