@@ -16,6 +16,8 @@
 #define NEW_PER_SECOND            2000
 #define NEW_AT_ONCE               4000
 #define BATCHES_A_TURN            8
+#define V2_HEADER_MAX             52    /* addresses only */
+#define DATAGRAM_MAX              65507 /* bytes of the largest over IPv4 */
 #define DEFAULT(value, otherwise) ((value) ? (value) : (otherwise))
 
 /* Which client: compared as bytes. */
@@ -35,6 +37,8 @@ struct client {
     bool is_in_order; /* ... and no error since */
     bool is_settled;  /* in `settled`, else in `fresh` */
     bool is_known;    /* in the table and a list; else only waits for its flow's end */
+    uint8_t header_len;
+    uint8_t header[V2_HEADER_MAX]; /* before each of its datagrams */
     struct client *prev, *next;
     UT_hash_handle hh;
 };
@@ -152,6 +156,20 @@ static void on_open(void *arg, struct flow *f)
         p->cfg.ops->on_open(p->cfg.arg, &c->path.peer);
 }
 
+/* Within the bandwidth; else it is dropped and counted. */
+static bool passes(struct flow_port *p, bool is_out, size_t len)
+{
+    uint64_t now = loop_now_ms(p->cfg.loop);
+    for (int i = 0; i < PACER_METERS; i++) {
+        struct meter *m = p->cfg.meters[i];
+        if (m && !bucket_pass(is_out ? &m->out : &m->in, len, now)) {
+            flow_set_lost(p->cfg.set, 1);
+            return false;
+        }
+    }
+    return true;
+}
+
 static void on_datagram(void *arg, struct flow *f, const uint8_t *data, size_t len, bool is_kept)
 {
     struct client *c = arg;
@@ -161,6 +179,8 @@ static void on_datagram(void *arg, struct flow *f, const uint8_t *data, size_t l
     c->is_answered = c->is_in_order = true;
     if (c->is_known)
         touch(c, false);
+    if (!passes(p, true, len))
+        return;
     udp_send(&p->sender, data, len, &c->path);
     if (is_kept)
         flush(p);
@@ -231,10 +251,45 @@ static bool may_be_new(struct flow_port *p)
     return p->n_clients < p->cfg.flows_max;
 }
 
+static void make_header(struct client *c)
+{
+    struct flow_port *p = c->port;
+    uint8_t header[PROXY_HEADER_OUT_MAX];
+    struct addr bound = {.len = sizeof(bound.in6)}, here = {.len = sizeof(here.in6)};
+    c->header_len = 0;
+    if (p->cfg.proxy != PROXY_V2)
+        return;
+    getsockname(p->io.fd, &bound.sa, &bound.len);
+    here.sa.sa_family = AF_INET6;
+    memcpy(&here.in6.sin6_addr, c->path.local.ip, sizeof(c->path.local.ip));
+    addr_set_port(&here, addr_port(&bound));
+    bool is_known = !IN6_IS_ADDR_UNSPECIFIED(&here.in6.sin6_addr);
+    c->header_len = (uint8_t)proxy_header_write(PROXY_V2, true, &c->path.peer,
+                                                is_known ? &here : &bound, header);
+    memcpy(c->header, header, c->header_len);
+}
+
+static void send_on(struct client *c, const struct udp_datagram *d)
+{
+    uint8_t whole[DATAGRAM_MAX];
+    if (!c->header_len) {
+        flow_send(c->flow, d->data, d->len);
+        return;
+    }
+    if (c->header_len + d->len > sizeof(whole)) {
+        flow_set_lost(c->port->cfg.set, 1);
+        return;
+    }
+    memcpy(whole, c->header, c->header_len);
+    memcpy(whole + c->header_len, d->data, d->len);
+    flow_send(c->flow, whole, c->header_len + d->len);
+}
+
 static int open_flow(struct client *c)
 {
     struct flow_port *p = c->port;
     int rc = p->cfg.ops->open(p->cfg.arg, &c->path.peer, &client_ops, c, &c->flow);
+    make_header(c);
     if (rc < 0)
         c->retry_ms = loop_now_ms(p->cfg.loop) + RETRY_MS;
     return rc;
@@ -275,7 +330,8 @@ static void take(struct flow_port *p, const struct udp_datagram *d)
         return;
     }
     touch(c, true);
-    flow_send(c->flow, d->data, d->len);
+    if (passes(p, false, d->len))
+        send_on(c, d);
 }
 
 static void receive(struct flow_port *p)
@@ -333,6 +389,11 @@ int flow_port_new(const struct flow_port_config *cfg, struct flow_port **ret)
 void flow_port_refuse_new(struct flow_port *p)
 {
     p->is_refusing = true;
+}
+
+void flow_port_set_proxy(struct flow_port *p, enum proxy_version proxy)
+{
+    p->cfg.proxy = proxy;
 }
 
 void flow_port_set_idle(struct flow_port *p, uint32_t idle_ms)

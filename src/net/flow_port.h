@@ -8,10 +8,16 @@
  * slowed down. After a failure to open its flow, a client's datagrams are dropped for RETRY_MS.
  *
  * Answers leave from the address that the client has sent to. Thread: one loop.
+ *
+ * Under a bandwidth limit datagrams that are too many are dropped. With `proxy` each datagram to
+ * the target begins with a PROXY header of version 2, as dnsdist and PowerDNS have it: none can be
+ * the first one where any may be lost.
  */
 #pragma once
 
 #include "net/flow.h"
+#include "net/pacer.h"
+#include "wire/proxy_header.h"
 
 struct flow_port;
 
@@ -38,12 +44,15 @@ struct flow_port_config {
     int fd;                      /* of udp_bind; the owner closes it after flow_port_free */
     uint32_t idle_ms, flows_max; /* 0: as above */
     struct flow_set *set;
+    struct meter *meters[PACER_METERS]; /* NULL: none */
+    enum proxy_version proxy;           /* PROXY_NONE or PROXY_V2 */
     const struct flow_port_ops *ops;
     void *arg;
 };
 
 int flow_port_new(const struct flow_port_config *cfg, struct flow_port **ret);
 void flow_port_refuse_new(struct flow_port *p); /* clients it knows go on */
+void flow_port_set_proxy(struct flow_port *p, enum proxy_version proxy); /* of new flows */
 void flow_port_set_idle(struct flow_port *p, uint32_t idle_ms);
 void flow_port_stop(struct flow_port *p); /* takes nothing more from the socket */
 void flow_port_free(struct flow_port *p); /* after the last flow's on_end */

@@ -58,6 +58,18 @@ size_t bucket_take(struct bucket *b, size_t want, size_t least, uint64_t now_ms)
     }
 }
 
+bool bucket_pass(struct bucket *b, size_t n, uint64_t now_ms)
+{
+    uint64_t rate = atomic_load_explicit(&b->rate, memory_order_relaxed);
+    if (rate == 0)
+        return true;
+    refill(b, rate, now_ms * 1000);
+    if (atomic_load(&b->level) <= 0)
+        return false;
+    atomic_fetch_sub(&b->level, (int64_t)n);
+    return true;
+}
+
 void bucket_give_back(struct bucket *b, size_t n)
 {
     if (atomic_load_explicit(&b->rate, memory_order_relaxed))

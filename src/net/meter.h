@@ -25,6 +25,10 @@ struct bucket {
 size_t bucket_take(struct bucket *b, size_t want, size_t least, uint64_t now_ms);
 void bucket_give_back(struct bucket *b, size_t n);
 
+/* All of `n` or nothing, for what cannot be cut or wait: one more passes as long as something is
+ * left, and what it takes too much is owed. */
+bool bucket_pass(struct bucket *b, size_t n, uint64_t now_ms);
+
 enum meter_refusal {
     METER_OK,
     METER_STREAMS, /* ERR_LIMIT */

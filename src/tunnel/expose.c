@@ -278,21 +278,18 @@ static struct client *client_new(struct exposure *e)
     return c;
 }
 
-static void leave_meters(struct client *c)
+void exposure_leave(struct exposure *e)
 {
-    for (int i = 0; i < PACER_METERS && c->is_metered; i++)
-        if (c->exposure->meters[i])
-            meter_leave(c->exposure->meters[i]);
-    c->is_metered = false;
+    for (int i = 0; i < PACER_METERS; i++)
+        if (e->meters[i])
+            meter_leave(e->meters[i]);
 }
 
-/* 0, ERR_LIMIT or ERR_RATE. */
-static int enter_meters(struct client *c, const struct addr *peer)
+int exposure_enter(struct exposure *e, const struct addr *client)
 {
-    struct exposure *e = c->exposure;
     for (int i = 0; i < PACER_METERS; i++) {
         enum meter_refusal why =
-            e->meters[i] ? meter_enter(e->meters[i], peer, loop_now_ms(e->worker)) : METER_OK;
+            e->meters[i] ? meter_enter(e->meters[i], client, loop_now_ms(e->worker)) : METER_OK;
         if (why == METER_OK)
             continue;
         while (i-- > 0) {
@@ -303,19 +300,33 @@ static int enter_meters(struct client *c, const struct addr *peer)
         }
         return meter_refusal_error(why);
     }
-    c->is_metered = true;
     return 0;
 }
 
-/* A flood is counted, but not written down whole. */
-static bool is_shown(struct exposure *e)
+bool exposure_shows_refusal(struct exposure *e, const struct addr *client, int err)
 {
+    char text[ADDR_TEXT_SIZE];
     uint64_t now = loop_now_ms(e->worker);
     if (now - e->refused_since_ms >= 1000) {
         e->refused_since_ms = now;
         e->n_refused = 0;
     }
-    return e->n_refused++ < REFUSED_SHOWN;
+    if (e->n_refused++ >= REFUSED_SHOWN)
+        return false;
+    addr_format(client, text, sizeof(text));
+    LOG_INFO("client refused", LOG_STR("tunnel", e->tunnel), LOG_STR("client", text),
+             LOG_STR("error", proxy_status_token(err)));
+    return true;
+}
+
+struct meter *const *exposure_meters(const struct exposure *e)
+{
+    return e->meters;
+}
+
+enum proxy_version exposure_proxy(const struct exposure *e)
+{
+    return e->proxy;
 }
 
 static void free_if_gone(struct client *c)
@@ -323,7 +334,8 @@ static void free_if_gone(struct client *c)
     struct exposure *e = c->exposure;
     if (c->relay || c->bridge)
         return;
-    leave_meters(c);
+    if (c->is_metered)
+        exposure_leave(e);
     mem_free(c);
     exposure_release(e);
 }
@@ -446,15 +458,10 @@ static void refuse_client(struct client *c, int fd, const struct addr *peer, int
     struct exposure *e = c->exposure;
     const struct linger reset = {.l_onoff = 1};
     const struct relay_result res = {.end = RELAY_END_NOT_OPENED, .err = err, .fd = -1};
-    char client[ADDR_TEXT_SIZE];
     setsockopt(fd, SOL_SOCKET, SO_LINGER, &reset, sizeof(reset));
     close(fd);
-    if (is_shown(e)) {
-        addr_format(peer, client, sizeof(client));
-        LOG_INFO("client refused", LOG_STR("tunnel", e->tunnel), LOG_STR("client", client),
-                 LOG_STR("error", proxy_status_token(err)));
+    if (exposure_shows_refusal(e, peer, err))
         add_record(e, c, peer, &res);
-    }
     end_near_side(c, &res);
     free_if_gone(c);
 }
@@ -463,11 +470,12 @@ static void refuse_client(struct client *c, int fd, const struct addr *peer, int
 static struct relay *open_relay(struct client *c, int fd, const struct addr *peer)
 {
     struct exposure *e = c->exposure;
-    int refused = enter_meters(c, peer);
+    int refused = exposure_enter(e, peer);
     if (refused < 0) {
         refuse_client(c, fd, peer, refused);
         return NULL;
     }
+    c->is_metered = true;
     uint8_t prefix[PROXY_HEADER_OUT_MAX];
     char path[CONNECT_UDP_PATH_SIZE];
     const struct relay_open_params params = {.peer = *peer,
@@ -695,6 +703,8 @@ static void retarget_on_worker(void *arg)
     CLEANUP(mem_free) struct retarget *r = arg;
     snprintf(r->exposure->authority, sizeof(r->exposure->authority), "%s", r->authority);
     r->exposure->proxy = r->proxy;
+    if (r->exposure->udp)
+        exposure_udp_set_proxy(r->exposure->udp, r->proxy);
     r->exposure->target_err = 0;
 }
 

@@ -24,6 +24,13 @@ void exposure_dial_ended(struct exposure_dial *d, int err); /* of the relay; las
 void exposure_record(struct exposure *e, const struct exposure_record *r); /* fills in the rest */
 bool exposure_tell_target(struct exposure *e, int err); /* whether that is news */
 void exposure_log_not_reached(const struct exposure *e, const struct addr *client, int err);
+/* One more stream or flow of this client: 0, ERR_LIMIT or ERR_RATE; then one exposure_leave. */
+int exposure_enter(struct exposure *e, const struct addr *client);
+void exposure_leave(struct exposure *e);
+/* A refusal is counted, but of a flood not all are written down. */
+bool exposure_shows_refusal(struct exposure *e, const struct addr *client, int err);
+struct meter *const *exposure_meters(const struct exposure *e);
+enum proxy_version exposure_proxy(const struct exposure *e);
 void exposure_hold(struct exposure *e); /* a client more: it does not end before */
 void exposure_release(struct exposure *e);
 int exposure_stop_reason(const struct exposure *e); /* 0: it serves */
@@ -36,6 +43,7 @@ const struct h2_header *exposure_headers(const struct exposure *e);
  * works on the worker. */
 struct exposure_udp *exposure_udp_new(struct exposure *e, uint32_t idle_ms);
 int exposure_udp_start(struct exposure_udp *u, int fd); /* the owner closes it after free */
+void exposure_udp_set_proxy(struct exposure_udp *u, enum proxy_version proxy);
 void exposure_udp_refuse_new(struct exposure_udp *u);
 void exposure_udp_linger(struct exposure_udp *u); /* stopped: answers may still come, for a while */
 void exposure_udp_stop(struct exposure_udp *u, int err); /* cuts the flows; 0: only no more input */

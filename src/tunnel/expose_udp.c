@@ -7,6 +7,7 @@
 #include "base/log.h"
 #include "base/macro.h"
 #include "base/mem.h"
+#include "base/time.h"
 #include "net/flow_port.h"
 #include "tunnel/expose_internal.h"
 
@@ -52,6 +53,16 @@ static struct exposure_record record_of(const struct flow *f)
 
 /* ---- what the port tells ---- */
 
+/* A client over a limit: its datagrams are dropped until it may try again. */
+static void refuse(struct exposure_udp *u, const struct addr *client, int err)
+{
+    int64_t now = time_wall_ms();
+    if (exposure_shows_refusal(u->exposure, client, err))
+        exposure_record(u->exposure,
+                        &(struct exposure_record){
+                            .client = *client, .opened = now, .end = "failed", .error = err});
+}
+
 static int open_flow(void *arg, const struct addr *client, const struct flow_ops *ops,
                      void *flow_arg, struct flow **ret)
 {
@@ -71,7 +82,16 @@ static int open_flow(void *arg, const struct addr *client, const struct flow_ops
                                        .set = &u->flows,
                                        .ops = ops,
                                        .arg = flow_arg};
-    TRY(flow_open(hc, &p, ret));
+    int rc = exposure_enter(e, client);
+    if (rc < 0) {
+        refuse(u, client, rc);
+        return rc;
+    }
+    rc = flow_open(hc, &p, ret);
+    if (rc < 0) {
+        exposure_leave(e);
+        return rc;
+    }
     exposure_hold(e);
     return 0;
 }
@@ -110,6 +130,7 @@ static void on_end(void *arg, const struct addr *client, const struct flow *f,
     }
     r.end = end_text(u, res);
     exposure_record(u->exposure, &r);
+    exposure_leave(u->exposure);
     exposure_release(u->exposure);
 }
 
@@ -131,13 +152,22 @@ struct exposure_udp *exposure_udp_new(struct exposure *e, uint32_t idle_ms)
 
 int exposure_udp_start(struct exposure_udp *u, int fd)
 {
-    const struct flow_port_config cfg = {.loop = exposure_worker(u->exposure),
-                                         .fd = fd,
-                                         .idle_ms = u->idle_ms,
-                                         .set = &u->flows,
-                                         .ops = &port_ops,
-                                         .arg = u};
+    const struct flow_port_config cfg = {
+        .loop = exposure_worker(u->exposure),
+        .fd = fd,
+        .idle_ms = u->idle_ms,
+        .set = &u->flows,
+        .meters = {exposure_meters(u->exposure)[0], exposure_meters(u->exposure)[1]},
+        .proxy = exposure_proxy(u->exposure),
+        .ops = &port_ops,
+        .arg = u};
     return flow_port_new(&cfg, &u->port);
+}
+
+void exposure_udp_set_proxy(struct exposure_udp *u, enum proxy_version proxy)
+{
+    if (u->port)
+        flow_port_set_proxy(u->port, proxy);
 }
 
 void exposure_udp_refuse_new(struct exposure_udp *u)

@@ -109,6 +109,9 @@ static int parse_target(const json_t *target, struct tunnel_spec *spec,
         return diag_set_field(
             d, ERR_INVALID, "spec.target.protocol",
             "'%.20s' is not a protocol of this hub; it has: tcp, udp, http, https", protocol);
+    if (spec->protocol == TUNNEL_UDP && spec->proxy == PROXY_V1)
+        return diag_set_field(d, ERR_INVALID, "spec.target.proxy_protocol",
+                              "version 1 is for connections; udp has \"v2\"");
     return 0;
 }
 

@@ -290,3 +290,57 @@ def test_wrong_limits_are_refused_with_their_field(hub):
             hub.admin.patch("/api/v1/tenants/default", {"limits": {field: value}})
         assert e.value.body["field"] == f"limits.{field}"
     assert hub.cli("tenant", "limit", "default", "--bandwidth", "much", check=False).returncode == 2
+
+
+# --- UDP --------------------------------------------------------------------------------------------
+
+def udp_echo(bench, hub, **limits):
+    from lib.datagram import UdpServer
+    server = bench.keep(UdpServer())
+    hub.agent("a1")
+    body = spec(server.address, **limits)
+    body["target"]["protocol"] = "udp"
+    hub.admin.post("/api/v1/tunnels", {"name": "web", "spec": body})
+    host, port = endpoint(hub.wait_active("web")).rsplit(":", 1)
+    return host, int(port)
+
+
+def test_flows_are_limited_as_streams_are(bench, hub):
+    from lib.datagram import udp_socket
+    public = udp_echo(bench, hub, streams=2)
+
+    def is_answered(sock):
+        sock.sendto(b"x", public)
+        try:
+            return sock.recv(100) is not None
+        except TimeoutError:
+            return False
+    first, second, third = (udp_socket("127.0.0.1", timeout=1) for _ in range(3))
+    wait_until(lambda: is_answered(first) and is_answered(second), "two flows")
+    assert not is_answered(third)
+    status = hub.admin.get("/api/v1/tunnels/web")["status"]
+    assert status["streams"]["open"] == 2 and status["streams"]["refused"] >= 1
+    wait_until(lambda: any(r["error"] == "connection_limit_reached" for r in records(hub)), "the record")
+    hub.cli("tunnel", "update", "web", "--max-streams", "none")
+    wait_until(lambda: is_answered(third), "room")
+    for sock in (first, second, third):
+        sock.close()
+
+
+def test_datagrams_beyond_the_bandwidth_are_dropped_and_counted(bench, hub):
+    from lib.datagram import udp_socket
+    rate = 200_000
+    public = udp_echo(bench, hub, bandwidth=rate)
+    with udp_socket("127.0.0.1", timeout=1) as sock:
+        began, got = time.monotonic(), 0
+        sock.settimeout(0.0005)
+        while time.monotonic() - began < 4:
+            sock.sendto(bytes(1000), public)
+            try:
+                got += len(sock.recv(2000))
+            except (TimeoutError, BlockingIOError):
+                pass
+        took = time.monotonic() - began
+    print(f"{got / took / rate:.3f} of the limit")
+    assert 0.3 * rate < got / took < 1.15 * rate
+    wait_until(lambda: hub.admin.get("/api/v1/tunnels/web")["status"]["datagrams"]["dropped"] > 0, "drops counted")

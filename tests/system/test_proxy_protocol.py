@@ -277,3 +277,32 @@ def test_the_setting_is_checked(bench, directory):
     for wrong in ("nonsense", "10.0.0.0/8:80", "10.0.0.0/33"):
         done = run([program("warren"), "hub", "--check-config", "--data", directory, "--proxy-protocol-from", wrong], check=False)
         assert done.returncode != 0 and "proxy" in done.stderr, done
+
+
+# --- UDP --------------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("host", HOSTS)
+def test_each_datagram_tells_its_client(bench, hub, host):
+    """Version 2 before every datagram, as dnsdist and PowerDNS have it; answers have none."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family, socket.SOCK_DGRAM) as target, socket.socket(family, socket.SOCK_DGRAM) as client:
+        target.bind((host, 0))
+        target.settimeout(20)
+        client.bind((host, 0))
+        client.settimeout(20)
+        hub.agent("a1")
+        hub.admin.post("/api/v1/tunnels", {"name": "dns", "spec": spec(
+            at(host, target.getsockname()[1]), at(host, 0), protocol="udp", proxy_protocol="v2")})
+        there, port = endpoint(hub.wait_active("dns")).rsplit(":", 1)
+        expected = v2(client.getsockname()[:2], (host, int(port)))
+        expected = expected[:13] + bytes([expected[13] + 1]) + expected[14:]  # DGRAM
+        for data in (b"one", b"two", b"", bytes(5000)):
+            client.sendto(data, (there.strip("[]"), int(port)))
+            got, agent = target.recvfrom(65536)
+            assert got == expected + data
+            target.sendto(b"re:" + data, agent)
+            assert client.recv(65536) == b"re:" + data
+    with pytest.raises(Problem) as e:
+        hub.admin.post("/api/v1/tunnels", {"name": "x", "spec": spec("a:1", "127.0.0.1:0", protocol="udp",
+                                                                     proxy_protocol="v1")})
+    assert e.value.body["field"] == "spec.target.proxy_protocol"
