@@ -8,6 +8,7 @@ import socket
 import sqlite3
 from collections import Counter
 
+from lib.datagram import address_of, ask, udp_socket
 from lib.process import SANITIZER_REPORT
 from lib.service import connect, exchange
 from world import DEAD_PORT
@@ -130,19 +131,28 @@ class Picture:
                 yield f"{name} is {m[name]:g}, {want} expected"
 
 
+def tcp_answers(address, namespace):
+    with connect(address, 5, namespace) as sock:
+        sock.settimeout(10)
+        good = exchange(sock, PROBE) == PROBE
+        sock.shutdown(socket.SHUT_WR)
+        return good and sock.recv(1) == b""
+
+
+def udp_answers(address, namespace):
+    with udp_socket(address_of(address)[0], namespace=namespace, timeout=10) as sock:
+        return ask(sock, address_of(address), PROBE) == PROBE
+
+
 def probe(world, tunnel):
     """None, or what is wrong with what a client is served."""
-    address = tunnel["status"]["endpoint"]["address"]
+    answers = udp_answers if tunnel["spec"]["target"]["protocol"] == "udp" else tcp_answers
     is_dead = tunnel["spec"]["target"]["address"].endswith(f":{DEAD_PORT}")
     try:
-        with connect(address, 5, world.host.name) as sock:
-            sock.settimeout(10)
-            good = exchange(sock, PROBE) == PROBE
-            sock.shutdown(socket.SHUT_WR)
-            ended = sock.recv(1) == b""
+        good = answers(tunnel["status"]["endpoint"]["address"], world.host.name)
     except OSError as error:
         return None if is_dead else f"{tunnel['id']}: {error!r}"
-    return None if good and ended and not is_dead else f"{tunnel['id']}: wrong answer"
+    return None if good and not is_dead else f"{tunnel['id']}: wrong answer"
 
 
 def counted(before, after):

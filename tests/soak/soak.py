@@ -47,8 +47,8 @@ class Soak:
             return
         self.looked = time.monotonic()
         try:
-            self.addresses = [t["status"]["endpoint"]["address"] for t in self.world.tunnels()
-                              if t["status"]["endpoint"]]
+            self.addresses = [(t["spec"]["target"]["protocol"], t["status"]["endpoint"]["address"])
+                              for t in self.world.tunnels() if t["status"]["endpoint"]]
         except OSError:
             pass
 

@@ -6,11 +6,12 @@ import socket
 import threading
 import time
 
+from lib.datagram import address_of, udp_socket
 from lib.service import connect
 
 
 class Traffic:
-    """`addresses`: a function that gives the endpoints there are now; `hub_deaths`: one that counts how
+    """`addresses`: a function that gives the endpoints there are now, as (protocol, address); `hub_deaths`: one that counts how
     often the hub was killed, as the kernel then ends its connections properly."""
 
     def __init__(self, namespace, addresses, hub_deaths, seed, clients=6):
@@ -52,9 +53,10 @@ class Traffic:
             if not works:
                 time.sleep(0.05)
                 continue
-            address = rng.choice(addresses)
+            protocol, address = rng.choice(addresses)
+            session = self._flow if protocol == "udp" else self._session
             try:
-                self._session(rng, address)
+                session(rng, address)
                 self.ok += 1
             except OSError:
                 self.failed += 1
@@ -98,6 +100,21 @@ class Traffic:
             raise OSError("ended")
         if got != sent:
             self.wrong.append(f"{address}: {len(sent)} bytes came back changed")
+
+    def _flow(self, rng, address):
+        """Datagrams may be lost, but what comes was sent."""
+        to, ever = address_of(address), set()
+        with udp_socket(to[0], namespace=self.namespace, timeout=1) as sock:
+            for _ in range(rng.choice((1, 1, 5, 20))):
+                sent = {rng.randbytes(rng.choice((1, 100, 1400, 9000))) for _ in range(rng.choice((1, 4)))}
+                ever |= sent
+                for data in sent:
+                    sock.sendto(data, to)
+                for _ in sent:
+                    if (data := sock.recv(1 << 16)) not in ever:
+                        self.wrong.append(f"{address}: a datagram of {len(data)} bytes that nobody sent")
+                if self.resting.is_set():
+                    break
 
     @staticmethod
     def _send(sock, data, failures):

@@ -11,6 +11,7 @@ import os
 import signal
 import time
 
+from lib.datagram import UdpServer
 from lib.link import Link
 from lib.network import Host
 from lib.process import wait_until
@@ -34,7 +35,8 @@ class Place:
         self.link = Link(world.host, [f"{address}.1/24"], self.host, [f"{address}.2/24"],
                          device=f"wan{number}", seed=number, delay_ms=1)
         self.host.ip("route", "add", "default", "dev", f"wan{number}")
-        self.services = [TcpServer(echo, namespace=self.host.name, port=p) for p in ECHO_PORTS]
+        self.services = [kind(namespace=self.host.name, port=p) for p in ECHO_PORTS
+                         for kind in (lambda **at: TcpServer(echo, **at), UdpServer)]
         self.agent, self.life = None, 0
         self.busy = False  # a fault is under way
 
@@ -147,6 +149,15 @@ class World:
             place.join()
         self.fault(place, "revoked", self.rng.uniform(0.5, 3), again)
 
+    def drain(self, place):
+        path = f"/api/v1/agents/{place.agent.id}"
+        self.hub.admin.post(path + ":drain", {})
+
+        def again():
+            self.bring_hub_back()
+            self.hub.admin.post(path + ":undrain", {})
+        self.fault(place, "drained", self.rng.uniform(1, 6), again)
+
     def kill_hub(self):
         self.hub_deaths += 1
         self.hub.process.kill()
@@ -191,12 +202,15 @@ class World:
         self.made += 1
         body = {"name": f"t{self.made}", "spec": {
             "target": {"network": self.rng.choice(("lan", "lan", "site")),
-                       "address": f"127.0.0.1:{self.rng.choice(ECHO_PORTS)}"},
+                       "address": f"127.0.0.1:{self.rng.choice(ECHO_PORTS)}", "protocol": "tcp"},
             "access": {"endpoint": {"listen": f"{HUB}:0"}},
             "spread": self.rng.choice(("agent", "agent", "connection"))}}
         if self.rng.random() < 0.15:
             body["spec"]["ttl"] = f"{self.rng.randint(3, 60)}s"
-        if self.rng.random() < 0.2:
+        if self.rng.random() < 0.25:
+            body["spec"]["target"]["protocol"] = "udp"
+            body["spec"].update(idle_timeout="1s", spread="agent")
+        elif self.rng.random() < 0.25:
             body["spec"]["check"] = {"type": "tcp", "interval": "1s", "rise": 1, "fall": 2}
         if self.rng.random() < 0.1:
             body["spec"]["target"]["address"] = f"127.0.0.1:{DEAD_PORT}"
@@ -243,10 +257,10 @@ class World:
                     act()
                 return
             place = self.some_place()
-            act = self.rng.choice((self.freeze_agent, self.cut, self.bad_wire))
+            act = self.rng.choice((self.freeze_agent, self.cut, self.bad_wire, self.drain))
             if self.is_deadly or (place and place.number > 0):
                 act = self.rng.choice((act, self.kill_agent, self.terminate_agent, self.revoke))
-            if place and not (act == self.revoke and self.hub_busy):
+            if place and not (act in (self.revoke, self.drain) and self.hub_busy):
                 self.count(act.__name__)
                 act(place)
         except (OSError, Problem) as error:
