@@ -598,6 +598,7 @@ static void set_check(struct served *t, const Warren__V1__Tunnel *m)
         return;
     }
     p.is_http = strcmp(m->check->type, "http") == 0;
+    p.is_tls = strcmp(m->protocol, "https") == 0;
     p.interval_ms = MAX(m->check->interval_ms, (uint32_t)INTERVAL_MIN_MS);
     p.rise = m->check->rise;
     p.fall = m->check->fall;

@@ -4,10 +4,9 @@
 #include "base/id.h"
 #include "base/macro.h"
 #include "base/mem.h"
-#include "loop/io.h"
+#include "net/conn.h"
 #include "net/dialer.h"
 
-#include <errno.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/socket.h>
@@ -33,10 +32,12 @@ struct check {
     struct check_user *users;
     struct timer timer; /* until it is due */
     struct dial *dial;
-    struct io io;          /* of HTTP; fd -1: closed */
-    struct timer deadline; /* for its answer */
+    struct tls_client *tls; /* of HTTPS */
+    struct conn *conn;      /* of HTTP */
+    struct timer deadline;  /* for its answer */
     char answer[ANSWER_MAX];
     size_t n_answer;
+    bool is_said;
     bool is_running, is_waiting;
     struct check *prev, *next; /* in the owner's `waiting` */
     UT_hash_handle hh;
@@ -145,12 +146,21 @@ static void close_with_reset(int fd)
     close(fd);
 }
 
+static void ignore_close(void *arg, int err)
+{
+}
+
+static const struct conn_ops nobody = {.on_close = ignore_close};
+
 static void stop(struct check *c)
 {
     timer_stop(&c->deadline);
     if (c->dial)
         dial_cancel(TAKE(c->dial));
-    io_close(&c->io);
+    if (c->conn) {
+        conn_start(c->conn, &nobody, NULL);
+        conn_abort(TAKE(c->conn), ERR_CANCELED);
+    }
     if (c->is_waiting)
         DL_DELETE(c->owner->waiting, c); /* NOLINT(clang-analyzer-core.NullDereference): linked */
     if (c->is_running)
@@ -208,33 +218,42 @@ static void on_deadline(struct timer *t)
     end(container_of(t, struct check, deadline), ERR_TIMEOUT);
 }
 
-static void on_http(struct io *io)
+static size_t on_http_fill(void *arg, uint8_t *out, size_t cap)
 {
-    struct check *c = container_of(io, struct check, io);
-    ssize_t n = recv(io->fd, c->answer + c->n_answer, sizeof(c->answer) - c->n_answer, 0);
-    if (n < 0 && (errno == EAGAIN || errno == EINTR))
-        return;
-    if (n <= 0) {
-        end(c, n < 0 ? error_from_errno(errno) : ERR_PROTO);
-        return;
-    }
-    c->n_answer += (size_t)n;
+    struct check *c = arg;
+    char host[HOST_SIZE + 8];
+    if (c->is_said)
+        return 0;
+    c->is_said = true;
+    host_port_format(&c->p.target, host, sizeof(host));
+    int n = snprintf((char *)out, cap,
+                     "GET %s HTTP/1.1\r\nHost: %s\r\nUser-Agent: warren-check\r\n"
+                     "Connection: close\r\n\r\n",
+                     c->p.path, host);
+    return (size_t)n < cap ? (size_t)n : 0;
+}
+
+static size_t on_http_data(void *arg, const uint8_t *data, size_t len)
+{
+    struct check *c = arg;
+    size_t n = MIN(len, sizeof(c->answer) - c->n_answer);
+    memcpy(c->answer + c->n_answer, data, n);
+    c->n_answer += n;
     int rc = check_http_answer(c->answer, c->n_answer);
     if (rc <= 0)
         end(c, rc);
+    return len;
 }
 
-static int send_http(struct check *c, int fd)
+static void on_http_close(void *arg, int err)
 {
-    char host[HOST_SIZE + 8];
-    host_port_format(&c->p.target, host, sizeof(host));
-    CLEANUP(mem_free)
-    char *request = mem_printf("GET %s HTTP/1.1\r\nHost: %s\r\nUser-Agent: warren-check\r\n"
-                               "Connection: close\r\n\r\n",
-                               c->p.path, host);
-    ssize_t n = send(fd, request, strlen(request), MSG_NOSIGNAL);
-    return n == (ssize_t)strlen(request) ? 0 : ERR_RESET;
+    struct check *c = arg;
+    c->conn = NULL;
+    end(c, err < 0 && err != ERR_CLOSED ? err : ERR_PROTO);
 }
+
+static const struct conn_ops http_ops = {
+    .on_data = on_http_data, .on_fill = on_http_fill, .on_close = on_http_close};
 
 static void on_dialled(void *arg, const struct dial_result *r)
 {
@@ -250,14 +269,15 @@ static void on_dialled(void *arg, const struct dial_result *r)
         return;
     }
     c->n_answer = 0;
-    timer_start(&c->deadline, HTTP_TIMEOUT_MS);
-    int rc = send_http(c, r->fd);
-    if (rc == 0)
-        rc = io_start(&c->io, c->owner->cfg.loop, r->fd, on_http);
+    c->is_said = false;
+    int rc = c->tls ? conn_new_client(c->owner->cfg.loop, r->fd, &r->peer, c->tls, &c->conn)
+                    : conn_new_plain(c->owner->cfg.loop, r->fd, &r->peer, &c->conn);
     if (rc < 0) {
-        close(r->fd);
         end(c, rc);
+        return;
     }
+    timer_start(&c->deadline, HTTP_TIMEOUT_MS);
+    conn_start(c->conn, &http_ops, c);
 }
 
 static int check_address(void *arg, const struct addr *a)
@@ -285,8 +305,8 @@ static void start(struct check *c)
 
 static void format_key(const struct check_params *p, char key[KEY_SIZE])
 {
-    snprintf(key, KEY_SIZE, "%d %s %u %u %u %u %s", p->is_http, p->target.host, p->target.port,
-             p->interval_ms, p->rise, p->fall, p->is_http ? p->path : "");
+    snprintf(key, KEY_SIZE, "%d %d %s %u %u %u %u %s", p->is_http, p->is_tls, p->target.host,
+             p->target.port, p->interval_ms, p->rise, p->fall, p->is_http ? p->path : "");
 }
 
 static struct check *check_new(struct checker *owner, const struct check_params *p, const char *key)
@@ -294,10 +314,14 @@ static struct check *check_new(struct checker *owner, const struct check_params 
     struct check *c = NEW(struct check);
     c->owner = owner;
     c->p = *p;
-    c->io.fd = -1;
     snprintf(c->key, sizeof(c->key), "%s", key);
     timer_init(&c->timer, owner->cfg.loop, on_due);
     timer_init(&c->deadline, owner->cfg.loop, on_deadline);
+    if (p->is_http && p->is_tls) { /* whose certificate it is, is not what is asked here */
+        const struct tls_client_config tls = {
+            .server_name = p->target.host, .old_is_allowed = true, .insecure = true};
+        tls_client_new(&tls, &c->tls, &(struct diag){0});
+    }
     HASH_ADD_STR(owner->checks, key, c);
     timer_start(&c->timer, random_below(p->interval_ms));
     return c;
@@ -329,6 +353,7 @@ void check_unuse(struct check_user *u)
     stop(c);
     timer_stop(&c->timer);
     HASH_DEL(owner->checks, c);
+    tls_client_unref(c->tls);
     mem_free(c);
     start_waiting(owner);
 }

@@ -23,7 +23,7 @@ struct checker;
 #define CHECK_PATH_SIZE 256
 
 struct check_params {
-    bool is_http;
+    bool is_http, is_tls; /* tls: HTTP in TLS, with any certificate */
     struct host_port target;
     char path[CHECK_PATH_SIZE]; /* HTTP */
     uint32_t interval_ms, rise, fall;

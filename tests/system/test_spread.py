@@ -3,11 +3,12 @@ stream is cut by a move."""
 
 import collections
 import signal
+import ssl
 import time
 
 import pytest
 
-from lib.process import amount, wait_until
+from lib.process import amount, run, wait_until
 from lib.service import connect, exchange, read_all, serves
 from lib.warren import Problem, endpoint
 
@@ -258,3 +259,41 @@ def test_what_is_said_of_spread_and_check_is_checked(hub, echo_server):
     assert made["spec"]["spread"] == "connection" and made["spec"]["check"] == {"type": "none"}
     changed = hub.cli("tunnel", "update", "cli", "--check", "tcp", "--check-fall", "5", "-o", "json")
     assert changed["spec"]["check"]["fall"] == 5
+
+
+def phase(hub):
+    return hub.admin.get("/api/v1/tunnels/web")["status"]["phase"]
+
+
+def test_an_http_check_asks_the_target_how_it_does(bench, hub):
+    nginx = bench.nginx()
+    hub.agent("a1")
+    hub.tunnel(nginx.address, check={"type": "http", "path": "/up", "interval": "500ms"})
+    wait_until(lambda: phase(hub) == "pending", "404 to be no good answer")
+    assert "a1: destination_unavailable" in hub.admin.get("/api/v1/tunnels/web")["status"]["reason"]
+    nginx.put_file("up", b"yes")
+    wait_until(lambda: phase(hub) == "active", "200 to be a good one")
+
+
+def test_an_http_check_of_an_https_target_speaks_tls(bench, hub, directory):
+    key, cert = f"{directory}/key.pem", f"{directory}/cert.pem"
+    run(["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes",
+         "-keyout", key, "-out", cert, "-subj", "/CN=device", "-days", "1"])
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(cert, key)
+    statuses = ["503 Busy"]
+
+    def answer(server, sock):
+        with context.wrap_socket(sock, server_side=True) as tls:
+            asked = tls.recv(4096)
+            assert asked.startswith(b"GET /up HTTP/1.1\r\n"), asked
+            tls.sendall(f"HTTP/1.1 {statuses[0]}\r\nContent-Length: 0\r\n\r\n".encode())
+    server = bench.server(answer)
+    hub.agent("a1")
+    hub.admin.post("/api/v1/tunnels", {"name": "web", "spec": {
+        "target": {"network": "lan", "address": server.address, "protocol": "https"},
+        "check": {"type": "http", "path": "/up", "interval": "500ms"}}})
+    wait_until(lambda: "destination_unavailable" in (hub.admin.get("/api/v1/tunnels/web")["status"]["reason"] or ""),
+               "503 to be no good answer")
+    statuses[0] = "200 OK"
+    wait_until(lambda: phase(hub) == "active", "200 to be a good one")
