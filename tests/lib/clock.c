@@ -1,6 +1,6 @@
 /*
- * LD_PRELOAD: the wall clock of a process, moved by the seconds that the file $CLOCK_OFFSET holds (text,
- * read at each look at the clock, so that a test can turn it while the process runs).
+ * LD_PRELOAD: the wall clock of a process, moved by the seconds that the file $CLOCK_OFFSET holds
+ * (text, read at each look at the clock, so that a test can turn it while the process runs).
  */
 #define _GNU_SOURCE
 #include <dlfcn.h>
