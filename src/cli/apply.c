@@ -122,6 +122,7 @@ static int ask_hub(struct apply *a, struct plan_step *s, struct diag *d)
     free(body);
     if (rc == 0)
         s->to = kind_declared(s->kind, answer, remote_name_of, a->remote);
+    s->has_secret = json_is_true(json_object_get(answer, "has_other_passwords"));
     json_decref(answer);
     return rc;
 }

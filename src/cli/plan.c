@@ -112,7 +112,7 @@ void plan_decide(const struct plan_rules *rules, struct plan_step *s)
                      s->source->version);
         return;
     }
-    bool is_same = json_equal(s->from, s->to);
+    bool is_same = json_equal(s->from, s->to) && !s->has_secret;
     bool is_mine = !rules->set || (owner && strcmp(owner, rules->set) == 0);
     if (!check_owner(rules, s, owner, is_same))
         return;

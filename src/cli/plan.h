@@ -30,7 +30,8 @@ struct plan_step {
     enum plan_action action;
     char why[400]; /* of a conflict */
     char advice[200];
-    bool is_drift; /* others changed it since the record */
+    bool is_drift;   /* others changed it since the record */
+    bool has_secret; /* a password changes, which no difference shows */
     enum plan_result result;
     char failure[300];
     char *id; /* afterwards */

@@ -92,6 +92,8 @@ static void show_step(const struct output *o, const struct plan_step *s, const c
     if (note)
         fprintf(o->file, "  (%s)", note);
     fputc('\n', o->file);
+    if (s->has_secret)
+        fputs("    passwords change\n", o->file);
     if (s->action == PLAN_CONFLICT)
         show_conflict(o, s);
     else if (s->action == PLAN_CREATE || s->action == PLAN_UPDATE)

@@ -185,14 +185,21 @@ int tunnel_access_keep(struct tunnel_access *a, const struct tunnel_access *old,
     return 0;
 }
 
-bool tunnel_access_has_news(const struct tunnel_access *a, const struct tunnel_access *old)
+bool tunnel_access_has_news(struct tunnel_access *a, const struct tunnel_access *old)
 {
+    bool has_news = false;
     for (size_t i = 0; i < a->n_users; i++) {
-        const struct tunnel_user *u = &a->users[i], *was = tunnel_access_user(old, u->name);
-        if (u->is_plain || (u->secret[0] && (!was || strcmp(was->secret, u->secret) != 0)))
-            return true;
+        struct tunnel_user *u = &a->users[i];
+        const struct tunnel_user *was = tunnel_access_user(old, u->name);
+        if (u->is_plain && was && password_fits(was->secret, u->secret)) {
+            explicit_bzero(u->secret, sizeof(u->secret));
+            memcpy(u->secret, was->secret, sizeof(u->secret));
+            u->is_plain = false;
+        } else if (u->is_plain || (u->secret[0] && (!was || strcmp(was->secret, u->secret) != 0))) {
+            has_news = true;
+        }
     }
-    return false;
+    return has_news;
 }
 
 int tunnel_access_hash(struct tunnel_access *a)

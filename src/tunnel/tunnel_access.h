@@ -51,8 +51,9 @@ void tunnel_access_json(const struct tunnel_access *a, bool with_hashes, json_t 
 /* A user without a password keeps the one that `old` (may be NULL) has for that name. Who then
  * still has none is an error. */
 int tunnel_access_keep(struct tunnel_access *a, const struct tunnel_access *old, struct diag *d);
-/* Whether some user gets another password than `old` has for him. */
-bool tunnel_access_has_news(const struct tunnel_access *a, const struct tunnel_access *old);
+/* Whether some user gets another password than `old` has for him; those who get the same keep its
+ * hash. Takes long where passwords are plain: not on a loop. */
+bool tunnel_access_has_news(struct tunnel_access *a, const struct tunnel_access *old);
 /* Makes hashes of passwords. Takes long: not on a loop. */
 int tunnel_access_hash(struct tunnel_access *a);
 

@@ -23,11 +23,14 @@ struct tunnel_put {
     int64_t ends;
     bool is_new, is_changed;
     bool is_pending; /* a dry run, before its network is made */
+    bool has_other_passwords;
+    struct tunnel_access before; /* of the present object */
     json_t *declared;
 };
 
 static void put_free(struct tunnel_put *w)
 {
+    explicit_bzero(&w->t.spec.who, sizeof(w->t.spec.who));
     json_decref(w->declared);
     mem_free(w);
 }
@@ -38,6 +41,22 @@ static json_t *declared_json(const struct tunnel *t)
 }
 
 /* ---- the transaction ---- */
+
+/* Passwords take their time: on the store's thread. */
+static void compare_passwords(struct tunnel_put *w)
+{
+    if (w->is_new)
+        return;
+    w->has_other_passwords = tunnel_access_has_news(&w->t.spec.who, &w->before);
+    w->is_changed = w->is_changed || w->has_other_passwords;
+    w->t.version += w->is_changed;
+}
+
+static int compare(struct tx *tx, void *arg)
+{
+    compare_passwords(arg);
+    return 0;
+}
 
 static int write_object(struct tx *tx, struct tunnel_put *w)
 {
@@ -62,6 +81,7 @@ static int write_object(struct tx *tx, struct tunnel_put *w)
 static int write_put(struct tx *tx, void *arg)
 {
     struct tunnel_put *w = arg;
+    compare_passwords(w);
     TRY(write_object(tx, w));
     const struct identity_applied a = {.kind = "tunnel",
                                        .object = w->t.id,
@@ -107,6 +127,15 @@ static void written(void *arg, int err)
     put_free(w);
 }
 
+static void compared(void *arg, int err)
+{
+    struct tunnel_put *w = arg;
+    json_t *answer = json_copy(w->declared);
+    json_object_set_new(answer, "has_other_passwords", json_boolean(w->has_other_passwords));
+    http_respond_json(w->req, 200, answer, 0);
+    put_free(w);
+}
+
 /* ---- the request ---- */
 
 static int fill_new(struct tunnel_put *w, struct diag *d)
@@ -130,14 +159,13 @@ static int fill_changed(struct tunnel_put *w, const struct tunnel_object *o, str
 {
     struct tunnel_spec to = w->t.spec;
     json_t *now = declared_json(&o->t);
-    w->is_changed =
-        !json_equal(now, w->declared) || tunnel_access_has_news(&to.who, &o->t.spec.who);
+    w->is_changed = !json_equal(now, w->declared);
+    w->before = o->t.spec.who;
     json_decref(now);
     TRY(tunnel_access_keep(&to.who, &o->t.spec.who, d));
     TRY(tunnel_check_host(w->tunnels, &to, o->t.id, d));
     w->t = o->t;
     w->t.spec = to;
-    w->t.version += w->is_changed;
     w->ends = to.ttl_ms == o->t.spec.ttl_ms ? o->ends : to.ttl_ms ? time_wall_ms() + to.ttl_ms : 0;
     if (w->is_changed && strcmp(to.network, o->t.spec.network) != 0)
         return diag_set_field(d, ERR_INVALID, "spec.target.network",
@@ -198,8 +226,7 @@ static void put_tunnel(struct http_request *req, void *ctx)
         http_respond_diag(req, &d);
         put_free(w);
     } else if (w->put.is_dry_run) {
-        http_respond_json(req, 200, json_incref(w->declared), 0);
-        put_free(w);
+        store_run(ts->store, STORE_READ, compare, compared, w);
     } else {
         store_run(ts->store, STORE_WRITE, write_put, written, w);
     }

@@ -456,3 +456,30 @@ def test_a_put_needs_a_precondition_and_is_atomic_with_its_record(hub):
     assert admin.items("/api/v1/applied?set=other") == []
     admin.delete("/api/v1/tunnels/web")
     assert admin.items("/api/v1/applied") == []
+
+
+def test_passwords_are_compared_and_never_shown(bench, hub):
+    """A file with a password is as repeatable as any other; a new password is a change."""
+    hub.admin.post("/api/v1/networks", {"name": "site"})
+
+    def declare(users):
+        return json.dumps({"kind": "tunnel", "name": "web", "spec": {
+            "target": {"network": "site", "address": "127.0.0.1:80", "protocol": "http"},
+            "access": {"endpoint": {"host": "web.example.org"}, "auth": "basic", "users": users}}})
+
+    def apply(users):
+        done = hub.cli("apply", "-f", "-", input=declare(users))
+        assert "secret-" not in done.stdout + done.stderr
+        return done.stdout
+    assert "+ tunnel web" in apply([{"name": "ann", "password": "secret-1"}])
+    before = hub.admin.get("/api/v1/tunnels/web")["version"]
+    assert apply([{"name": "ann", "password": "secret-1"}]).strip() == "1 unchanged"
+    assert apply([{"name": "ann"}]).strip() == "1 unchanged"
+    assert hub.admin.get("/api/v1/tunnels/web")["version"] == before
+    out = apply([{"name": "ann", "password": "secret-2"}])
+    assert "~ tunnel web" in out and "passwords change" in out
+    assert apply([{"name": "ann", "password": "secret-2"}]).strip() == "1 unchanged"
+    text = hub.cli("export", "--kind", "tunnel").stdout
+    assert "secret-" not in text and "argon2" not in text
+    assert hub.cli("apply", "-f", "-", input=text).stdout.strip() == "1 unchanged"
+    assert "argon2" not in json.dumps(hub.admin.items("/api/v1/applied"))
