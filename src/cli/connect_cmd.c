@@ -15,8 +15,8 @@
 #include "base/error.h"
 #include "base/macro.h"
 #include "base/mem.h"
-#include "base/text.h"
 #include "cli/remote.h"
+#include "cli/uplink.h"
 #include "loop/loop.h"
 #include "net/bridge.h"
 #include "wire/proxy_status.h"
@@ -218,18 +218,6 @@ static void on_done(void *arg, struct http_reply *reply, const struct diag *d)
 
 static const struct http_exchange_ops exchange_ops = {.done = on_done, .on_tunnel = on_tunnel};
 
-static char *make_authorization(const char *network, const char *token)
-{
-    CLEANUP(mem_free) char *plain = mem_printf("%s:%s", network, token ? token : "");
-    size_t len = strlen(plain), size = BASE64_SIZE(len);
-    CLEANUP(mem_free) char *coded = mem_new(size);
-    text_base64(plain, len, coded, size);
-    char *value = mem_printf("Basic %s", coded);
-    explicit_bzero(plain, len);
-    explicit_bzero(coded, size);
-    return value;
-}
-
 /* Blocks until the connection is over; `k->diag` says why it failed. */
 static void run(struct connection *k, const struct http_client_config *cfg,
                 const struct http_ask *ask)
@@ -262,7 +250,7 @@ static int run_connect(struct call *c)
     TRY(remote_open(c, &r));
     host_port_format(&target, text, sizeof(text));
     struct http_client_config cfg = *remote_http(r);
-    char *authorization = make_authorization(c->args[0], cfg.bearer);
+    char *authorization = uplink_authorization(c->args[0], cfg.bearer);
     const struct http_header headers[] = {{"Proxy-Authorization", authorization}, {0}};
     cfg.bearer = NULL;
     run(&k, &cfg, &(struct http_ask){.method = "CONNECT", .path = text, .headers = headers});

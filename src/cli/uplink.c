@@ -309,7 +309,7 @@ static void add_line(struct uplink *u)
 
 /* ---- its life ---- */
 
-static char *make_authorization(const char *network, const char *token)
+char *uplink_authorization(const char *network, const char *token)
 {
     CLEANUP(mem_free) char *plain = mem_printf("%s:%s", network, token ? token : "");
     size_t len = strlen(plain), size = BASE64_SIZE(len);
@@ -334,7 +334,7 @@ int uplink_new(const struct uplink_config *cfg, struct uplink **ret, struct diag
     u->on_state = cfg->on_state;
     u->arg = cfg->arg;
     u->backoff = (struct backoff){.first_ms = AGAIN_MS, .max_ms = AGAIN_MAX};
-    u->authorization = make_authorization(cfg->network, cfg->http->bearer);
+    u->authorization = uplink_authorization(cfg->network, cfg->http->bearer);
     u->headers[0] = (struct h2_header){"proxy-authorization", u->authorization};
     timer_init(&u->again, u->loop, on_again);
     add_line(u);

@@ -52,5 +52,7 @@ void uplink_wait(struct uplink *u, struct uplink_waiter *w);
 void uplink_wait_cancel(struct uplink_waiter *w); /* harmless when it does not wait */
 struct h2conn *uplink_pick(struct uplink *u);     /* NULL: none is there now */
 
+/* "Basic NETWORK:TOKEN" as Proxy-Authorization has it; a heap string, to be wiped. */
+char *uplink_authorization(const char *network, const char *token);
 /* What each request carries. */
 const struct h2_header *uplink_headers(const struct uplink *u, size_t *ret_n);
