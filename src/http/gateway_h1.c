@@ -425,7 +425,9 @@ static void link_drain(struct http_link *link)
 static void link_abort(struct http_link *link)
 {
     struct h1 *h = container_of(link, struct h1, link);
-    abort_now(h, ERR_CANCELED);
+    stop_timers(h);
+    h->has_closed = true;
+    conn_abort(link->conn, ERR_CANCELED); /* also one that is closing: the loop may end before it */
 }
 
 static const struct http_link_ops link_ops = {link_drain, link_abort};
