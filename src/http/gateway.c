@@ -390,6 +390,7 @@ static void drained(void *arg)
 void gateway_drain(struct gateway *g)
 {
     http_server_drain(g->server, drained, NULL);
+    gateway_stream_close_idle(g, NULL);
 }
 
 void gateway_free(struct gateway *g)
@@ -416,10 +417,7 @@ void gateway_free(struct gateway *g)
     mem_free(g);
 }
 
-void gateway_stats(const struct gateway *g, struct gateway_stats *ret)
+const struct gateway_stats *gateway_stats(const struct gateway *g)
 {
-    struct http_stats s;
-    http_server_stats(g->server, &s);
-    *ret = g->stats;
-    ret->conns = s.conns;
+    return &g->stats;
 }

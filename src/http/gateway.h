@@ -16,6 +16,7 @@
 #include "base/diag.h"
 #include "wire/http_header.h"
 
+#include <stdatomic.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -54,8 +55,10 @@ struct gateway_decision {
     /* Not 0: an error of proxy_status_format is the answer, with `body` as its reason. */
     int error;
     /* Else passed on. */
-    char key[GATEWAY_KEY_SIZE]; /* of streams that lead to the target as it is now */
-    struct tls_client *tls;     /* NULL: plain. Counted: taken */
+    /* Of streams that lead to the target as it is now: "TARGET GENERATION [CLIENT]". Idle streams
+     * to the same target of another generation are closed. */
+    char key[GATEWAY_KEY_SIZE];
+    struct tls_client *tls; /* NULL: plain. Counted: taken */
     bool drop_authorization;
     const char *drop_cookie; /* static; NULL: none */
 };
@@ -104,8 +107,8 @@ void gateway_decide(struct gateway_exchange *x, const struct gateway_decision *d
  * reached, or how the stream was cut. `reason` may be NULL. `done` is still called. */
 void gateway_dialled(struct gateway_stream *s, int err, const char *reason);
 
-struct gateway_stats {
-    uint64_t requests, status_class[6];
-    uint32_t conns, exchanges, idle_streams;
+struct gateway_stats { /* readable from any thread */
+    _Atomic uint64_t requests, status_class[6];
+    _Atomic uint32_t exchanges, idle_streams;
 };
-void gateway_stats(const struct gateway *g, struct gateway_stats *ret);
+const struct gateway_stats *gateway_stats(const struct gateway *g);

@@ -134,6 +134,8 @@ void gateway_stream_wake(struct gateway_stream *s);    /* more of the body is th
 void gateway_stream_resume(struct gateway_stream *s);  /* the client takes more */
 void gateway_stream_drop(struct gateway_stream *s, int err); /* its exchange has left */
 void gateway_stream_sweep(struct timer *t);
+/* Idle ones: all, or those to the target of `key` that are of another generation. */
+void gateway_stream_close_idle(struct gateway *g, const char *key);
 void gateway_stream_abandon_all(struct gateway *g); /* those without an exchange */
 
 /* gateway_h1.c, gateway_h2.c */

@@ -88,6 +88,23 @@ void gateway_stream_abandon_all(struct gateway *g)
         close_stream(g->busy, ERR_CANCELED);
 }
 
+static bool is_superseded(const char *was, const char *key)
+{
+    size_t target = strcspn(key, " ") + 1;
+    size_t both = target + strcspn(key + target, " ");
+    return strncmp(was, key, target) == 0 &&
+           (strncmp(was, key, both) != 0 || (was[both] && was[both] != ' '));
+}
+
+void gateway_stream_close_idle(struct gateway *g, const char *key)
+{
+    struct gateway_stream *s, *next;
+    DL_FOREACH_SAFE (g->idle, s, next) {
+        if (!s->is_dying && (!key || is_superseded(s->key, key)))
+            close_stream(s, 0);
+    }
+}
+
 static void make_idle(struct gateway_stream *s)
 {
     struct gateway *g = s->gateway;
@@ -131,7 +148,8 @@ static void finish(struct gateway_stream *s, bool is_reusable)
     if (x->side)
         x->ops->finish(x);
     gateway_exchange_end(x);
-    if (!is_reusable || !all_sent || s->is_dying || !s->conn || !conn_is_open(s->conn)) {
+    if (!is_reusable || !all_sent || s->is_dying || !s->conn || !conn_is_open(s->conn) ||
+        s->gateway->server->is_draining) {
         close_stream(s, all_sent ? 0 : ERR_CANCELED);
         return;
     }
@@ -399,6 +417,7 @@ static struct gateway_stream *find_idle(struct gateway *g, const struct gateway_
 {
     struct gateway_stream *s, *found = NULL;
     uint64_t now = loop_now_ms(g->loop);
+    gateway_stream_close_idle(g, x->key);
     if (x->was_retried || x->is_websocket)
         return NULL;
     DL_FOREACH (g->idle, s) { /* the one used last: the others may end */

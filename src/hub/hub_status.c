@@ -7,6 +7,7 @@
 #include "base/error.h"
 #include "base/macro.h"
 #include "base/mem.h"
+#include "http/gateway.h"
 #include "rpc/server.h"
 
 #include <assert.h>
@@ -38,6 +39,8 @@ enum {
     PROXY_HEADERS,
     HTTP_REQUESTS,
     HTTP_CONNECTIONS,
+    WEB_REQUESTS,
+    WEB_OPEN,
     RPC_SESSIONS,
     RPC_CALLS,
     STORE_TRANSACTIONS,
@@ -112,6 +115,11 @@ static const struct metric_row rows[METRIC_COUNT] = {
     [HTTP_REQUESTS] = {"warren_http_requests_total", METRIC_COUNTER, "HTTP answers by status",
                        .labels = {{"status", status_classes, ARRAY_SIZE(status_classes)}}},
     [HTTP_CONNECTIONS] = {"warren_http_connections", METRIC_GAUGE, "Open HTTP connections"},
+    [WEB_REQUESTS] = {"warren_web_requests_total", METRIC_COUNTER,
+                      "Answers to requests for tunnels by name, by status",
+                      .labels = {{"status", status_classes, ARRAY_SIZE(status_classes)}}},
+    [WEB_OPEN] = {"warren_web_requests_open", METRIC_GAUGE,
+                  "Requests for tunnels by name that are being served"},
     [RPC_SESSIONS] = {"warren_control_sessions", METRIC_GAUGE, "Open control connections"},
     [RPC_CALLS] = {"warren_rpc_calls_total", METRIC_COUNTER, "Calls that agents made"},
     [STORE_TRANSACTIONS] = {"warren_store_transactions_total", METRIC_COUNTER,
@@ -160,6 +168,17 @@ static void collect_lans(struct hub *h, struct metrics *m)
     metric_add(m, AGENT_CLONES, 0, (int64_t)s.clones);
 }
 
+static void collect_web(struct hub *h, struct metrics *m)
+{
+    for (size_t i = 0; i < h->started_workers; i++) {
+        const struct gateway_stats *s = worker_web_stats(h->workers[i]);
+        for (size_t k = 0; s && k < ARRAY_SIZE(status_classes); k++)
+            metric_add(m, WEB_REQUESTS, k, (int64_t)atomic_load(&s->status_class[k + 1]));
+        if (s)
+            metric_add(m, WEB_OPEN, 0, (int64_t)atomic_load(&s->exchanges));
+    }
+}
+
 static void collect_connections(struct hub *h, struct metrics *m)
 {
     struct http_stats http;
@@ -174,6 +193,7 @@ static void collect_connections(struct hub *h, struct metrics *m)
         metric_add(m, HANDSHAKES, 2, (int64_t)atomic_load(&s->evicted));
         metric_add(m, HANDSHAKES_WAITING, 0, (int64_t)atomic_load(&s->waiting));
     }
+    collect_web(h, m);
     metric_add(m, PROXY_HEADERS, 0, (int64_t)atomic_load(&h->trust.accepted));
     metric_add(m, PROXY_HEADERS, 1, (int64_t)atomic_load(&h->trust.refused));
     http_server_stats(h->http, &http);

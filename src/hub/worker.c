@@ -12,9 +12,10 @@ struct worker {
     struct worker_config cfg;
     int fd;
     struct loop *loop;
-    struct server *server;            /* the worker's */
-    struct tunnel_gateway *gateway;   /* the same */
-    const struct server_stats *stats; /* the main loop's; NULL: closing */
+    struct server *server;                 /* the worker's */
+    struct tunnel_gateway *gateway;        /* the same */
+    const struct server_stats *stats;      /* the main loop's; NULL: closing */
+    const struct gateway_stats *web_stats; /* the same */
     pthread_t thread;
 };
 
@@ -109,6 +110,7 @@ int worker_start(const struct worker_config *cfg, int fd, struct worker **ret)
         return rc;
     }
     w->stats = server_stats(w->server);
+    w->web_stats = w->gateway ? tunnel_gateway_stats(w->gateway) : NULL;
     *ret = w;
     return 0;
 }
@@ -163,6 +165,7 @@ void worker_close_server(struct worker *w, void (*done)(void *arg), void *arg)
     struct closing *c = NEW(struct closing);
     *c = (struct closing){w, done, arg};
     w->stats = NULL;
+    w->web_stats = NULL;
     loop_post(w->loop, close_server, c);
 }
 
@@ -178,4 +181,9 @@ void worker_end(struct worker *w)
 const struct server_stats *worker_stats(const struct worker *w)
 {
     return w->stats;
+}
+
+const struct gateway_stats *worker_web_stats(const struct worker *w)
+{
+    return w->web_stats;
 }

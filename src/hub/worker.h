@@ -34,5 +34,6 @@ void worker_close_server(struct worker *w, void (*done)(void *arg), void *arg);
 /* Ends the thread, waits for it and frees. Nothing may live on its loop. */
 void worker_end(struct worker *w);
 
-/* NULL after worker_close_server. Main loop. */
+/* Both: NULL after worker_close_server. Main loop. */
 const struct server_stats *worker_stats(const struct worker *w);
+const struct gateway_stats *worker_web_stats(const struct worker *w);

@@ -179,6 +179,11 @@ void tunnel_gateway_take(struct tunnel_gateway *tg, struct conn *c)
     gateway_take(tg->gateway, c);
 }
 
+const struct gateway_stats *tunnel_gateway_stats(const struct tunnel_gateway *tg)
+{
+    return gateway_stats(tg->gateway);
+}
+
 void tunnel_gateway_drain(struct tunnel_gateway *tg)
 {
     gateway_drain(tg->gateway);

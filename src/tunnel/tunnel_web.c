@@ -36,9 +36,13 @@ void web_header(struct web_ask *a, const char *name, const char *value)
 void web_let_in(struct web_ask *a, const struct tunnel_object *o)
 {
     char client[ADDR_TEXT_SIZE] = "";
+    uint64_t epochs = 0; /* who serves it: another sum whenever that changes */
+    for (const struct exposure *e = o->exposures; e; e = exposure_next(e))
+        epochs += exposure_is_serving(e) ? exposure_epoch(e) : 0;
     if (o->t.spec.proxy) /* a stream tells who its client is: it is not for others */
         addr_format(&a->q.peer, client, sizeof(client));
-    snprintf(a->d.key, sizeof(a->d.key), "%s %" PRIu64 " %s", o->t.id, o->t.version, client);
+    snprintf(a->d.key, sizeof(a->d.key), "%s %" PRIu64 "/%" PRIu64 " %s", o->t.id, o->t.version,
+             epochs, client);
     if (o->t.spec.protocol == TUNNEL_HTTPS)
         a->d.tls = tls_client_ref(o->owner->web->tls);
 }

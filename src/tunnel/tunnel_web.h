@@ -8,6 +8,7 @@
 #include "tunnel/tunnel_hub.h"
 #include "tunnel/tunnel_names.h"
 
+struct gateway_stats;
 struct identity;
 struct tunnel_gateway;
 
@@ -32,5 +33,6 @@ void tunnel_gateway_take(struct tunnel_gateway *tg, struct conn *c);
 /* A client whose ClientHello, still unread, asks for a name of TUNNEL_NAME_SNI. `fd` is taken. */
 void tunnel_gateway_pass(struct tunnel_gateway *tg, int fd, const struct addr *peer,
                          const char *name);
+const struct gateway_stats *tunnel_gateway_stats(const struct tunnel_gateway *tg);
 void tunnel_gateway_drain(struct tunnel_gateway *tg);
 void tunnel_gateway_free(struct tunnel_gateway *tg);

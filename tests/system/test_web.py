@@ -935,3 +935,32 @@ def test_apply_takes_hashes_and_says_what_is_wrong(site, app):
     with pytest.raises(Problem) as refused:  # it would cost 4 GiB to check
         site.admin.patch("/api/v1/tunnels/web", {"spec": put["spec"]})
     assert refused.value.body["field"] == "spec.access.users.hash"
+
+
+def test_requests_go_on_while_a_tunnel_moves_and_the_hub_ends_at_once(bench, app):
+    hub = bench.hub()
+    agents = {a.id: a for a in (hub.agent("a1"), hub.agent("a2"))}
+    web_tunnel(hub, app.address)
+    stop, statuses = threading.Event(), []
+
+    def ask():
+        while not stop.is_set():
+            statuses.append(curl(hub, f"https://{HOST}/", check=False)[0])
+    threads = [threading.Thread(target=ask) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    holder = hub.admin.get("/api/v1/tunnels/web")["status"]["lease"]["agent"]["id"]
+    wait_until(lambda: len(statuses) > 20, "requests")
+    hub.cli("agent", "drain", agents[holder].name)
+    wait_until(lambda: hub.admin.get("/api/v1/tunnels/web")["status"]["lease"]["agent"]["id"] != holder, "the move", 20)
+    before = len(statuses)
+    wait_until(lambda: len(statuses) > before + 20, "more requests")
+    stop.set()
+    for thread in threads:
+        thread.join(60 * SLOW)
+    assert set(statuses) == {200}, [s for s in statuses if s != 200]
+    assert hub.metric("warren_web_requests_total") >= len(statuses)
+    assert curl(hub, f"https://{HOST}/")[0] == 200  # its stream is idle now
+    begun = time.monotonic()
+    hub.process.stop()
+    assert time.monotonic() - begun < 8 * SLOW
