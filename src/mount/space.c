@@ -269,6 +269,7 @@ __attribute__((noreturn)) static void run_child(const struct space_config *cfg, 
     sigemptyset(&none);
     sigprocmask(SIG_SETMASK, &none, NULL);
     signal(SIGPIPE, SIG_DFL);
+    prctl(PR_SET_PDEATHSIG, SIGKILL); /* without the mount it has no network */
     int rc = prepare(cfg, &tun, &r);
     send_report(control, &r, rc == 0 ? tun : -1);
     if (rc < 0)
@@ -342,9 +343,9 @@ void space_go(struct space *s)
 int space_wait(struct space *s)
 {
     int status = 0;
+    close(s->go);
     while (waitpid(s->pid, &status, 0) < 0 && errno == EINTR)
         ;
     close(s->pidfd);
-    close(s->go);
     return WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
 }

@@ -40,5 +40,6 @@ struct space {
  * left, and `d` says what the system refused and what to do. */
 int space_open(const struct space_config *cfg, struct space *ret, struct diag *d);
 void space_go(struct space *s);
-/* After pidfd became readable: as a shell has it (128 + signal). Closes what the space owns. */
+/* Waits for the program's end, as a shell tells it (128 + signal); one that was not let go does not
+ * run any more. Closes what the space owns. */
 int space_wait(struct space *s);

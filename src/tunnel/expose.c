@@ -49,6 +49,7 @@ struct exposure {
     struct pool_user pool_user;
     struct relay_set relays; /* its counters are read by anyone */
     char authority[EXPOSURE_AUTHORITY_SIZE];
+    bool is_any; /* a whole network: who asks names the target, and what fails is his own affair */
     enum proxy_version proxy;
     struct proxy_trust *trust;
     struct tunnel_access who;
@@ -409,11 +410,13 @@ static void on_relay_end(void *arg, struct relay *r, const struct relay_result *
 {
     struct client *c = arg;
     struct exposure *e = c->exposure;
-    if (res->end == RELAY_END_NOT_OPENED) {
+    bool is_missed = res->end == RELAY_END_NOT_OPENED;
+    if (is_missed && !e->is_any) {
         exposure_log_not_reached(e, relay_peer(r), res->err);
         exposure_tell_target(e, res->err);
     }
-    add_record(e, c, relay_peer(r), res);
+    if (!is_missed || !e->is_any)
+        add_record(e, c, relay_peer(r), res);
     c->relay = NULL;
     fleet_pool_bulk_end(&c->bulk);
     end_near_side(c, res);
@@ -435,7 +438,7 @@ static size_t write_proxy_header(const struct exposure *e, int fd, const struct 
                                  uint8_t out[PROXY_HEADER_OUT_MAX])
 {
     struct addr here = {.len = sizeof(here.in6)};
-    if (e->proxy == PROXY_NONE || e->udp) /* of UDP, what passes here are capsules */
+    if (e->proxy == PROXY_NONE)
         return 0;
     if (getsockname(fd, &here.sa, &here.len) < 0 ||
         (here.sa.sa_family != AF_INET && here.sa.sa_family != AF_INET6))
@@ -443,13 +446,19 @@ static size_t write_proxy_header(const struct exposure *e, int fd, const struct 
     return proxy_header_write(e->proxy, false, client, &here, out);
 }
 
-static const char *udp_path(const struct exposure *e, char out[CONNECT_UDP_PATH_SIZE])
+/* Where a stream goes: to the tunnel's target, or, where it has none, to what its client asked for.
+ */
+static int find_goal(const struct exposure *e, const struct exposure_goal *asked,
+                     struct exposure_goal *ret)
 {
-    struct host_port target;
-    if (host_port_parse(e->authority, false, &target, NULL) < 0)
-        return NULL;
-    connect_udp_path(&target, out);
-    return out;
+    if (e->is_any && !asked)
+        return ERR_NOT_FOUND;
+    if (e->is_any) {
+        *ret = *asked;
+        return 0;
+    }
+    ret->is_udp = e->udp != NULL;
+    return host_port_parse(e->authority, false, &ret->target, NULL);
 }
 
 /* A client that is over a limit. */
@@ -467,9 +476,11 @@ static void refuse_client(struct client *c, int fd, const struct addr *peer, int
 }
 
 /* Relays `fd` (taken). NULL: the client is recorded, and freed unless it has a bridge. */
-static struct relay *open_relay(struct client *c, int fd, const struct addr *peer)
+static struct relay *open_relay(struct client *c, const struct exposure_goal *asked, int fd,
+                                const struct addr *peer)
 {
     struct exposure *e = c->exposure;
+    struct exposure_goal goal;
     int refused = exposure_enter(e, peer);
     if (refused < 0) {
         refuse_client(c, fd, peer, refused);
@@ -477,21 +488,27 @@ static struct relay *open_relay(struct client *c, int fd, const struct addr *pee
     }
     c->is_metered = true;
     uint8_t prefix[PROXY_HEADER_OUT_MAX];
-    char path[CONNECT_UDP_PATH_SIZE];
-    const struct relay_open_params params = {.peer = *peer,
-                                             .authority = e->authority,
-                                             .headers = e->headers,
-                                             .n_headers = EXPOSURE_HEADERS,
-                                             .set = &e->relays,
-                                             .ops = &client_ops,
-                                             .arg = c,
-                                             .udp_path = e->udp ? udp_path(e, path) : NULL,
-                                             .is_local = c->dial != NULL,
-                                             .prefix = prefix,
-                                             .prefix_len =
-                                                 (uint16_t)write_proxy_header(e, fd, peer, prefix)};
-    struct relay_result res = {.end = RELAY_END_NOT_OPENED, .err = ERR_UNAVAILABLE};
-    struct h2conn *hc = fleet_pool_pick(e->pool, POOL_STREAM);
+    char path[CONNECT_UDP_PATH_SIZE], authority[EXPOSURE_AUTHORITY_SIZE];
+    struct relay_open_params params = {.peer = *peer,
+                                       .authority = authority,
+                                       .headers = e->headers,
+                                       .n_headers = EXPOSURE_HEADERS,
+                                       .set = &e->relays,
+                                       .ops = &client_ops,
+                                       .arg = c,
+                                       .is_local = c->dial != NULL,
+                                       .prefix = prefix};
+    int rc = find_goal(e, asked, &goal);
+    if (rc == 0)
+        host_port_format(&goal.target, authority, sizeof(authority));
+    if (rc == 0 && goal.is_udp) {
+        connect_udp_path(&goal.target, path);
+        params.udp_path = path;
+    } else if (rc == 0) {
+        params.prefix_len = (uint16_t)write_proxy_header(e, fd, peer, prefix);
+    }
+    struct relay_result res = {.end = RELAY_END_NOT_OPENED, .err = rc < 0 ? rc : ERR_UNAVAILABLE};
+    struct h2conn *hc = rc == 0 ? fleet_pool_pick(e->pool, POOL_STREAM) : NULL;
     if (hc)
         res.err = relay_open(hc, fd, &params, &c->relay);
     else
@@ -504,12 +521,13 @@ static struct relay *open_relay(struct client *c, int fd, const struct addr *pee
     return NULL;
 }
 
-struct relay *exposure_open_dial(struct exposure *e, struct exposure_dial *d, int fd,
+struct relay *exposure_open_dial(struct exposure *e, struct exposure_dial *d,
+                                 const struct exposure_goal *goal, int fd,
                                  const struct addr *client)
 {
     struct client *c = client_new(e);
     c->dial = d;
-    return open_relay(c, fd, client);
+    return open_relay(c, goal, fd, client);
 }
 
 bool exposure_admits(const struct exposure *e, const struct addr *client)
@@ -522,7 +540,7 @@ static void on_accept(void *arg, int fd, const struct addr *peer)
     struct exposure *e = arg;
     const struct linger reset = {.l_onoff = 1};
     if (exposure_admits(e, peer)) {
-        open_relay(client_new(e), fd, peer);
+        open_relay(client_new(e), NULL, fd, peer);
         return;
     }
     setsockopt(fd, SOL_SOCKET, SO_LINGER, &reset, sizeof(reset));
@@ -538,7 +556,7 @@ struct socket_arrival {
 static void socket_on_worker(void *arg)
 {
     CLEANUP(mem_free) struct socket_arrival *a = arg;
-    open_relay(client_new(a->exposure), a->fd, &a->peer);
+    open_relay(client_new(a->exposure), NULL, a->fd, &a->peer);
 }
 
 struct gift {
@@ -579,6 +597,7 @@ static const struct conn_ops nobody = {.on_close = ignore_close};
 struct arrival {
     struct exposure *exposure;
     struct conn *conn;
+    struct exposure_goal goal;
 };
 
 static void arrive_on_worker(void *arg)
@@ -599,7 +618,7 @@ static void arrive_on_worker(void *arg)
         return;
     }
     DL_APPEND(e->proxied, c);
-    open_relay(c, fds[1], &peer);
+    open_relay(c, &a->goal, fds[1], &peer);
 }
 
 /* Those whose relay has ended and that still take their last bytes. */
@@ -739,6 +758,7 @@ int exposure_start(const struct exposure_config *cfg, struct exposure **ret)
     snprintf(e->lease_text, sizeof(e->lease_text), "%" PRIu64, cfg->lease_epoch);
     e->headers[0] = (struct h2_header){"warren-tunnel", e->tunnel};
     e->headers[1] = (struct h2_header){"warren-lease", e->lease_text};
+    e->is_any = cfg->protocol == TUNNEL_ANY;
     if (cfg->protocol == TUNNEL_UDP)
         e->udp = exposure_udp_new(e, cfg->flow_idle_ms);
     loop_post(e->worker, start_on_worker, e);
@@ -801,11 +821,11 @@ void exposure_take_socket(struct exposure *e, int fd, const struct addr *peer)
     loop_post(e->worker, socket_on_worker, a);
 }
 
-void exposure_take(struct exposure *e, struct conn *c)
+void exposure_take(struct exposure *e, const struct exposure_goal *goal, struct conn *c)
 {
     assert(exposure_is_serving(e));
     struct arrival *a = NEW(struct arrival);
-    *a = (struct arrival){e, c};
+    *a = (struct arrival){e, c, *goal};
     loop_post(e->worker, arrive_on_worker, a);
 }
 

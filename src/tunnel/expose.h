@@ -31,6 +31,13 @@ struct exposure_record {
     int error;       /* 0 or why the target was not reached; UDP: what it answered with, at last */
 };
 
+/* Where a stream goes through a tunnel to a whole network; other tunnels have a target of their
+ * own. */
+struct exposure_goal {
+    struct host_port target;
+    bool is_udp; /* it carries capsules */
+};
+
 /* All on the main loop. */
 struct exposure_ops {
     /* Connections that ended, in batches. */
@@ -81,7 +88,7 @@ void exposure_give(struct exposure *e, int fd, const struct addr *peer);
 /* A client of the proxy (net/conn.h: detached, HTTP/1.1) that asked for this tunnel's target: gets
  * the answer to its CONNECT (200, or the failure's status and Proxy-Status) and is then relayed
  * like a client of a listener. Only while serving. */
-void exposure_take(struct exposure *e, struct conn *c);
+void exposure_take(struct exposure *e, const struct exposure_goal *goal, struct conn *c);
 
 /* A stream to the target for somebody on the main loop, who keeps the other end of a socketpair: a
  * client like any other in the access log, the counters, and what a lost lease cuts. */
@@ -95,8 +102,9 @@ struct exposure_dial_ops {
 
 /* Takes `fd` (non-blocking). Callbacks come later, on the main loop. The caller owes one
  * exposure_dial_done. Not when stopping. */
-struct exposure_dial *exposure_dial(struct exposure *e, int fd, const struct addr *client,
-                                    const struct exposure_dial_ops *ops, void *arg);
+struct exposure_dial *exposure_dial(struct exposure *e, const struct exposure_goal *goal, int fd,
+                                    const struct addr *client, const struct exposure_dial_ops *ops,
+                                    void *arg);
 /* The caller is done with its end, of which it tells how it went just before it closes it: 0: its
  * bytes and their end are all written; else the target sees a reset. No callback follows. */
 void exposure_dial_done(struct exposure_dial *d, int err);

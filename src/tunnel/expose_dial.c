@@ -25,6 +25,8 @@ struct exposure_dial {
     struct exposure *exposure; /* valid until the relay began */
     int fd;
     struct addr client;
+    struct exposure_goal goal;
+    bool has_goal;
     struct relay *relay; /* the worker's; NULL: ended */
     int end_err;         /* the worker's, then the main loop's */
     bool has_ended;      /* the main loop's: the worker is done with it */
@@ -71,13 +73,15 @@ void exposure_dial_ended(struct exposure_dial *d, int err)
 static void start_on_worker(void *arg)
 {
     struct exposure_dial *d = arg;
-    struct relay *r = exposure_open_dial(d->exposure, d, d->fd, &d->client);
+    struct relay *r =
+        exposure_open_dial(d->exposure, d, d->has_goal ? &d->goal : NULL, d->fd, &d->client);
     if (r)
         d->relay = r;
 }
 
-struct exposure_dial *exposure_dial(struct exposure *e, int fd, const struct addr *client,
-                                    const struct exposure_dial_ops *ops, void *arg)
+struct exposure_dial *exposure_dial(struct exposure *e, const struct exposure_goal *goal, int fd,
+                                    const struct addr *client, const struct exposure_dial_ops *ops,
+                                    void *arg)
 {
     assert(exposure_is_serving(e));
     struct exposure_dial *d = NEW(struct exposure_dial);
@@ -89,6 +93,9 @@ struct exposure_dial *exposure_dial(struct exposure *e, int fd, const struct add
     d->exposure = e;
     d->fd = fd;
     d->client = *client;
+    d->has_goal = goal != NULL;
+    if (goal)
+        d->goal = *goal;
     loop_post(d->worker, start_on_worker, d);
     return d;
 }

@@ -13,7 +13,8 @@ struct loop *exposure_main(const struct exposure *e);
 
 /* Worker. expose.c: relays `fd` (taken) to the target for `d`; NULL: exposure_dial_ended was
  * called. */
-struct relay *exposure_open_dial(struct exposure *e, struct exposure_dial *d, int fd,
+struct relay *exposure_open_dial(struct exposure *e, struct exposure_dial *d,
+                                 const struct exposure_goal *goal, int fd,
                                  const struct addr *client);
 
 /* Worker. expose_dial.c is told: */

@@ -150,8 +150,9 @@ void tunnel_tell_lost(struct tunnel_lease *l);
 
 /* A stream to the target, see exposure_dial: `fd` (taken on success) goes where the least streams
  * are open. ERR_UNAVAILABLE: nobody serves the tunnel now; tunnel_pending_reason says why. */
-int tunnel_dial(struct tunnel_object *o, int fd, const struct addr *client,
-                const struct exposure_dial_ops *ops, void *arg, struct exposure_dial **ret);
+int tunnel_dial(struct tunnel_object *o, const struct exposure_goal *goal, int fd,
+                const struct addr *client, const struct exposure_dial_ops *ops, void *arg,
+                struct exposure_dial **ret);
 struct exposure *tunnel_pick_exposure(struct tunnel_object *o); /* NULL: it does not serve */
 
 /* tunnel_demand.c: somebody wants to use a target, for which a tunnel with internal access is found
@@ -162,6 +163,7 @@ struct tunnel_demand {
     char network[ID_SIZE];
     struct host_port target;
     enum tunnel_protocol protocol;
+    bool wants_all; /* only a tunnel to the whole network will do */
     /* tunnel_demand.c's. */
     struct tunnel_demands *demands; /* NULL: not waiting */
     struct timer deadline;

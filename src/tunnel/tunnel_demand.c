@@ -49,7 +49,9 @@ static bool same_target(const struct host_port *a, const struct host_port *b)
 
 static bool wants(const struct tunnel_demand *d, const struct tunnel_spec *spec)
 {
-    return d->protocol == spec->protocol && same_target(&d->target, &spec->target);
+    if (spec->protocol == TUNNEL_ANY)
+        return true;
+    return !d->wants_all && d->protocol == spec->protocol && same_target(&d->target, &spec->target);
 }
 
 static void leave(struct tunnel_demand *d)
@@ -128,8 +130,9 @@ static void make(const struct tunnel_demand *d)
     snprintf(t->tenant, sizeof(t->tenant), "%s", d->by.tenant);
     snprintf(t->spec.network, sizeof(t->spec.network), "%s", d->network);
     t->version = 1;
-    t->spec.target = d->target;
-    t->spec.protocol = d->protocol;
+    t->spec.protocol = d->wants_all ? TUNNEL_ANY : d->protocol;
+    if (!d->wants_all)
+        t->spec.target = d->target;
     t->spec.internal = true;
     t->created = time_wall_ms();
     t->idle_ms = IDLE_MS;

@@ -24,13 +24,14 @@ struct exposure *tunnel_pick_exposure(struct tunnel_object *o)
     return best;
 }
 
-int tunnel_dial(struct tunnel_object *o, int fd, const struct addr *client,
-                const struct exposure_dial_ops *ops, void *arg, struct exposure_dial **ret)
+int tunnel_dial(struct tunnel_object *o, const struct exposure_goal *goal, int fd,
+                const struct addr *client, const struct exposure_dial_ops *ops, void *arg,
+                struct exposure_dial **ret)
 {
     struct exposure *e = tunnel_pick_exposure(o);
     if (!e)
         return ERR_UNAVAILABLE;
     tunnel_demand_used(o);
-    *ret = exposure_dial(e, fd, client, ops, arg);
+    *ret = exposure_dial(e, goal, fd, client, ops, arg);
     return 0;
 }

@@ -25,7 +25,7 @@ struct tunnel_text {
 static void fill_message(struct tunnel_object *o, Warren__V1__Tunnel *m, struct tunnel_text *text)
 {
     struct tunnel_check *c = &o->t.spec.check;
-    host_port_format(&o->t.spec.target, text->target, sizeof(text->target));
+    tunnel_target_format(&o->t.spec, text->target, sizeof(text->target));
     warren__v1__tunnel__init(m);
     m->id = o->t.id;
     m->name = o->t.name;

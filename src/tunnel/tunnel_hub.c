@@ -114,7 +114,7 @@ static void expose(struct tunnel_object *o, struct fleet_pool *pool, uint64_t ep
     if (o->rebind || ts->is_draining || is_exposed(o, epoch))
         return;
     tunnel_stop_refusing(o);
-    host_port_format(&o->t.spec.target, authority, sizeof(authority));
+    tunnel_target_format(&o->t.spec, authority, sizeof(authority));
     const struct exposure_config cfg = {.main = ts->loop,
                                         .pool = pool,
                                         .listen_fd = is_shared ? -1 : o->listen_fd,

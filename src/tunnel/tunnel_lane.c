@@ -240,7 +240,8 @@ static void on_ready(struct tunnel_demand *d, struct tunnel_object *o)
     struct news *n = news_new(s);
     n->fd = fds[0];
     send_news(n, begin_on_lane);
-    int rc = tunnel_dial(o, fds[1], &s->ask.peer, &dial_ops, s, &s->dial);
+    const struct exposure_goal goal = {d->target, d->protocol == TUNNEL_UDP};
+    int rc = tunnel_dial(o, &goal, fds[1], &s->ask.peer, &dial_ops, s, &s->dial);
     assert(rc == 0);
 }
 
@@ -317,6 +318,8 @@ static void start(struct tunnel_lane *lane, struct client_conn *conn, struct h2_
     s->ask.udp_path = s->udp_path;
     s->ask.peer = *conn_peer_addr(c);
     own_address(c, &s->ask.own);
+    const char *scope = h2_headers_get(h, TUNNEL_LANE_SCOPE);
+    s->ask.wants_all = scope && strcmp(scope, "network") == 0;
     s->relay = relay_await(h2, &lane->relays, &relay_ops, s);
     loop_post(lane->main, asked_on_main, s);
 }

@@ -18,6 +18,10 @@ struct tunnel_lane;
 
 #define TUNNEL_LANE_ALPN "warren-client/1"
 
+/* A request header: "network" asks for a tunnel to the whole network, which is made on demand and
+ * serves every target, where otherwise each target gets a tunnel of its own. */
+#define TUNNEL_LANE_SCOPE "warren-scope"
+
 /* Main loop. `l`: where it works. */
 struct tunnel_lane *tunnel_lane_new(struct tunnels *ts, struct loop *l);
 

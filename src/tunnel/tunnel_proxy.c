@@ -94,6 +94,7 @@ int tunnel_proxy_judge(struct tunnels *ts, const struct tunnel_proxy_ask *ask,
         return diag_set(d, ERR_DENIED, "this is the hub's own address");
     snprintf(ret->network, sizeof(ret->network), "%s", n->id);
     ret->protocol = ask->udp_path ? TUNNEL_UDP : TUNNEL_TCP;
+    ret->wants_all = ask->wants_all;
     return 0;
 }
 
@@ -135,9 +136,10 @@ static void on_fail(struct tunnel_demand *d, int err, const char *text)
 static void on_ready(struct tunnel_demand *d, struct tunnel_object *o)
 {
     struct proxied *p = container_of(d, struct proxied, demand);
+    const struct exposure_goal goal = {d->target, d->protocol == TUNNEL_UDP};
     struct conn *c = http_take_conn(p->req);
     if (c)
-        exposure_take(tunnel_pick_exposure(o), c);
+        exposure_take(tunnel_pick_exposure(o), &goal, c);
     else
         respond_failure(p->req, ERR_UNAVAILABLE, "the connection cannot be used as a tunnel");
     mem_free(p);

@@ -9,7 +9,7 @@
 #include <stdio.h>
 #include <string.h>
 
-static const char *const protocol_names[] = {"tcp", "udp", "http", "https"};
+static const char *const protocol_names[] = {"tcp", "udp", "http", "https", "any"};
 static_assert(ARRAY_SIZE(protocol_names) == TUNNEL_PROTOCOL_COUNT, "a name for each protocol");
 
 static const char *const spread_names[] = {"agent", "connection"};
@@ -88,12 +88,24 @@ static int parse_proxy(const json_t *target, struct tunnel_spec *spec, struct di
     return 0;
 }
 
+/* "*" and the protocol "any" go together: whatever a client of the proxy asks for. */
+static int parse_address(const char *address, struct tunnel_spec *spec, struct diag *d)
+{
+    struct diag cause = {0};
+    bool is_all = strcmp(address, "*") == 0;
+    if (is_all != (spec->protocol == TUNNEL_ANY))
+        return diag_set_field(d, ERR_INVALID, "spec.target.protocol",
+                              "must be any where the address is \"*\", and only there");
+    if (!is_all && host_port_parse(address, false, &spec->target, &cause) < 0)
+        return diag_set_field(d, ERR_INVALID, "spec.target.address", "%s", diag_text(&cause));
+    return 0;
+}
+
 static int parse_target(const json_t *target, struct tunnel_spec *spec,
                         char network_ref[TUNNEL_NAME_SIZE], struct diag *d)
 {
     static const char *const members[] = {"network", "address", "protocol", "proxy_protocol", NULL};
     const char *network = NULL, *address = NULL, *protocol = NULL;
-    struct diag cause = {0};
     TRY(tunnel_check_members(target, "spec.target", members, d));
     TRY(tunnel_get_string(target, "network", "spec.target.network", NULL, &network, d));
     TRY(tunnel_get_string(target, "address", "spec.target.address", NULL, &address, d));
@@ -103,16 +115,15 @@ static int parse_target(const json_t *target, struct tunnel_spec *spec,
         return diag_set_field(d, ERR_INVALID, "spec.target.network",
                               "must be a network's name or id");
     snprintf(network_ref, TUNNEL_NAME_SIZE, "%s", network);
-    if (host_port_parse(address, false, &spec->target, &cause) < 0)
-        return diag_set_field(d, ERR_INVALID, "spec.target.address", "%s", diag_text(&cause));
     if (parse_protocol(protocol, &spec->protocol) < 0)
-        return diag_set_field(
-            d, ERR_INVALID, "spec.target.protocol",
-            "'%.20s' is not a protocol of this hub; it has: tcp, udp, http, https", protocol);
+        return diag_set_field(d, ERR_INVALID, "spec.target.protocol",
+                              "'%.20s' is not a protocol of this hub; it has: tcp, udp, http, "
+                              "https, any",
+                              protocol);
     if (spec->protocol == TUNNEL_UDP && spec->proxy == PROXY_V1)
         return diag_set_field(d, ERR_INVALID, "spec.target.proxy_protocol",
                               "version 1 is for connections; udp has \"v2\"");
-    return 0;
+    return parse_address(address, spec, d);
 }
 
 static int parse_listen(const char *listen, struct tunnel_spec *spec, struct diag *d)
@@ -169,6 +180,9 @@ static int check_endpoint(struct tunnel_spec *spec, bool has_protocol, struct di
     if (spec->is_sni && spec->protocol != TUNNEL_TCP)
         return diag_set_field(d, ERR_INVALID, "spec.target.protocol",
                               "must be tcp for a tunnel by sni");
+    if (spec->protocol == TUNNEL_ANY && (spec->has_endpoint || spec->host[0]))
+        return diag_set_field(d, ERR_INVALID, "spec.access.endpoint",
+                              "must be null for a tunnel to a whole network");
     if (!is_web && spec->who.auth != TUNNEL_AUTH_PUBLIC)
         return diag_set_field(d, ERR_INVALID, "spec.access.auth",
                               "needs an endpoint with a host: the hub must see HTTP");
@@ -240,7 +254,7 @@ static int parse_check_type(const json_t *check, bool has_none, struct tunnel_ch
                               "'%.20s' is not a check; there are: tcp, http, none", type);
     if (has_none && i != TUNNEL_CHECK_NONE)
         return diag_set_field(d, ERR_INVALID, "spec.check.type",
-                              "a UDP target has nothing to be checked by; only none");
+                              "this target has nothing to be checked by; only none");
     ret->type = (enum tunnel_check_type)i;
     return 0;
 }
@@ -265,8 +279,8 @@ static int parse_check_path(const json_t *check, struct tunnel_check *ret, struc
 static int parse_check(const json_t *check, struct tunnel_spec *spec, struct diag *d)
 {
     static const char *const members[] = {"type", "interval", "rise", "fall", "path", NULL};
-    bool is_udp = spec->protocol == TUNNEL_UDP;
-    struct tunnel_check c = {.type = is_udp ? TUNNEL_CHECK_NONE : TUNNEL_CHECK_TCP,
+    bool has_none = spec->protocol == TUNNEL_UDP || spec->protocol == TUNNEL_ANY;
+    struct tunnel_check c = {.type = has_none ? TUNNEL_CHECK_NONE : TUNNEL_CHECK_TCP,
                              .interval_ms = TUNNEL_CHECK_INTERVAL_MS,
                              .rise = 2,
                              .fall = 2,
@@ -274,7 +288,7 @@ static int parse_check(const json_t *check, struct tunnel_spec *spec, struct dia
     if (check && !json_is_null(check)) {
         const char *interval = NULL;
         TRY(tunnel_check_members(check, "spec.check", members, d));
-        TRY(parse_check_type(check, is_udp, &c, d));
+        TRY(parse_check_type(check, has_none, &c, d));
         TRY(tunnel_get_string(check, "interval", "spec.check.interval", "2s", &interval, d));
         if (text_to_duration_ms(interval, &c.interval_ms) < 0 || c.interval_ms < 500 ||
             c.interval_ms > 3600000)
@@ -406,10 +420,18 @@ static json_t *endpoint_json(const struct tunnel_spec *spec)
     return json_pack("{s:s}", "listen", listen);
 }
 
+void tunnel_target_format(const struct tunnel_spec *spec, char *out, size_t size)
+{
+    if (spec->protocol == TUNNEL_ANY)
+        snprintf(out, size, "*");
+    else
+        host_port_format(&spec->target, out, size);
+}
+
 static json_t *make_json(const struct tunnel_spec *spec, bool with_hashes)
 {
     char target[HOST_SIZE + 16];
-    host_port_format(&spec->target, target, sizeof(target));
+    tunnel_target_format(spec, target, sizeof(target));
     json_t *access =
         json_pack("{s:o, s:b}", "endpoint", endpoint_json(spec), "internal", (int)spec->internal);
     tunnel_access_json(&spec->who, with_hashes, access);

@@ -21,7 +21,14 @@
 #define TUNNEL_IDLE_MIN_MS 1000
 #define TUNNEL_IDLE_MAX_MS (24 * 3600 * 1000)
 
-enum tunnel_protocol { TUNNEL_TCP, TUNNEL_UDP, TUNNEL_HTTP, TUNNEL_HTTPS, TUNNEL_PROTOCOL_COUNT };
+enum tunnel_protocol {
+    TUNNEL_TCP,
+    TUNNEL_UDP,
+    TUNNEL_HTTP,
+    TUNNEL_HTTPS,
+    TUNNEL_ANY,
+    TUNNEL_PROTOCOL_COUNT
+};
 const char *tunnel_protocol_name(enum tunnel_protocol protocol);
 
 /* Who serves: one agent of the network at a time, or all of them, each connection its own. */
@@ -49,7 +56,7 @@ struct tunnel_check {
 
 struct tunnel_spec {
     char network[ID_SIZE];
-    struct host_port target;
+    struct host_port target; /* none for TUNNEL_ANY: whatever is asked for */
     enum tunnel_protocol protocol;
     enum proxy_version proxy; /* told to the target before each connection's first byte */
     bool has_endpoint;
@@ -64,6 +71,9 @@ struct tunnel_spec {
     struct meter_limits limits; /* 0: none */
     int64_t ttl_ms;             /* 0: no end */
 };
+
+/* "host:port", or "*". */
+void tunnel_target_format(const struct tunnel_spec *spec, char *out, size_t size);
 
 /* Every member is checked, unknown ones are errors; `d->field` is the JSON path at fault. The
  * network is a name or an id: the caller resolves it. */

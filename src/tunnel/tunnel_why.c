@@ -124,7 +124,7 @@ void tunnel_refresh_phase(struct tunnel_object *o)
     tunnel_web_changed(o->owner);
     if (tunnel_phase_is_over(o->t.phase) || o->t.phase == TUNNEL_FAILED || o->is_deleted)
         return;
-    host_port_format(&o->t.spec.target, target, sizeof(target));
+    tunnel_target_format(&o->t.spec, target, sizeof(target));
     if (!tunnel_is_served(o))
         tunnel_set_phase(o, TUNNEL_PENDING, "%s", tunnel_pending_reason(o));
     else if (is_out_of_reach(o))

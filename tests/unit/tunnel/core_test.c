@@ -500,7 +500,7 @@ static void dial_tunnel(struct bench *b, struct tunnel_object *o, struct dialled
     *d = (struct dialled){0};
     assert_int_equal(addr_parse("192.0.2.7", 1234, &client), 0);
     assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0, fds), 0);
-    assert_int_equal(tunnel_dial(o, fds[1], &client, &dial_ops, d, &d->dial), 0);
+    assert_int_equal(tunnel_dial(o, NULL, fds[1], &client, &dial_ops, d, &d->dial), 0);
     d->fd = fds[0];
 }
 
