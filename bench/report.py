@@ -59,6 +59,7 @@ ROWS = [
     ("wan100_lossy_p99", "p99", "ms"),
     *[(grid_row(ms, loss, streams), f"{ms} ms, 200 Mbit/s, {loss * 100:g} % loss: {streams} streams".replace(
         " 1 streams", " 1 stream"), "Mbit/s") for ms, loss, streams in GRID],
+    ("wan100_gbit", "100 ms, 1 Gbit/s: 1 stream", "Mbit/s"),
     ("loss_based_1", "50 ms, 200 Mbit/s, 0.5 % loss, loss-based congestion control: 1 stream", "Mbit/s"),
     ("loss_based_32", "32 streams", "Mbit/s"),
     ("stall_to_1", "7 streams to agent beside 1 stalled, of their speed alone", "ratio"),

@@ -130,6 +130,11 @@ class Wan:
                           {**TARGET, "delay_ms": ms / 2, "loss": loss}, streams,
                           seconds=self.seconds * 0.6)
 
+    def windows(self):
+        """What one stream can have on its way."""
+        for peer in self.of(ESSENTIAL):
+            self.bulk(peer, "wan100_gbit", {"delay_ms": 50, "rate_mbit": 1000})
+
     def loss_based(self):
         for peer in self.peers:
             for streams in 1, 32:
@@ -159,6 +164,7 @@ def measure(bench, kinds, say):
         if not bench.o.quick:
             say("over a wire: delay and loss")
             wan.grid()
+            wan.windows()
     finally:
         wan.close()
     if loss_based and not bench.o.quick:

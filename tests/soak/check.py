@@ -45,7 +45,7 @@ def stored(hub):
 def serves_by_nature(tunnel):
     """Whether it is to be active: its target is there, or nobody looks whether it is."""
     is_dead = tunnel["spec"]["target"]["address"].endswith(f":{DEAD_PORT}")
-    return not (is_dead and tunnel["spec"].get("check"))
+    return not is_dead or (tunnel["spec"]["check"] or {"type": "none"})["type"] == "none"
 
 
 class Picture:
