@@ -5,7 +5,8 @@
  * streams, so that what is quiet stays together and spare connections stay empty. A stream that
  * turns out to be bulk (net/relay.h, on_bulk) is moved to a connection of its own. The hub asks the
  * agent for one connection for each bulk stream and one for all others, for one more where these
- * others alone are a lot, and after a quiet time for less; it then closes what has no streams.
+ * others alone are a lot, and after a quiet time for less; it then closes what has no streams, for
+ * which those that were bulk once go back to the others.
  */
 #include "fleet/internal.h"
 
@@ -28,6 +29,7 @@ struct pool_bulk {
     struct pool_bulk **owner; /* NULL when we are freed */
     struct fleet_link *link;  /* NULL: gone */
     struct relay *relay;
+    bool is_calm; /* not bulk any more: not in the link's n_bulk */
     uint64_t seen_ms;
     struct pool_bulk *prev, *next;
 };
@@ -67,6 +69,8 @@ struct h2conn *fleet_pool_pick(struct fleet_pool *p, enum pool_class class)
         if (h2conn_is_ending(l->hc))
             continue;
         measure(l, now);
+        if (l->is_hot && !timer_is_running(&p->timer))
+            timer_start(&p->timer, TICK_MS);
         size_t load = (l->n_bulk + l->is_hot) * UINT16_MAX + streams_of(l) / TOGETHER;
         if (load >= least)
             continue;
@@ -109,9 +113,10 @@ static void adjust(struct fleet_pool *p)
 {
     struct fleet_link *l;
     const struct pool_bulk *b;
-    uint32_t n, hot = 0;
+    uint32_t n = 0, hot = 0;
     uint64_t now = loop_now_ms(p->worker);
-    DL_COUNT(p->bulks, b, n);
+    DL_FOREACH (p->bulks, b)
+        n += !b->is_calm;
     DL_FOREACH (p->links, l) {
         measure(l, now);
         hot += l->is_hot;
@@ -123,6 +128,37 @@ static void adjust(struct fleet_pool *p)
         want(p, n);
 }
 
+static struct fleet_link *link_of(const struct fleet_pool *p, const struct h2conn *hc)
+{
+    struct fleet_link *l;
+    DL_FOREACH (p->links, l) {
+        if (l->hc == hc)
+            return l;
+    }
+    return NULL;
+}
+
+static void move(struct pool_bulk *b, struct fleet_link *to)
+{
+    struct fleet_link *from = b->link;
+    if (relay_move(b->relay, to->hc, from->number) < 0)
+        return;
+    from->n_bulk -= !b->is_calm;
+    to->n_bulk += !b->is_calm;
+    b->link = to;
+    atomic_fetch_add_explicit(&b->pool->fleet->moves, 1, memory_order_relaxed);
+}
+
+static void gather_calm(struct fleet_pool *p)
+{
+    struct pool_bulk *b;
+    struct fleet_link *to = link_of(p, fleet_pool_pick(p, POOL_STREAM));
+    DL_FOREACH (p->bulks, b) {
+        if (b->is_calm && b->link && to && b->link != to)
+            move(b, to);
+    }
+}
+
 /* Those that nobody needs and nobody uses. A tick later than the agent was told, so that it does
  * not dial again. */
 static void retire(struct fleet_pool *p)
@@ -131,8 +167,9 @@ static void retire(struct fleet_pool *p)
     size_t n = count_links(p);
     bool may = p->wanted == p->wanted_before;
     p->wanted_before = p->wanted;
-    if (!may)
+    if (!may || n <= p->wanted)
         return;
+    gather_calm(p);
     for (l = p->links ? p->links->prev : NULL; l && n > p->wanted; l = next) {
         next = l == p->links ? NULL : l->prev;
         if (streams_of(l) || !l->number)
@@ -190,14 +227,9 @@ static struct fleet_link *better_link(const struct fleet_pool *p, const struct f
 
 static void place(struct pool_bulk *b)
 {
-    struct fleet_link *from = b->link;
-    struct fleet_link *to = from ? better_link(b->pool, from) : NULL;
-    if (!to || relay_move(b->relay, to->hc, from->number) < 0)
-        return;
-    from->n_bulk--;
-    to->n_bulk++;
-    b->link = to;
-    atomic_fetch_add_explicit(&b->pool->fleet->moves, 1, memory_order_relaxed);
+    struct fleet_link *to = b->link && !b->is_calm ? better_link(b->pool, b->link) : NULL;
+    if (to)
+        move(b, to);
 }
 
 static void place_all(struct fleet_pool *p)
@@ -209,10 +241,16 @@ static void place_all(struct fleet_pool *p)
 
 /* ---- bulk streams ---- */
 
+static void calm_down(struct pool_bulk *b)
+{
+    if (b->link && !b->is_calm)
+        b->link->n_bulk--;
+    b->is_calm = true;
+}
+
 static void forget(struct pool_bulk *b)
 {
-    if (b->link)
-        b->link->n_bulk--;
+    calm_down(b);
     *b->owner = NULL;
     DL_DELETE(b->pool->bulks, b);
     mem_free(b);
@@ -224,34 +262,31 @@ void fleet_pool_bulk_end(struct pool_bulk **b)
         forget(*b);
 }
 
-static void find_link(struct pool_bulk *b)
+/* It is bulk now, and may not be where it was put: the agent can refuse a move. */
+static void wake_up(struct pool_bulk *b)
 {
-    struct fleet_link *l;
-    if (b->link && b->link->hc == relay_conn(b->relay))
+    const struct h2conn *hc = relay_conn(b->relay);
+    b->seen_ms = loop_now_ms(b->pool->worker);
+    if (!b->is_calm && b->link && b->link->hc == hc)
         return;
+    calm_down(b);
+    b->link = link_of(b->pool, hc);
+    b->is_calm = false;
     if (b->link)
-        b->link->n_bulk--;
-    b->link = NULL;
-    DL_FOREACH (b->pool->links, l) {
-        if (l->hc == relay_conn(b->relay)) {
-            b->link = l;
-            l->n_bulk++;
-        }
-    }
+        b->link->n_bulk++;
 }
 
 void fleet_pool_bulk(struct fleet_pool *p, struct pool_bulk **owner, struct relay *r)
 {
     struct pool_bulk *b = *owner;
-    bool is_new = !b;
-    if (is_new) {
+    bool is_new = !b || b->is_calm;
+    if (!b) {
         b = NEW(struct pool_bulk);
-        *b = (struct pool_bulk){.pool = p, .owner = owner, .relay = r};
+        *b = (struct pool_bulk){.pool = p, .owner = owner, .relay = r, .is_calm = true};
         *owner = b;
         DL_APPEND(p->bulks, b);
     }
-    b->seen_ms = loop_now_ms(p->worker);
-    find_link(b);
+    wake_up(b);
     if (is_new)
         adjust(p);
     place(b);
@@ -263,11 +298,11 @@ void fleet_pool_bulk(struct fleet_pool *p, struct pool_bulk **owner, struct rela
 void fleet_pool_tick(struct timer *t)
 {
     struct fleet_pool *p = container_of(t, struct fleet_pool, timer);
-    struct pool_bulk *b, *next;
+    struct pool_bulk *b;
     uint64_t now = loop_now_ms(p->worker);
-    DL_FOREACH_SAFE (p->bulks, b, next) {
+    DL_FOREACH (p->bulks, b) {
         if (now - b->seen_ms >= CALM_MS)
-            forget(b);
+            calm_down(b);
     }
     place_all(p);
     adjust(p);
@@ -277,7 +312,7 @@ void fleet_pool_tick(struct timer *t)
 
 void fleet_pool_watch(struct fleet_pool *p)
 {
-    bool is_busy = p->bulks || p->wanted > 1 || count_links(p) > 1;
+    bool is_busy = p->wanted > 1 || count_links(p) > 1; /* so it is while there are bulk streams */
     if (is_busy && p->links && !timer_is_running(&p->timer))
         timer_start(&p->timer, TICK_MS);
 }

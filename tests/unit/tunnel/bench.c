@@ -158,8 +158,10 @@ int bench_set_up(void **state)
                                          .on_conn = on_conn,
                                          .arg = b};
     int fd = test_listen(&b->address);
-    assert_int_equal(worker_start(&worker, fd, &b->worker), 0);
-    fleet_add_worker(b->fleet, worker_loop(b->worker));
+    for (size_t i = 0; i < BENCH_WORKERS; i++) {
+        assert_int_equal(worker_start(&worker, i ? dup(fd) : fd, &b->workers[i]), 0);
+        fleet_add_worker(b->fleet, worker_loop(b->workers[i]));
+    }
     snprintf(b->url, sizeof(b->url), "https://127.0.0.1:%u", addr_port(&b->address));
     b->target_fd = test_listen(&b->target_address);
     assert_int_equal(listener_start(b->loop, b->target_fd, on_target_accept, b, &b->target), 0);
@@ -178,12 +180,16 @@ static void stop_hub(struct bench *b)
     tunnels_stop(b->tunnels, set_stopped, b);
     wait_for(b->loop, b->is_stopped);
     b->is_stopped = false;
-    worker_close_server(b->worker, set_stopped, b);
-    wait_for(b->loop, b->is_stopped);
+    for (size_t i = 0; i < BENCH_WORKERS; i++) {
+        b->is_stopped = false;
+        worker_close_server(b->workers[i], set_stopped, b);
+        wait_for(b->loop, b->is_stopped);
+    }
     b->is_stopped = false;
     fleet_stop(b->fleet, set_stopped, b);
     wait_for(b->loop, b->is_stopped);
-    worker_end(b->worker);
+    for (size_t i = 0; i < BENCH_WORKERS; i++)
+        worker_end(b->workers[i]);
     loop_settle(b->loop);
     store_close(b->store);
     tunnels_free(b->tunnels);

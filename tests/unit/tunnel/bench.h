@@ -1,5 +1,5 @@
 /*
- * The core of a hub (store, fleet, tunnels, one worker thread) and real agents, all in one process:
+ * The core of a hub (store, fleet, tunnels, two worker threads) and real agents, all in one process:
  * everything but identity and HTTP. The hub's main loop and the agents share the test's loop.
  */
 #pragma once
@@ -12,6 +12,7 @@
 #include "tunnel/tunnel_agent.h"
 
 #define BENCH_CLIENTS_MAX 16
+#define BENCH_WORKERS     2
 #define AGENT_1           "agt_0000000000000001"
 #define AGENT_2           "agt_0000000000000002"
 
@@ -24,7 +25,7 @@ struct bench {
     struct fleet *fleet;
     struct tunnels *tunnels;
     struct tls_server *tls;
-    struct worker *worker;
+    struct worker *workers[BENCH_WORKERS];
     struct addr address;
     char url[64];
     bool is_stopped;
