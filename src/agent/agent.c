@@ -33,7 +33,7 @@ struct agent {
     struct session *session;
     struct tunnel_agent *tunnels;
     struct agent_view *view; /* NULL: no socket could be made */
-    struct lan *lan; /* NULL: no discovery */
+    struct lan *lan;         /* NULL: no discovery */
     uint64_t instance;
     char instance_text[2 * sizeof(uint64_t) + 1];
     char hostname[256];

@@ -56,6 +56,7 @@ struct fleet_agent {
     struct rpc_call *call; /* of Connect; NULL: offline */
 
     struct fleet_pool *pool; /* NULL: no reverse connection in this session so far */
+    uint32_t short_sessions; /* in a row */
     bool is_touched;         /* see fleet_agent_touch */
     struct fleet_agent *prev, *next_in_network;
     UT_hash_handle hh;

@@ -135,8 +135,8 @@ void identity_agent_revoke(struct identity *i, const struct identity_caller *by,
 void identity_agent_approve(struct identity *i, const struct identity_caller *by, const char *agent,
                             uint64_t version, identity_done *done, void *arg);
 
-/* Its tunnels move away; streams that are open may go on for `grace_ms` (0: until they end). Stored:
- * it stays so until identity_agent_undrain. ERR_CONFLICT when it was revoked. */
+/* Its tunnels move away; streams that are open may go on for `grace_ms` (0: until they end).
+ * Stored: it stays so until identity_agent_undrain. ERR_CONFLICT when it was revoked. */
 void identity_agent_drain(struct identity *i, const struct identity_caller *by, const char *agent,
                           uint64_t version, int64_t grace_ms, identity_done *done, void *arg);
 void identity_agent_undrain(struct identity *i, const struct identity_caller *by, const char *agent,

@@ -139,13 +139,23 @@ void tunnel_lease_lose(struct tunnel_lease *l, int err, const char *why)
         end(l);
 }
 
+static struct tunnel_lease *first_to_lose(const struct tunnel_object *o)
+{
+    struct tunnel_lease *l;
+    DL_FOREACH (o->leases, l) {
+        if (l->l.state != LEASE_CLEARING && !l->l.is_doomed)
+            return l;
+    }
+    return NULL;
+}
+
 void tunnel_lose_all(struct tunnel_object *o, int err, const char *why)
 {
-    struct tunnel_lease *l, *next;
-    for (l = o->leases; l; l = next) {
-        next = l->next;
+    struct tunnel_lease *l;
+    size_t left = 0;
+    DL_COUNT(o->leases, l, left);
+    while (left-- && (l = first_to_lose(o)))
         tunnel_lease_lose(l, err, why);
-    }
 }
 
 void tunnel_lease_linger(struct tunnel_lease *l)

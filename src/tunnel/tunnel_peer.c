@@ -14,6 +14,12 @@
 /* How long an agent that did not answer comes after all others. */
 #define SILENT_MS 30000
 
+/* An agent whose sessions ended so soon so many times in a row gets no tunnels for a while when it
+ * comes back, as long as there are others: each visit would move them twice. */
+#define SHORT_SESSION_MS 30000
+#define RESTLESS_COUNT   3
+#define RESTLESS_MS      15000
+
 struct tunnel_peer *tunnel_peer_of(struct tunnels *ts, const char *agent)
 {
     struct tunnel_peer *p;
@@ -72,9 +78,10 @@ static void on_timer(struct timer *t)
 void tunnel_peer_renew(struct tunnel_peer *p)
 {
     p->expires_ms = loop_now_ms(p->owner->loop) + LEASE_LIFE_MS;
-    if (tunnel_peer_is_silent(p))
+    if (p->agent->short_sessions < RESTLESS_COUNT && tunnel_peer_is_silent(p)) {
         tunnel_plan_later(network_of(p));
-    p->silent_until_ms = 0;
+        p->silent_until_ms = 0;
+    }
     if (!timer_is_running(&p->timer))
         timer_start(&p->timer, LEASE_LIFE_MS);
 }
@@ -87,7 +94,14 @@ void tunnel_peer_up(struct tunnels *ts, struct fleet_agent *a)
     struct tunnel_peer *p = NEW(struct tunnel_peer);
     p->owner = ts;
     p->agent = a;
+    p->began_ms = loop_now_ms(ts->loop);
     snprintf(p->id, sizeof(p->id), "%s", a->id);
+    if (a->short_sessions >= RESTLESS_COUNT) {
+        LOG_WARN("an agent comes and goes: others hold its tunnels for now",
+                 LOG_STR("agent", a->id), LOG_INT("short_sessions", a->short_sessions),
+                 LOG_INT("for_ms", RESTLESS_MS));
+        p->silent_until_ms = p->began_ms + RESTLESS_MS;
+    }
     timer_init(&p->timer, ts->loop, on_timer);
     HASH_ADD_STR(ts->peers, id, p);
     if (n && a->network->online > 1)
@@ -109,6 +123,8 @@ void tunnel_peer_down(struct tunnels *ts, struct fleet_agent *a)
     struct tunnel_network *n = tunnel_network_of(ts, a->network->id);
     if (!p)
         return;
+    bool is_short = loop_now_ms(ts->loop) - p->began_ms < SHORT_SESSION_MS;
+    a->short_sessions = is_short ? a->short_sessions + 1 : 0;
     lose_leases(p, a->revoked ? ERR_REVOKED : ERR_UNAVAILABLE, "the agent has gone");
     while (p->leases) { /* those that are still being written or cleared */
         struct tunnel_lease *l = p->leases;

@@ -67,45 +67,69 @@ static void give_up(struct tunnel_lease *l)
         tunnel_lease_linger(l);
 }
 
+/* The one to be kept: that of `o->want`, if it is held already. */
+static struct tunnel_lease *held_lease(const struct tunnel_object *o)
+{
+    struct tunnel_lease *l = o->want ? tunnel_lease_with(o, o->want) : NULL;
+    return l && l->l.state == LEASE_HELD ? l : tunnel_holder(o);
+}
+
+/* Each that goes may make others proceed or end, so that the list is looked at anew. */
+static struct tunnel_lease *unwanted_of_one(const struct tunnel_object *o)
+{
+    const struct tunnel_lease *held = held_lease(o);
+    struct tunnel_lease *l;
+    bool is_done = held && held->peer && held->peer == o->want;
+    DL_FOREACH (o->leases, l) {
+        if (l->l.state == LEASE_HELD ? l != held || !o->want
+                                     : lease_is_coming(&l->l) && (is_done || l->peer != o->want))
+            return l;
+    }
+    return NULL;
+}
+
 /* The tunnel has one agent at a time: `o->want`. */
 static void settle_one(struct tunnel_object *o)
 {
-    struct tunnel_lease *held = tunnel_holder(o), *l, *next;
-    bool is_there = false;
+    struct tunnel_lease *l;
     char reason[96];
-    for (l = o->leases; l; l = next) {
-        next = l->next;
-        if (l->l.state == LEASE_HELD && l != held)
-            tunnel_lease_linger(l); /* it was spread by connection before */
-        else if (lease_is_coming(&l->l) && (l->peer != o->want || (held && held->peer == o->want)))
+    while ((l = unwanted_of_one(o))) {
+        if (l->l.state == LEASE_HELD)
+            tunnel_lease_linger(l);
+        else
             tunnel_lease_lose(l, ERR_UNAVAILABLE, "withdrawn");
-        else if (lease_is_coming(&l->l))
-            is_there = true;
     }
-    if (!o->want && held)
-        tunnel_lease_linger(held);
-    if (!o->want || is_there || (held && held->peer == o->want))
+    if (!o->want || tunnel_lease_with(o, o->want))
         return;
+    const struct tunnel_lease *held = tunnel_holder(o);
     enum tunnel_why why = why_it_moves(o, held, reason);
     tunnel_grant(o, o->want, why, reason, held && !tunnel_miss_of(o, o->want));
+}
+
+static struct tunnel_lease *unwanted_of_all(const struct tunnel_object *o, const struct crew *c,
+                                            bool is_bound)
+{
+    struct tunnel_lease *l;
+    DL_FOREACH (o->leases, l) {
+        uint32_t i = index_of(c, l->peer);
+        if (l->l.state != LEASE_HELD && !lease_is_coming(&l->l))
+            continue;
+        if (i == SPREAD_NOBODY || !c->is_able[i] || (is_bound && tunnel_miss_of(o, l->peer)))
+            return l;
+    }
+    return NULL;
 }
 
 /* All able agents that reach the target hold the tunnel; if none does, all able ones. */
 static void settle_all(struct tunnel_object *o, const struct crew *c)
 {
     bool is_bound = false, is_served = tunnel_holder(o) != NULL;
-    struct tunnel_lease *l, *next;
+    struct tunnel_lease *l;
     for (uint32_t i = 0; i < c->n; i++)
         is_bound |= c->is_able[i] && !tunnel_miss_of(o, c->peers[i]);
     o->want = NULL;
-    for (l = o->leases; l; l = next) {
-        uint32_t i = index_of(c, l->peer);
-        next = l->next;
-        if (l->l.state != LEASE_HELD && !lease_is_coming(&l->l))
-            continue;
-        if (i == SPREAD_NOBODY || !c->is_able[i] || (is_bound && tunnel_miss_of(o, l->peer)))
-            give_up(l);
-    }
+    while ((l = unwanted_of_all(o, c, is_bound)))
+        give_up(l);
     for (uint32_t i = 0; i < c->n; i++) {
         const struct tunnel_miss *m = tunnel_miss_of(o, c->peers[i]);
         if (c->is_able[i] && !(is_bound && m) && !tunnel_lease_with(o, c->peers[i]))

@@ -72,6 +72,7 @@ struct tunnel_peer {
     char id[ID_SIZE];
     struct tunnel_lease *leases;
     struct tunnel_miss *misses;
+    uint64_t began_ms;        /* loop time */
     bool is_leaving;          /* it said that it stops */
     uint64_t expires_ms;      /* loop time */
     uint64_t silent_until_ms; /* it did not take an offer, or did not renew: others first */

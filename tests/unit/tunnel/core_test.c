@@ -153,6 +153,27 @@ static void an_agent_that_leaves_takes_nothing_and_keeps_its_streams(void **stat
     bench_agent_stop(&other);
 }
 
+static void an_agent_that_comes_and_goes_gets_nothing_for_a_while(void **state)
+{
+    struct bench *b = *state;
+    struct bench_agent a, restless;
+    bench_agent_start(b, &a, AGENT_1);
+    struct tunnel_object *o[] = {bench_tunnel(b, "one", NULL, 0), bench_tunnel(b, "two", NULL, 0)};
+    wait_active(b, o[0]);
+    wait_active(b, o[1]);
+    for (int i = 0; i < 3; i++) {
+        bench_agent_start(b, &restless, AGENT_2);
+        assert_false(tunnel_peer_is_silent(tunnel_peer_of(b->tunnels, AGENT_2)));
+        bench_agent_stop(&restless);
+        wait_for(b->loop, fleet_online(b->fleet) == 1);
+    }
+    bench_agent_start(b, &restless, AGENT_2);
+    assert_true(tunnel_peer_is_silent(tunnel_peer_of(b->tunnels, AGENT_2)));
+    bench_agent_stop(&a); /* better than nobody */
+    wait_for(b->loop, strcmp(holder(o[0]), AGENT_2) == 0 && strcmp(holder(o[1]), AGENT_2) == 0);
+    bench_agent_stop(&restless);
+}
+
 static void what_could_not_be_served_for_lack_of_descriptors_is_served_later(void **state)
 {
     struct bench *b = *state;
@@ -608,6 +629,7 @@ int main(void)
         T(the_other_agent_serves_when_the_holder_leaves),
         T(a_tunnel_that_moves_keeps_its_streams),
         T(an_agent_that_leaves_takes_nothing_and_keeps_its_streams),
+        T(an_agent_that_comes_and_goes_gets_nothing_for_a_while),
         T(what_could_not_be_served_for_lack_of_descriptors_is_served_later),
         T(a_deleted_tunnel_cuts_its_streams_and_frees_its_address),
         T(a_tunnel_moves_to_another_address),
