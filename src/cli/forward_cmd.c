@@ -44,8 +44,8 @@ static int parse_forward(struct call *c, const char *text, uint64_t *port, bool 
                          "'%.100s' is not PORT:HOST:PORT, such as 5432:10.0.0.5:5432", text);
     *colon = '\0';
     if (text_to_u64(copy, 65535, port) < 0)
-        return call_fail(c, ERR_USAGE, NULL, "'%.100s' is not PORT:HOST:PORT: '%.20s' is no port", text,
-                         copy);
+        return call_fail(c, ERR_USAGE, NULL, "'%.100s' is not PORT:HOST:PORT: '%.20s' is no port",
+                         text, copy);
     if (host_port_parse(colon + 1, false, target, &d) < 0)
         return call_fail(c, ERR_USAGE, NULL, "'%.100s': %s", text, diag_text(&d));
     return 0;
@@ -56,8 +56,8 @@ static int open_forwards(struct call *c, struct local *l)
     const char *at = call_text(c, "--bind");
     for (size_t i = 1; i < c->n_args; i++) {
         struct host_port target;
-        uint64_t port;
-        bool is_udp;
+        uint64_t port = 0;
+        bool is_udp = false;
         TRY(parse_forward(c, c->args[i], &port, &is_udp, &target));
         TRY(local_open(l, at, (uint16_t)port, is_udp, &target));
     }

@@ -160,6 +160,7 @@ static void stop(struct local *l)
             listener_stop(TAKE(d->listener));
     }
     local_clients_cut(l);
+    local_web_end(l);
     flow_set_abort(&l->flows, ERR_CANCELED);
     uplink_close(l->uplink);
 }
@@ -208,6 +209,7 @@ static void tear_down(struct local *l)
         loop_turn(l->loop, false);
     DL_FOREACH_SAFE (l->doors, d, next)
         close_door(d);
+    local_web_free(l);
     local_status_end(l);
     if (l->uplink)
         uplink_free(l->uplink);

@@ -4,8 +4,8 @@
  * where they want to go (SOCKS 5, 4a, HTTP).
  *
  * Everything on one loop. Which file has what: local.c the session, local_client.c a client's
- * stream, local_hello.c what a proxy's client says first, local_udp.c datagrams, local_status.c
- * what the user sees.
+ * stream, local_hello.c what a proxy's client says first, local_web.c its plain requests,
+ * local_udp.c datagrams, local_status.c what the user sees.
  */
 #pragma once
 
@@ -52,7 +52,7 @@ struct local {
     struct local_door *doors;
     struct local_client *clients;
     size_t n_clients;
-    struct local_associate *associates;
+    struct local_web *web; /* NULL: not needed yet */
     bool is_stopping;
     struct diag diag; /* why it ends; code 0: because it was asked to */
 
@@ -81,7 +81,7 @@ bool local_users_know(const struct local_users *u, const char *user, const char 
 
 /* ---- local_client.c ---- */
 
-enum local_style { LOCAL_PLAIN, LOCAL_SOCKS5, LOCAL_SOCKS4, LOCAL_HTTP_CONNECT, LOCAL_HTTP };
+enum local_style { LOCAL_PLAIN, LOCAL_SOCKS5, LOCAL_SOCKS4, LOCAL_HTTP_CONNECT };
 
 struct local_client {
     struct local *local;
@@ -92,8 +92,6 @@ struct local_client {
     enum local_style style;
     bool is_greeted, is_known; /* SOCKS 5: method chosen; password good */
     struct host_port target;
-    char *prefix; /* what goes to the target first */
-    size_t prefix_len;
     struct timer deadline;
     struct uplink_waiter waiter;
     struct relay *relay;
@@ -113,6 +111,14 @@ void local_clients_cut(struct local *l);
 /* ---- local_hello.c ---- */
 
 void local_hello_start(struct local_client *c);
+/* By Proxy-Authorization; NULL: the client sent none. */
+bool local_users_know_header(const struct local_users *u, const char *header);
+
+/* ---- local_web.c: plain requests, "GET http://host/path" ---- */
+
+void local_web_take(struct local_client *c); /* its socket; the client is freed */
+void local_web_end(struct local *l);         /* no new requests, and the open ones are cut */
+void local_web_free(struct local *l);        /* after local_web_end and the last relay */
 
 /* ---- local_udp.c ---- */
 

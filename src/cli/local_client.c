@@ -22,7 +22,6 @@ static void free_client(struct local_client *c)
         local_associate_end(c);
     DL_DELETE(c->local->clients, c);
     c->local->n_clients--;
-    mem_free(c->prefix);
     mem_free(c);
 }
 
@@ -153,8 +152,6 @@ static void on_uplink(struct uplink_waiter *w, struct h2conn *hc, int err)
                                   .set = &l->relays,
                                   .ops = &relay_ops,
                                   .arg = c,
-                                  .prefix = c->prefix,
-                                  .prefix_len = (uint16_t)c->prefix_len,
                                   .keeps_fd = true};
     p.headers = uplink_headers(l->uplink, &p.n_headers);
     host_port_format(&c->target, target, sizeof(target));

@@ -4,9 +4,7 @@
  * Messages are looked at (MSG_PEEK) until they are complete and then taken off the socket to the
  * byte, so that the relay finds the rest where it reads anyway.
  *
- * A request in absolute-form gets a stream of its own: its head is rewritten (RFC 9112
- * section 3.2.1, RFC 9110 section 7.6.1) and says "close", the rest passes as it is, and the
- * target's end is the answer's end.
+ * An HTTP connection that does not begin with CONNECT goes to the gateway (local_web.c) unread.
  */
 #include "cli/local.h"
 
@@ -56,7 +54,7 @@ static void take(struct local_client *c, size_t len)
 /* ---- HTTP ---- */
 
 /* "Basic ..." of a user of ours. */
-static bool is_known_by_header(const struct local_users *users, const char *header)
+bool local_users_know_header(const struct local_users *users, const char *header)
 {
     char text[520];
     size_t len = sizeof(text) - 1;
@@ -77,85 +75,26 @@ static bool is_known_by_header(const struct local_users *users, const char *head
     return is_known;
 }
 
-/* "http://host[:port][/path]"; *path is what follows the authority. */
-static int parse_absolute(const char *target, struct host_port *ret, char authority[HOST_SIZE + 8],
-                          const char **path)
-{
-    static const char scheme[] = "http://";
-    char text[HOST_SIZE + 16];
-    if (strncasecmp(target, scheme, strlen(scheme)) != 0)
-        return ERR_INVALID;
-    target += strlen(scheme);
-    size_t len = strcspn(target, "/?#");
-    if (!len || len >= HOST_SIZE + 8 || memchr(target, '@', len))
-        return ERR_INVALID;
-    const char *bracket = memchr(target, ']', len);
-    const char *after = bracket ? bracket : target;
-    bool has_port = memchr(after, ':', len - (size_t)(after - target));
-    snprintf(authority, HOST_SIZE + 8, "%.*s", (int)len, target);
-    snprintf(text, sizeof(text), "%s%s", authority, has_port ? "" : ":80");
-    *path = target + len;
-    return host_port_parse(text, false, ret, NULL);
-}
-
-/* Fields of this hop alone. */
-static bool is_hop_by_hop(const char *name, const char *connection)
-{
-    static const char *const names[] = {"connection", "proxy-connection",    "keep-alive",
-                                        "te",         "proxy-authorization", "upgrade",
-                                        "host"};
-    for (size_t i = 0; i < ARRAY_SIZE(names); i++) {
-        if (strcasecmp(name, names[i]) == 0)
-            return true;
-    }
-    return connection && http_value_has(connection, name) &&
-           strcasecmp(name, "transfer-encoding") != 0 && strcasecmp(name, "content-length") != 0;
-}
-
-static void put_head(struct buf *out, const struct http1_head *h, const char *authority,
-                     const char *path)
-{
-    const char *connection = http_header_get(h->fields, h->n_fields, "connection");
-    bool is_star = !*path && strcmp(h->method, "OPTIONS") == 0;
-    const char *slash = is_star ? "*" : *path == '/' ? "" : "/";
-    buf_printf(out, "%s %s%.*s HTTP/1.%d\r\n", h->method, slash, (int)strcspn(path, "#"), path,
-               h->minor);
-    http1_put_field(out, "Host", authority);
-    for (size_t i = 0; i < h->n_fields; i++) {
-        if (!is_hop_by_hop(h->fields[i].name, connection))
-            http1_put_field(out, h->fields[i].name, h->fields[i].value);
-    }
-    buf_printf(out, "Via: 1.%d warren\r\n", h->minor);
-    http1_put_field(out, "Connection", "close");
-    http1_put_end(out);
-}
-
 static int judge_http(struct local_client *c, const struct http1_head *h)
 {
-    char authority[HOST_SIZE + 8];
-    const char *path;
-    struct buf out = {.limit = UINT16_MAX};
-    bool is_connect = strcmp(h->method, "CONNECT") == 0;
-    c->style = is_connect ? LOCAL_HTTP_CONNECT : LOCAL_HTTP;
-    if (!is_known_by_header(&c->local->users,
-                            http_header_get(h->fields, h->n_fields, "proxy-authorization")))
+    const char *credentials = http_header_get(h->fields, h->n_fields, "proxy-authorization");
+    if (!local_users_know_header(&c->local->users, credentials))
         return ERR_UNAUTHENTICATED;
-    if (is_connect)
-        return host_port_parse(h->target, false, &c->target, NULL);
-    TRY(parse_absolute(h->target, &c->target, authority, &path));
-    put_head(&out, h, authority, path);
-    c->prefix_len = out.len;
-    c->prefix = buf_take(&out);
-    return 0;
+    return host_port_parse(h->target, false, &c->target, NULL);
 }
 
 static void hear_http(struct local_client *c, const char *data, size_t len)
 {
+    static const char connect[] = "CONNECT ";
     const char *end = memmem(data, len, "\r\n\r\n", 4);
     struct http1 p;
+    if (len >= strlen(connect) && memcmp(data, connect, strlen(connect)) != 0) {
+        local_web_take(c);
+        return;
+    }
     if (!end && len < LOCAL_HELLO_MAX)
         return;
-    c->style = LOCAL_HTTP;
+    c->style = LOCAL_HTTP_CONNECT;
     if (!end) {
         local_client_fail(c, ERR_INVALID);
         return;

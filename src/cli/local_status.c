@@ -7,6 +7,7 @@
 #include "base/error.h"
 #include "base/mem.h"
 
+#include <inttypes.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
@@ -46,6 +47,11 @@ static uint64_t bytes_down(const struct local *l)
     return l->relays.bytes_written + l->flows.bytes_written;
 }
 
+static uint64_t streams_total(const struct local *l)
+{
+    return l->relays.total + l->flows.total;
+}
+
 static const char *state_text(const struct local *l)
 {
     switch (uplink_state(l->uplink)) {
@@ -67,9 +73,9 @@ static void draw(struct local *l)
     put_bytes(up, sizeof(up), bytes_up(l));
     put_bytes(down, sizeof(down), bytes_down(l));
     put_bytes(rate, sizeof(rate), (bytes - l->status.bytes_before) * 1000 / TICK_MS);
-    fprintf(err_of(l), "\r\x1b[K%s: %s | %u open, %llu in all | %s up, %s down | %s/s",
-            uplink_hub(l->uplink), state_text(l), l->relays.open + l->flows.open,
-            (unsigned long long)(l->relays.total + l->flows.total), up, down, rate);
+    fprintf(err_of(l), "\r\x1b[K%s: %s | %u open, %" PRIu64 " in all | %s up, %s down | %s/s",
+            uplink_hub(l->uplink), state_text(l), l->relays.open + l->flows.open, streams_total(l),
+            up, down, rate);
     fflush(err_of(l));
 }
 
@@ -168,6 +174,5 @@ void local_status_end(struct local *l)
         return;
     put_bytes(up, sizeof(up), bytes_up(l));
     put_bytes(down, sizeof(down), bytes_down(l));
-    fprintf(err_of(l), "%llu in all, %s up, %s down\n",
-            (unsigned long long)(l->relays.total + l->flows.total), up, down);
+    fprintf(err_of(l), "%" PRIu64 " in all, %s up, %s down\n", streams_total(l), up, down);
 }

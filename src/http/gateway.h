@@ -31,7 +31,7 @@ struct gateway_stream;   /* one stream to a target */
 /* The paths that never go to a target; their bodies are read before on_request, up to a limit. */
 #define GATEWAY_OWN_PATH "/.warren/"
 
-#define GATEWAY_KEY_SIZE 128
+#define GATEWAY_KEY_SIZE 288 /* a host and port fit */
 
 /* What a request asks; the strings live until gateway_decide. */
 struct gateway_ask {
