@@ -158,7 +158,7 @@ static int parse_words(const char *s, struct proxy_header *h)
             return ERR_PROTO;
     }
     if (*s || strncmp(word[0], "TCP", 3) != 0 ||
-        (strcmp(word[0] + 3, "4") && strcmp(word[0] + 3, "6")))
+        (strcmp(word[0] + 3, "4") != 0 && strcmp(word[0] + 3, "6") != 0))
         return ERR_PROTO;
     sa_family_t family = word[0][3] == '6' ? AF_INET6 : AF_INET;
     TRY(parse_port(word[3], &ports[0]));
