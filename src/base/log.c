@@ -13,6 +13,7 @@
 #include <unistd.h>
 
 #define LINE_MAX_BYTES 8192
+#define BEGINNING_SIZE 1024 /* of a value that is too long for its line */
 
 static const char *const level_names[] = {"debug", "info", "warn", "error"};
 static_assert(ARRAY_SIZE(level_names) == LOG_LEVEL_COUNT, "a name for each level");
@@ -75,6 +76,32 @@ static void put_value(struct buf *line, const struct log_field *f, bool quote_al
         put_quoted(line, f->str);
 }
 
+/* Whole or, if it does not fit, as its beginning or not at all: a line that is cut is a good one
+ * still. False: cut. */
+static bool put_field(struct buf *line, const struct log_field *f, bool json)
+{
+    __attribute__((cleanup(buf_done_cleanup))) struct buf field = {0};
+    char beginning[BEGINNING_SIZE];
+    struct log_field part = *f;
+    buf_printf(&field, json ? ",\"%s\":" : " %s=", f->key);
+    size_t key_len = field.len;
+    put_value(&field, f, json);
+    if (buf_append(line, field.data, field.len) == 0)
+        return true;
+    if (f->type == LOG_FIELD_STR && f->str) {
+        size_t len = strnlen(f->str, sizeof(beginning) - 1);
+        while (len > 0 && ((unsigned char)f->str[len] & 0xc0) == 0x80)
+            len--; /* not within a letter */
+        memcpy(beginning, f->str, len);
+        beginning[len] = '\0';
+        part.str = beginning;
+        field.len = key_len;
+        put_value(&field, &part, json);
+        (void)buf_append(line, field.data, field.len);
+    }
+    return false;
+}
+
 void log_write(enum log_level level, const char *text, const struct log_field *fields)
 {
     __attribute__((cleanup(buf_done_cleanup))) struct buf line = {.limit = LINE_MAX_BYTES};
@@ -87,11 +114,12 @@ void log_write(enum log_level level, const char *text, const struct log_field *f
     } else {
         buf_printf(&line, "%s %-5s %s", now, level_names[level], text);
     }
-    for (; fields->key; fields++) {
-        buf_printf(&line, json ? ",\"%s\":" : " %s=", fields->key);
-        put_value(&line, fields, json);
-    }
-    line.limit = 0; /* a line that was cut short is a line */
+    bool is_cut = false;
+    for (; fields->key; fields++)
+        is_cut |= !put_field(&line, fields, json);
+    line.limit = 0;
+    if (is_cut)
+        buf_puts(&line, json ? ",\"cut\":true" : " cut=true");
     buf_puts(&line, json ? "}\n" : "\n");
     ssize_t n = write(sink.fd, line.data, line.len);
     (void)n; /* there is nowhere to report that the log is gone */

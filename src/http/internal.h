@@ -94,7 +94,7 @@ struct http_sse {
     struct timer heartbeat;
     void (*on_room)(void *arg); /* NULL: not wanted */
     size_t waiting;             /* bytes, after the last send */
-    struct defer tell, room;
+    struct defer tell, room, check;
     bool is_counted;
 };
 

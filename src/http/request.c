@@ -80,6 +80,7 @@ void http_request_free(struct http_request *req)
     timer_stop(&req->sse.heartbeat);
     loop_defer_cancel(&req->sse.tell);
     loop_defer_cancel(&req->sse.room);
+    loop_defer_cancel(&req->sse.check);
     json_decref(req->json);
     buf_done(&req->body);
     arena_done(&req->arena);
@@ -221,6 +222,11 @@ const char *http_method(const struct http_request *req)
 const char *http_path(const struct http_request *req)
 {
     return req->path;
+}
+
+const char *http_query_text(const struct http_request *req)
+{
+    return req->query ? req->query : "";
 }
 
 const char *http_param(const struct http_request *req, const char *name)

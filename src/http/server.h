@@ -55,6 +55,10 @@ struct http_hooks {
     /* Told of each answer that a handler gave to a request which went through `before`. 0: it goes
      * out now; HTTP_LATER: it is kept until http_request_release. */
     int (*after)(struct http_request *req, int status, const void *body, size_t len, void *arg);
+
+    /* Whether the caller that `authenticate` found may still be told things: asked again and again
+     * while an event stream runs. NULL: yes. */
+    bool (*is_still_welcome)(const struct http_request *req, void *arg);
     void *arg;
 };
 
@@ -103,6 +107,7 @@ void http_server_stats(const struct http_server *s, struct http_stats *ret);
 const struct http_route *http_route(const struct http_request *req);
 const char *http_method(const struct http_request *req);
 const char *http_path(const struct http_request *req);                     /* as sent, no query */
+const char *http_query_text(const struct http_request *req);               /* as sent; "" */
 const char *http_param(const struct http_request *req, const char *name);  /* percent-decoded */
 const char *http_query(const struct http_request *req, const char *name);  /* decoded; NULL: none */
 const char *http_header(const struct http_request *req, const char *name); /* any case; NULL */
@@ -191,6 +196,9 @@ struct http_sse *http_sse_start(struct http_request *req, void (*on_close)(void 
  * ERR_LIMIT when this one would pass the backlog: the stream is cut and on_close follows. */
 int http_sse_send(struct http_sse *sse, const char *id, const char *event, const char *data);
 void http_sse_end(struct http_sse *sse);
+/* Callers' rights have changed: asks `is_still_welcome` soon, rather than with the next comment,
+ * and ends the stream if not (on_close follows). */
+void http_sse_check(struct http_sse *sse);
 /* For a sender that has more than the backlog takes: the bytes that waited after the last send, and
  * a callback, from the loop, each time that none waits any more. */
 size_t http_sse_waiting(const struct http_sse *sse);

@@ -30,11 +30,29 @@ static void tell_room(struct defer *d)
         sse->on_room(sse->arg);
 }
 
+/* False: the stream has ended. */
+static bool check_welcome(struct http_request *req)
+{
+    const struct http_hooks *hooks = req->server ? &req->server->hooks : NULL;
+    if (!req->side)
+        return false;
+    if (!hooks || !hooks->is_still_welcome || !req->caller ||
+        hooks->is_still_welcome(req, hooks->arg))
+        return true;
+    http_sse_drain(req);
+    return false;
+}
+
+static void check(struct defer *d)
+{
+    check_welcome(request_of(container_of(d, struct http_sse, check)));
+}
+
 static void heartbeat(struct timer *t)
 {
     struct http_sse *sse = container_of(t, struct http_sse, heartbeat);
     struct http_request *req = request_of(sse);
-    if (!req->side)
+    if (!check_welcome(req))
         return;
     req->ops->send(req, ":\n\n", 3);
     timer_start(t, HTTP_HEARTBEAT_MS);
@@ -43,8 +61,11 @@ static void heartbeat(struct timer *t)
 struct http_sse *http_sse_start(struct http_request *req, void (*on_close)(void *arg), void *arg)
 {
     struct http_sse *sse = &req->sse;
-    *sse = (struct http_sse){
-        .on_close = on_close, .arg = arg, .tell = {.fn = tell}, .room = {.fn = tell_room}};
+    *sse = (struct http_sse){.on_close = on_close,
+                             .arg = arg,
+                             .tell = {.fn = tell},
+                             .room = {.fn = tell_room},
+                             .check = {.fn = check}};
     timer_init(&sse->heartbeat, req->loop, heartbeat);
     req->step = HTTP_STEP_STREAM;
     if (!req->side || !req->server) {
@@ -113,6 +134,11 @@ void http_sse_end(struct http_sse *sse)
     if (req->server && sse->is_counted)
         req->server->stats.streams--;
     http_request_free(req);
+}
+
+void http_sse_check(struct http_sse *sse)
+{
+    loop_defer(request_of(sse)->loop, &sse->check);
 }
 
 size_t http_sse_waiting(const struct http_sse *sse)

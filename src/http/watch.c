@@ -168,6 +168,8 @@ static void views_followed(void *arg, int err)
 static void on_change(struct store_subscriber *sub, const struct store_change *c)
 {
     struct watch *w = container_of(sub, struct watch, feed);
+    if (w->sse && strcmp(c->kind, "token") == 0)
+        http_sse_check(w->sse); /* perhaps it is the watcher's own, revoked */
     if (!concerns(w, c))
         return;
     add_change(&w->heard, c->id, c->seq);

@@ -338,11 +338,18 @@ static int authenticate_hook(struct http_request *req, struct diag *d, void *arg
     return 0;
 }
 
+static bool is_still_welcome(const struct http_request *req, void *arg)
+{
+    const struct identity_caller *by = identity_caller(req);
+    return identity_token_is_valid(arg, by->tenant, by->token);
+}
+
 struct http_hooks identity_http_hooks(struct identity *i)
 {
     return (struct http_hooks){.authenticate = authenticate_hook,
                                .before = repeat_before,
                                .after = repeat_after,
+                               .is_still_welcome = is_still_welcome,
                                .arg = i};
 }
 

@@ -54,7 +54,7 @@ static void hash_request(struct http_request *req, uint8_t out[32])
     struct buf text = {0};
     size_t len;
     const void *body = http_body(req, &len);
-    buf_printf(&text, "%s %s\n", http_method(req), http_path(req));
+    buf_printf(&text, "%s %s?%s\n", http_method(req), http_path(req), http_query_text(req));
     buf_append(&text, body, len);
     sha256(text.data, text.len, out);
     buf_done(&text);

@@ -265,8 +265,10 @@ static void run_work(struct store *s, struct request *r)
         ops->end_all(b);
         if (r->mode == STORE_WRITE && ops->in_transaction(b)) {
             int rc = r->err < 0 ? ops->savepoint_undo(b) : ops->savepoint_keep(b);
-            if (rc < 0)
+            if (rc < 0) { /* what it wrote would be committed with the rest: nothing is, then */
                 r->err = rc;
+                ops->rollback(b);
+            }
         }
     }
     r->changes = tx.changes;

@@ -151,7 +151,7 @@ def test_what_is_not_there_is_a_404_and_what_exists_a_409(admin, tunnel):
         admin.delete("/api/v1/networks/lan")
     assert problem.value.status == 409, "it has a tunnel"
     with pytest.raises(Problem) as problem:
-        admin.call("PUT", "/api/v1/tunnels/web", {})
+        admin.call("PUT", "/api/v1/tunnels", {})
     assert problem.value.status == 405 and "GET" in problem.value.headers["Allow"]
 
 
@@ -364,3 +364,35 @@ def test_http_1_requests_may_be_pipelined(hub):
         assert piece
         data += piece
     sock.close()
+
+
+# --- event streams and their callers ------------------------------------------------------------------
+
+def test_an_event_stream_ends_with_its_token(admin, hub):
+    """A revoked token hears nothing more; others' streams go on."""
+    made = admin.post("/api/v1/tokens", {"kind": "api", "name": "short"})
+    mine = hub.rest(made["token"])
+    with mine.watch("/api/v1/networks") as watch, admin.watch("/api/v1/networks") as other:
+        for w in (watch, other):
+            assert w.until(lambda event, data: event == "sync")
+        admin.post("/api/v1/tokens/short:revoke")
+        assert watch.next() is None, "the stream ends"
+        admin.post("/api/v1/networks", {"name": "later"})
+        assert other.until(lambda event, data: event == "put")[2]["name"] == "later"
+
+
+def test_an_event_stream_ends_when_its_token_expires(admin, hub):
+    made = admin.post("/api/v1/tokens", {"kind": "api", "name": "short", "ttl": "2s"})
+    with hub.rest(made["token"]).watch("/api/v1/networks", timeout=60) as watch:
+        assert watch.until(lambda event, data: event == "sync")
+        assert watch.next(seconds=40) is None, "with the next heartbeat"
+
+
+def test_the_query_is_part_of_a_repeated_request(admin):
+    body = {"kind": "api", "name": "once"}
+    key = {"Idempotency-Key": "with-a-query"}
+    admin.post("/api/v1/tokens?x=1", body, headers=key)
+    assert admin.post("/api/v1/tokens?x=1", body, headers=key)["name"] == "once"
+    with pytest.raises(Problem) as e:
+        admin.post("/api/v1/tokens?x=2", body, headers=key)
+    assert e.value.status == 422

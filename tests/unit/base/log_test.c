@@ -60,6 +60,8 @@ static void a_line_that_is_too_long_still_ends(void **state)
     for (enum log_format f = LOG_FORMAT_TEXT; f <= LOG_FORMAT_JSON; f++) {
         const char *s = logged(f, value);
         assert_int_equal(strcspn(s, "\n"), strlen(s) - 1);
+        assert_non_null(
+            strstr(s, f == LOG_FORMAT_JSON ? "xxx\",\"cut\":true}\n" : "xxx cut=true\n"));
     }
 }
 
