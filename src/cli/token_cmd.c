@@ -134,8 +134,8 @@ static const struct flag_row create_rows[] = {
      .type = FLAG_TEXT,
      .metavar = "NETWORK",
      .candidates = CANDIDATES_NETWORK,
-     .help = "The network its agents join; a new name makes a new network. Without it, the token "
-             "gets a new network of its own."},
+     .help = "The network its agents join; a new name makes a new network. Without it, "
+             "their LAN decides: docs/networks.md."},
     {.name = "--uses",
      .type = FLAG_INT,
      .metavar = "N",

@@ -39,6 +39,7 @@ struct lan {
     struct lan_keys keys;
     int64_t clock_offset;               /* the hub's clock less the loop's */
     int64_t last_time;                  /* of the newest beacon we made */
+    int64_t born;                       /* the hub's clock when it was first told */
     uint64_t epoch;                     /* of our session; 0: none */
     bool is_up, is_reporting, is_stale; /* stale: something changed since the last report */
     struct lan_port *ports[PORTS_MAX];
@@ -199,6 +200,8 @@ static enum lan_verdict judge(struct lan *l, struct lan_port *p, const struct la
         return LAN_FOREIGN;
     enum lan_verdict v =
         lan_beacon_judge(&b, l->cfg.agent, l->cfg.instance, src, &p->here, hub_now(l));
+    if (v == LAN_CLONE && b.time_ms <= l->born)
+        return LAN_REPLAYED; /* of the process before this one */
     if (v == LAN_CLONE)
         heard_clone(l, src, now);
     if (v != LAN_HEARD)
@@ -393,6 +396,8 @@ void lan_on_up(struct lan *l, const Warren__V1__Welcome *w)
     l->is_up = true;
     l->is_reporting = false;
     l->epoch = w->epoch;
+    if (!l->born)
+        l->born = w->now_ms;
     if (w->now_ms)
         l->clock_offset = w->now_ms - (int64_t)loop_now_ms(l->cfg.loop);
     take_keys(l, w->lan_keys);

@@ -218,18 +218,19 @@ static void settle_first(struct fleet *f, struct fleet_agent *a)
     }
 }
 
-static size_t count_members(const struct fleet_network *n)
+static bool is_at_home(const struct fleet_agent *a)
 {
-    const struct fleet_agent *a;
-    size_t total = 0;
-    DL_FOREACH2 (n->agents, a, next_in_network)
-        total += !a->revoked;
-    return total;
+    for (size_t i = 0; a->call && a->lan && i < a->lan->n_links; i++) {
+        if (a->lan->links[i].place[0] && !is_away(a, i))
+            return true;
+    }
+    return false;
 }
 
 static void settle_link(struct fleet *f, struct fleet_agent *a, size_t link)
 {
-    size_t at_home = 0, heard = 0, others = 0;
+    size_t at_home = 0, heard = 0, others = 0, staying = 0, total = 0;
+    const struct fleet_agent *m;
     int64_t now = time_wall_ms();
     for (size_t i = 0; i < a->lan->n_peers; i++) {
         const struct fleet_lan_peer *p = &a->lan->peers[i], *back;
@@ -241,9 +242,13 @@ static void settle_link(struct fleet *f, struct fleet_agent *a, size_t link)
             others++;
         }
     }
+    DL_FOREACH2 (a->network->agents, m, next_in_network) {
+        total += !m->revoked;
+        staying += m != a && is_at_home(m);
+    }
     if (!a->lan->away_since || others)
         a->lan->away_since = now;
-    if (lan_is_settled(at_home, heard, count_members(a->network), now - a->lan->away_since))
+    if (lan_is_settled(at_home, heard, staying, total, now - a->lan->away_since))
         settle(f, a, a->lan->links[link].place);
 }
 

@@ -80,10 +80,10 @@ enum lan_decision lan_decide(const struct lan_end *first, const struct lan_end *
     return first->is_named && second->is_named ? LAN_CONFLICT : LAN_MERGE;
 }
 
-bool lan_is_settled(size_t at_home, size_t heard, size_t total, int64_t away_ms)
+bool lan_is_settled(size_t at_home, size_t heard, size_t staying, size_t total, int64_t away_ms)
 {
-    if (at_home)
-        return true;
+    if (at_home || staying)
+        return at_home > 0;
     if (total > 1)
         return (heard + 1) * 2 > total;
     return away_ms >= LAN_SETTLE_MS;

@@ -59,11 +59,12 @@ enum lan_decision lan_decide(const struct lan_end *first, const struct lan_end *
                              bool is_apart);
 
 /* Whether an agent that is away is at home now, on the ground of whom of its own network it hears
- * on that link: `at_home` of them are at home there, `heard` of them in all (both ways); `total`
- * agents has the network, itself included. An only agent takes its network along when it has been
- * in the new place for LAN_SETTLE_MS and nobody else was there. */
+ * on that link: `at_home` of them are at home there, `heard` of them in all (both ways); `staying`
+ * of the network's agents are online and at home elsewhere, `total` agents has it, itself included.
+ * An only agent takes its network along when it has been in the new place for LAN_SETTLE_MS and
+ * nobody else was there. */
 #define LAN_SETTLE_MS INT64_C(3600000)
-bool lan_is_settled(size_t at_home, size_t heard, size_t total, int64_t away_ms);
+bool lan_is_settled(size_t at_home, size_t heard, size_t staying, size_t total, int64_t away_ms);
 
 /* ---- copies of an agent ---- */
 

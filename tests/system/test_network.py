@@ -378,6 +378,34 @@ def test_a_laptop_that_is_carried_to_another_lan_leaves_its_old_network_alone(be
     assert hub.metric("warren_agent_moves_total") == 2
 
 
+def test_two_laptops_on_a_visit_do_not_take_their_network_along(lans, hub):
+    home, office, secret = lans.lan(7), lans.lan(8), token(hub)
+    hosts = [home.host() for _ in range(3)]
+    agents = [started(hub, f"a{i}", secret, host) for i, host in enumerate(hosts)]
+    at_home = wait_one_network(hub, agents)
+    others = [started(hub, f"o{i}", secret, office.host()) for i in range(2)]
+    at_office = wait_one_network(hub, others)
+    for host in hosts[:2]:
+        home.unplug(host)
+        office.plug(host)
+    wait_until(lambda: set(networks_of(hub, agents[:2]).values()) == {at_office}, "both to move", 60)
+    assert networks_of(hub, [agents[2]])["a2"] == at_home
+    assert set(networks_of(hub, others).values()) == {at_office}
+
+
+def test_a_lan_that_gets_new_addresses_stays_one_network(lans, hub):
+    old, new, secret = lans.lan(7), lans.lan(8), token(hub)
+    hosts = [old.host() for _ in range(3)]
+    agents = [started(hub, f"a{i}", secret, host) for i, host in enumerate(hosts)]
+    one = wait_one_network(hub, agents)
+    for host in hosts:
+        old.unplug(host)
+        new.plug(host)
+    wait_sees(hub, agents[0], "a1", "a2", seconds=60)
+    late = started(hub, "late", secret, new.host())
+    assert wait_one_network(hub, [*agents, late]) == one, "they are at home there"
+
+
 def test_an_agent_between_two_lans_does_not_make_them_one(lans, hub):
     red, blue, secret = lans.lan(7), lans.lan(8), token(hub)
     router = red.host()

@@ -74,13 +74,14 @@ static void what_follows_from_a_pair(void **state)
 
 static void a_new_place_becomes_home_with_most_of_the_network(void **state)
 {
-    assert_true(lan_is_settled(1, 1, 10, 0));  /* somebody of it is at home there */
-    assert_false(lan_is_settled(0, 1, 10, 0)); /* two laptops on one visit */
-    assert_false(lan_is_settled(0, 4, 10, 0)); /* half */
-    assert_true(lan_is_settled(0, 5, 10, 0));  /* the LAN got new addresses */
-    assert_false(lan_is_settled(0, 0, 2, LAN_SETTLE_MS));
-    assert_false(lan_is_settled(0, 0, 1, LAN_SETTLE_MS - 1)); /* alone: after a while */
-    assert_true(lan_is_settled(0, 0, 1, LAN_SETTLE_MS));
+    assert_true(lan_is_settled(1, 1, 1, 10, 0));  /* somebody of it is at home there */
+    assert_false(lan_is_settled(0, 1, 0, 10, 0)); /* two laptops on one visit */
+    assert_false(lan_is_settled(0, 4, 0, 10, 0)); /* half */
+    assert_true(lan_is_settled(0, 5, 0, 10, 0));  /* the LAN got new addresses */
+    assert_false(lan_is_settled(0, 1, 1, 3, 0));  /* the third has stayed at home */
+    assert_false(lan_is_settled(0, 0, 0, 2, LAN_SETTLE_MS));
+    assert_false(lan_is_settled(0, 0, 0, 1, LAN_SETTLE_MS - 1)); /* alone: after a while */
+    assert_true(lan_is_settled(0, 0, 0, 1, LAN_SETTLE_MS));
 }
 
 static void two_that_take_turns_are_clones_and_a_restart_is_not(void **state)
