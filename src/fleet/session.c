@@ -39,6 +39,7 @@ struct session {
     uint64_t epoch;
     struct reverse_pool *pool;
     bool wants_reverse;
+    bool is_told_revoked; /* in the log */
     uint32_t n_reverse; /* if any; as the hub says */
     char **allow;
     size_t n_allow;
@@ -86,6 +87,9 @@ static void fail(struct session *s, const struct diag *why, uint32_t delay_ms)
 {
     if (timer_is_running(&s->retry))
         return;
+    if (why->code == ERR_REVOKED && !s->is_told_revoked)
+        LOG_ERROR("the hub has revoked this agent; to come back, this machine must enrol again");
+    s->is_told_revoked = why->code == ERR_REVOKED;
     snprintf(s->status, sizeof(s->status), "%.240s", diag_text(why));
     LOG_WARN("not connected to the hub", LOG_STR("hub", s->cfg.hubs[s->current]),
              LOG_STR("why", diag_text(why)), LOG_INT("retry_ms", delay_ms));

@@ -175,7 +175,7 @@ def test_a_bad_drain_is_refused_with_the_reason(hub):
     with pytest.raises(Problem) as problem:
         hub.admin.post("/api/v1/agents/a1:drain", {})
     assert problem.value.status == 409
-    agent.process.wait_log("revoked", 10)
+    agent.process.wait_log("the hub has revoked this agent", 10)
 
 
 def test_an_agent_that_stops_hands_over_and_lets_its_streams_end(hub, echo_server):
