@@ -127,8 +127,10 @@ static int run_mount(struct call *c)
     struct diag d = {0};
     for (size_t i = 1; i < c->n_args; i++)
         argv[i - 1] = (char *)c->args[i];
-    const struct space_config place = {
-        .argv = argv, .has_v6 = call_is_given(c, "--ipv6"), .as_root = call_is_given(c, "--root")};
+    const struct space_config place = {.argv = argv,
+                                       .has_v6 = call_is_given(c, "--ipv6"),
+                                       .as_root = call_is_given(c, "--root"),
+                                       .resolv_conf = "nameserver " MOUNT_RESOLVER_4 "\n"};
     TRY(remote_open(c, &r));
     if (space_open(&place, &s.space, &d) < 0)
         return call_fail(c, d.code, NULL, "%s", diag_text(&d));
@@ -165,7 +167,9 @@ static const struct command rows[] = {
      .details =
          "The program gets a network namespace of its own, whose only way out leads to the agents "
          "of the network. What it connects to answers as it answers the agent: accepted, refused, "
-         "unreachable, or silent. TCP and UDP pass; name resolution and ping do not yet.\n\n"
+         "unreachable, or silent. Names are asked of the name server of the agent's machine (which "
+         "an "
+         "agent with a ceiling must permit). TCP and UDP pass; ping does not yet.\n\n"
          "No root is needed where users may make user namespaces and open /dev/net/tun. The "
          "command ends with the program, and with its exit status.",
      .examples = "warren mount plant -- snmpwalk -v2c -c public 10.0.0.17\n"

@@ -13,7 +13,12 @@
 
 void mount_format_target(const struct packet_ends *e, char out[AUTHORITY_SIZE])
 {
+    static const uint8_t resolver[16] = {[10] = 0xff, 0xff, 198, 18, 0, 1};
     char host[INET6_ADDRSTRLEN];
+    if (e->far_port == 53 && memcmp(e->far, resolver, sizeof(resolver)) == 0) {
+        snprintf(out, AUTHORITY_SIZE, "%s", MOUNT_RESOLVER_TARGET);
+        return;
+    }
     bool is_v4 = packet_is_v4(e->far);
     inet_ntop(is_v4 ? AF_INET : AF_INET6, is_v4 ? e->far + 12 : e->far, host, sizeof(host));
     snprintf(out, AUTHORITY_SIZE, is_v4 ? "%s:%u" : "[%s]:%u", host, e->far_port);

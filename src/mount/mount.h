@@ -18,10 +18,13 @@
 
 struct mount;
 
-#define MOUNT_FLOWS_MAX   16384
-#define MOUNT_DIALS_MAX   4096 /* under way at once; more SYNs wait for their retransmission */
-#define MOUNT_MTU         1500
-#define MOUNT_HEADERS_MAX 6
+#define MOUNT_FLOWS_MAX 16384
+#define MOUNT_DIALS_MAX 4096 /* under way at once; more SYNs wait for their retransmission */
+/* Where names are asked for in a mount, and the target that stands for it. */
+#define MOUNT_RESOLVER_4      "198.18.0.1"
+#define MOUNT_RESOLVER_TARGET "resolver.agent:53"
+#define MOUNT_MTU             1500
+#define MOUNT_HEADERS_MAX     6
 
 /* The window of a stream to be opened: what a flow's ring takes, so that bytes that arrive always
  * have a place. */

@@ -15,10 +15,9 @@
 #include <stdint.h>
 #include <sys/types.h>
 
-#define SPACE_ADDRESS_4  "198.18.0.2" /* of the program (RFC 2544 range: on nobody's LAN) */
-#define SPACE_RESOLVER_4 "198.18.0.1" /* where its resolv.conf points; answered by the mount */
-#define SPACE_ADDRESS_6  "fd57:6172:7265:6e::2"
-#define SPACE_MTU        1500
+#define SPACE_ADDRESS_4 "198.18.0.2" /* of the program (RFC 2544 range: on nobody's LAN) */
+#define SPACE_ADDRESS_6 "fd57:6172:7265:6e::2"
+#define SPACE_MTU       1500
 
 struct space_config {
     char *const *argv;         /* of the program; NULL-terminated */

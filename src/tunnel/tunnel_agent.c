@@ -13,6 +13,7 @@
 #include "base/mem.h"
 #include "base/text.h"
 #include "net/flow_target.h"
+#include "net/nameserver.h"
 #include "net/relay.h"
 #include "tunnel/tunnel_check.h"
 #include "warren/v1/agent.pb-c.h"
@@ -191,6 +192,13 @@ static int read_target(const struct h2_headers *h, bool *is_udp, struct host_por
     return connect_udp_parse(path, ret, NULL);
 }
 
+/* The one name that is ours: the machine's own name server. It is under the ceiling like any
+ * target. */
+static int find_resolver(struct host_port *target)
+{
+    return strcmp(target->host, TUNNEL_RESOLVER) == 0 ? nameserver_find(target) : 0;
+}
+
 static void accept_stream(struct held *held, struct h2_stream *s, const struct host_port *target)
 {
     const struct relay_accept_params p = {.target = *target,
@@ -238,7 +246,9 @@ void tunnel_agent_on_request(struct tunnel_agent *ta, struct h2_stream *s,
         relay_refuse(s, ERR_STALE);
         return;
     }
-    if (is_udp)
+    if (find_resolver(&target) < 0)
+        relay_refuse(s, ERR_DNS);
+    else if (is_udp)
         accept_flow(held, s, &target);
     else
         accept_stream(held, s, &target);

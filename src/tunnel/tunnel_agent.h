@@ -10,6 +10,9 @@
 
 #include <jansson.h>
 
+/* A target of this name, port 53, is the name server that the agent's machine asks. */
+#define TUNNEL_RESOLVER "resolver.agent"
+
 struct tunnel_agent;
 
 struct tunnel_agent_config {

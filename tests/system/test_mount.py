@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import shutil
 import socket
 import subprocess
 import threading
@@ -9,7 +10,7 @@ import threading
 import pytest
 
 from lib import network
-from lib.process import SLOW, run
+from lib.process import SLOW, Process, run
 from lib.service import hash_until_eof
 from lib.warren import program
 
@@ -141,3 +142,27 @@ def test_the_program_ends_with_a_mount_that_is_killed(site, lan):
     mount.wait()
     assert mount.stdout.read() == ""  # nobody holds it any more
     assert run(["ip", "-n", lan.hub.name, "link"]).stdout == links
+
+
+def test_names_are_those_of_the_agents_machine(bench, site, lan, directory):
+    """`ip netns exec` binds the files of /etc/netns over those of /etc."""
+    netns = f"/etc/netns/{lan.lan.name}"
+    os.makedirs(netns)
+    try:
+        with open(f"{netns}/resolv.conf", "w") as f:
+            f.write("# the LAN's\nnameserver 10.0.0.17\n")
+        dns = Process(
+            ["dnsmasq", "-k", "-C", "/dev/null", "--listen-address=10.0.0.17", "--bind-interfaces",
+             "--no-resolv", "--no-hosts", "--address=/printer.plant/10.0.0.17", "--pid-file="],
+            os.path.join(directory, "dns.log"), namespace=lan.lan.name).start()
+        site.agents[0].process.stop()
+        site.agents[0].start().wait_online()
+        nginx = bench.nginx(host=lan.AGENT, namespace=lan.lan.name)
+        nginx.put_file("page", b"by name")
+        port = nginx.address.rpartition(":")[2]
+        done = mounted(site, lan, "curl", "-sS", f"http://printer.plant:{port}/page")
+        assert done.stdout == b"by name", done.stderr
+        assert mounted(site, lan, "getent", "hosts", "nobody.plant").returncode == 2
+        dns.stop()
+    finally:
+        shutil.rmtree(netns)
