@@ -393,6 +393,11 @@ void gateway_drain(struct gateway *g)
     gateway_stream_close_idle(g, NULL);
 }
 
+void gateway_supersede(struct gateway *g, const char *key)
+{
+    gateway_stream_close_idle(g, key);
+}
+
 void gateway_free(struct gateway *g)
 {
     struct gateway_exchange *x, *next;

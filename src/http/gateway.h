@@ -103,6 +103,8 @@ void gateway_drain(struct gateway *g);
 void gateway_free(struct gateway *g);
 
 void gateway_decide(struct gateway_exchange *x, const struct gateway_decision *d);
+/* Idle streams to the target of `key` that are of another generation are closed. */
+void gateway_supersede(struct gateway *g, const char *key);
 /* The end of a dialled stream: 0: both directions ended properly; else why the target was not
  * reached, or how the stream was cut. `reason` may be NULL. `done` is still called. */
 void gateway_dialled(struct gateway_stream *s, int err, const char *reason);

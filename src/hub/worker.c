@@ -103,6 +103,8 @@ int worker_start(const struct worker_config *cfg, int fd, struct worker **ret)
     if (rc < 0) {
         if (w->server)
             server_free(w->server);
+        if (w->gateway)
+            tunnel_gateway_retire(w->gateway);
         tunnel_gateway_free(w->gateway);
         loop_free(w->loop);
         close(fd);
@@ -166,6 +168,8 @@ void worker_close_server(struct worker *w, void (*done)(void *arg), void *arg)
     *c = (struct closing){w, done, arg};
     w->stats = NULL;
     w->web_stats = NULL;
+    if (w->gateway)
+        tunnel_gateway_retire(w->gateway);
     loop_post(w->loop, close_server, c);
 }
 

@@ -39,6 +39,7 @@ struct tunnel_object {
     bool is_dirty;              /* in the owner's list `dirty` */
     bool is_deleted;            /* freed when the last exposure has stopped */
     char *claimed;              /* the public name that is its; NULL: none */
+    char *web_key;              /* of streams by name, as gateways were told last; or NULL */
     int target_err;
     char pending[TUNNEL_REASON_SIZE]; /* see tunnel_pending_reason */
     struct tunnel_traffic past;       /* of exposures that are gone, and of earlier hubs */
@@ -199,7 +200,7 @@ struct http_server;
 void tunnels_serve_declared(struct tunnels *ts, struct http_server *http);
 
 /* tunnel_web.c: clients that come by a public name */
-void tunnel_web_changed(struct tunnels *ts); /* something that one may wait for */
+void tunnel_web_changed(struct tunnel_object *o); /* who serves it, or what it is */
 void tunnel_web_free(struct tunnels *ts);
 /* Whether the public name of a spec, if it has one, may be this tunnel's. */
 int tunnel_check_host(struct tunnels *ts, const struct tunnel_spec *spec, const char *tunnel,

@@ -10,11 +10,13 @@
 #include <stdio.h>
 #include <string.h>
 #include <unistd.h>
+#include <utlist.h>
 
 struct tunnel_gateway {
     struct tunnels *tunnels;
     struct loop *worker;
     struct gateway *gateway;
+    struct tunnel_gateway *prev, *next; /* the main loop's */
 };
 
 /* ---- decisions ---- */
@@ -162,6 +164,35 @@ void tunnel_gateway_pass(struct tunnel_gateway *tg, int fd, const struct addr *p
     loop_post(tg->tunnels->loop, pass_on_main, p);
 }
 
+/* ---- news ---- */
+
+struct news {
+    struct tunnel_gateway *to;
+    char key[GATEWAY_KEY_SIZE];
+};
+
+static void news_on_worker(void *arg)
+{
+    CLEANUP(mem_free) struct news *n = arg;
+    gateway_supersede(n->to->gateway, n->key);
+}
+
+void web_gateways_tell(struct tunnel_web *w, const char *key)
+{
+    struct tunnel_gateway *tg;
+    DL_FOREACH (w->gateways, tg) {
+        struct news *n = NEW(struct news);
+        n->to = tg;
+        snprintf(n->key, sizeof(n->key), "%s", key);
+        loop_post(tg->worker, news_on_worker, n);
+    }
+}
+
+void tunnel_gateway_retire(struct tunnel_gateway *tg)
+{
+    DL_DELETE(tg->tunnels->web->gateways, tg);
+}
+
 /* ---- the gateway ---- */
 
 struct tunnel_gateway *tunnel_gateway_new(struct tunnels *ts, struct loop *worker)
@@ -171,6 +202,7 @@ struct tunnel_gateway *tunnel_gateway_new(struct tunnels *ts, struct loop *worke
     tg->worker = worker;
     const struct gateway_config cfg = {.loop = worker, .ops = &gateway_ops, .arg = tg};
     tg->gateway = gateway_new(&cfg);
+    DL_APPEND(ts->web->gateways, tg);
     return tg;
 }
 

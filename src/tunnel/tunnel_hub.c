@@ -176,6 +176,7 @@ void tunnel_stop_exposures(struct tunnel_object *o, int err)
 void tunnel_free_object(struct tunnel_object *o)
 {
     tunnel_stop_listening(o);
+    mem_free(o->web_key);
     tunnel_forget_status(o);
     timer_stop(&o->end_timer);
     timer_stop(&o->idle_timer);

@@ -33,16 +33,22 @@ void web_header(struct web_ask *a, const char *name, const char *value)
         (struct http_header){arena_strdup(&a->arena, name), arena_strdup(&a->arena, value)};
 }
 
-void web_let_in(struct web_ask *a, const struct tunnel_object *o)
+/* See gateway_decision.key. */
+static void write_key(const struct tunnel_object *o, const char *client, char key[GATEWAY_KEY_SIZE])
 {
-    char client[ADDR_TEXT_SIZE] = "";
     uint64_t epochs = 0; /* who serves it: another sum whenever that changes */
     for (const struct exposure *e = o->exposures; e; e = exposure_next(e))
         epochs += exposure_is_serving(e) ? exposure_epoch(e) : 0;
+    snprintf(key, GATEWAY_KEY_SIZE, "%s %" PRIu64 "/%" PRIu64 " %s", o->t.id, o->t.version, epochs,
+             client);
+}
+
+void web_let_in(struct web_ask *a, const struct tunnel_object *o)
+{
+    char client[ADDR_TEXT_SIZE] = "";
     if (o->t.spec.proxy) /* a stream tells who its client is: it is not for others */
         addr_format(&a->q.peer, client, sizeof(client));
-    snprintf(a->d.key, sizeof(a->d.key), "%s %" PRIu64 "/%" PRIu64 " %s", o->t.id, o->t.version,
-             epochs, client);
+    write_key(o, client, a->d.key);
     if (o->t.spec.protocol == TUNNEL_HTTPS)
         a->d.tls = tls_client_ref(o->owner->web->tls);
 }
@@ -155,10 +161,24 @@ static void on_retry(struct defer *d)
         try_dial(wd);
 }
 
-void tunnel_web_changed(struct tunnels *ts)
+/* Streams that wait look again; idle ones that lead to where it was are closed, so that an agent
+ * which gives it up need not wait for them. */
+void tunnel_web_changed(struct tunnel_object *o)
 {
-    if (ts->web && ts->web->waiting)
-        loop_defer(ts->loop, &ts->web->retry);
+    struct tunnel_web *w = o->owner->web;
+    char key[GATEWAY_KEY_SIZE];
+    if (!w)
+        return;
+    if (w->waiting)
+        loop_defer(o->owner->loop, &w->retry);
+    if (!o->t.spec.host[0] || o->t.spec.is_sni)
+        return;
+    write_key(o, "", key);
+    if (o->web_key && strcmp(o->web_key, key) == 0)
+        return;
+    mem_free(o->web_key);
+    o->web_key = mem_strdup(key);
+    web_gateways_tell(w, key);
 }
 
 /* ---- TLS that passes ---- */
@@ -235,6 +255,8 @@ void tunnels_settle_web(struct tunnels *ts)
 {
     while (ts->web && ts->web->n_running)
         loop_turn(ts->loop, true);
+    if (ts->web)
+        ts->web->gateways = NULL;
 }
 
 void tunnel_web_free(struct tunnels *ts)

@@ -35,4 +35,6 @@ void tunnel_gateway_pass(struct tunnel_gateway *tg, int fd, const struct addr *p
                          const char *name);
 const struct gateway_stats *tunnel_gateway_stats(const struct tunnel_gateway *tg);
 void tunnel_gateway_drain(struct tunnel_gateway *tg);
+/* Main loop, before the worker is told to free it: it gets no more messages. */
+void tunnel_gateway_retire(struct tunnel_gateway *tg);
 void tunnel_gateway_free(struct tunnel_gateway *tg);

@@ -121,7 +121,7 @@ void tunnel_refresh_phase(struct tunnel_object *o)
 {
     char target[EXPOSURE_AUTHORITY_SIZE];
     tunnel_demand_changed(o->owner);
-    tunnel_web_changed(o->owner);
+    tunnel_web_changed(o);
     if (tunnel_phase_is_over(o->t.phase) || o->t.phase == TUNNEL_FAILED || o->is_deleted)
         return;
     tunnel_target_format(&o->t.spec, target, sizeof(target));

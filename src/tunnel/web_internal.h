@@ -57,7 +57,8 @@ struct tunnel_web {
     struct tunnels *tunnels;
     struct identity *identity;
     uint8_t key[MAC_KEY_SIZE];
-    struct tls_client *tls; /* for targets of protocol https */
+    struct tls_client *tls;          /* for targets of protocol https */
+    struct tunnel_gateway *gateways; /* of workers that take messages */
     struct web_dial *waiting;
     struct defer retry;
     struct web_ask *checks; /* running and waiting ones */
@@ -83,7 +84,9 @@ void web_gate_free(struct tunnel_web *w);
 /* tunnel_login.c */
 bool web_login_gate(struct web_ask *a, struct tunnel_object *o);
 
-/* tunnel_gateway.c: any thread. */
+/* tunnel_gateway.c: main loop. Idle streams to the target of `key`, of another generation, end. */
+void web_gateways_tell(struct tunnel_web *w, const char *key);
+/* Any thread. */
 void web_decided(struct web_ask *a);
 /* On the worker, for gateway_ops: the key begins with the tunnel's id. */
 struct web_dial *web_dial_new(struct tunnels *ts, struct loop *worker, struct gateway_stream *s,

@@ -961,6 +961,11 @@ def test_requests_go_on_while_a_tunnel_moves_and_the_hub_ends_at_once(bench, app
     assert set(statuses) == {200}, [s for s in statuses if s != 200]
     assert hub.metric("warren_web_requests_total") >= len(statuses)
     assert curl(hub, f"https://{HOST}/")[0] == 200  # its stream is idle now
+    holder = hub.admin.get("/api/v1/tunnels/web")["status"]["lease"]["agent"]["id"]
+    begun = time.monotonic()
+    agents[holder].process.stop()
+    assert time.monotonic() - begun < 4 * SLOW  # it need not wait for idle streams
+    assert curl(hub, f"https://{HOST}/")[0] in (200, 503)
     begun = time.monotonic()
     hub.process.stop()
     assert time.monotonic() - begun < 8 * SLOW
