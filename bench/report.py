@@ -135,6 +135,7 @@ TARGETS = [
     ("50 ms: answer on a new connection, round trips", own("wan50_first"), "<=", 1.2),
     ("100 ms, 1 % loss: 32 streams / direct", versus("wan100_lossy_bulk", DIRECT), ">=", 0.9),
     ("100 ms, 1 % loss: 1-byte p99 beside them, ms", own("wan100_lossy_p99"), "<=", 300),
+    ("100 ms, 1 % loss: 1-byte p99 beside them / direct", versus("wan100_lossy_p99", DIRECT), "<=", 1),
     ("failed streams and exchanges", own("errors"), "<=", 0),
 ]
 

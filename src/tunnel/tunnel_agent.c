@@ -648,8 +648,14 @@ static void on_lost(struct tunnel_agent *ta, const Warren__V1__Lease *m)
 {
     const struct served *t = find(ta, m->tunnel);
     struct held *h = t ? find_lease(t, m->epoch) : NULL;
-    if (h)
-        drop(h, "ended by the hub");
+    struct rpc_client *rpc = session_rpc(ta->session);
+    if (!h)
+        return;
+    bool was_slow = h->state != HELD_TAKEN;
+    drop(h, "ended by the hub");
+    if (was_slow && rpc && !ta->renewing)
+        renew(ta,
+              rpc); /* the hub waited in vain for us, and will not ask again soon: we are awake */
 }
 
 void tunnel_agent_on_event(struct tunnel_agent *ta, const Warren__V1__HubEvent *e)

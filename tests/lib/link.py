@@ -13,8 +13,6 @@ import json
 import os
 import subprocess
 
-from lib.network import ip
-
 DEFAULTS = {"delay_ms": 0, "loss": 0, "rate_mbit": 0, "queue_ms": 100, "queue_kib": 0, "up": 1}
 _REPOSITORY = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
@@ -36,11 +34,8 @@ class Link:
         self.set(seed=seed)
         self.set("ba", seed=seed + 1)
         self.set(**{**DEFAULTS, **settings})
-        for host, addresses in ((a, a_addresses), (b, b_addresses)):
-            for address in addresses:
-                nodad = ["nodad"] if ":" in address else []
-                ip("-n", host.name, "addr", "add", address, "dev", device, *nodad)
-            ip("-n", host.name, "link", "set", device, "up")
+        a.plug(device, a_addresses)
+        b.plug(device, b_addresses)
 
     def _say(self, line):
         self.linkem.stdin.write(line + "\n")

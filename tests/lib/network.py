@@ -59,6 +59,13 @@ class Host:
     def ip(self, *words):
         ip("-n", self.name, *words)
 
+    def plug(self, device, addresses):
+        """A device begins to work, with these addresses."""
+        for address in addresses:
+            nodad = ["nodad"] if ":" in address else []
+            self.ip("addr", "add", address, "dev", device, *nodad)
+        self.ip("link", "set", device, "up")
+
     def nft(self, rules):
         subprocess.run(["ip", "netns", "exec", self.name, "nft", "-f", "-"], input=rules, text=True,
                        check=True, capture_output=True)
@@ -75,10 +82,7 @@ def wire(a, a_dev, a_addresses, b, b_dev, b_addresses):
     """A veth pair between two hosts; addresses as "10.0.0.1/24"."""
     ip("link", "add", a_dev, "netns", a.name, "type", "veth", "peer", "name", b_dev, "netns", b.name)
     for host, dev, addresses in ((a, a_dev, a_addresses), (b, b_dev, b_addresses)):
-        for address in addresses:
-            nodad = ["nodad"] if ":" in address else []
-            host.ip("addr", "add", address, "dev", dev, *nodad)
-        host.ip("link", "set", dev, "up")
+        host.plug(dev, addresses)
 
 
 class CustomerNetwork:

@@ -183,14 +183,15 @@ class World:
         self.hub_busy = True
 
         def over():
-            if self.hub_busy:
-                end()
-            self.hub_busy = False
+            if self.hub_end is not over:
+                return  # it was brought back already
+            self.hub_busy, self.hub_end = False, None
+            end()
         self.hub_end = over
         self.later(seconds, "hub: back", over)
 
     def bring_hub_back(self):
-        if self.hub_busy:
+        if self.hub_end:
             self.hub_end()
 
     # -- what users do
