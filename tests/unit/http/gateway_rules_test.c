@@ -75,6 +75,42 @@ static void a_target_becomes_origin_form_or_is_refused(void **state)
     }
 }
 
+static void a_request_to_a_proxy_names_its_target(void **state)
+{
+    static const struct {
+        const char *method, *target, *to, *authority, *path; /* to NULL: refused */
+    } cases[] = {
+        {"GET", "http://a.example/x?y", "a.example:80", "a.example", "/x?y"},
+        {"GET", "HTTP://A.example:8080", "A.example:8080", "A.example:8080", "/"},
+        {"GET", "http://[fd00::1]:8080/x", "[fd00::1]:8080", "[fd00::1]:8080", "/x"},
+        {"GET", "http://[fd00::1]/", "[fd00::1]:80", "[fd00::1]", "/"},
+        {"GET", "http://a?x=1", "a:80", "a", "/?x=1"},
+        {"OPTIONS", "http://a:81", "a:81", "a:81", "*"},
+        {"GET", "https://a/", NULL, NULL, NULL},
+        {"GET", "/x", NULL, NULL, NULL},
+        {"GET", "http:///x", NULL, NULL, NULL},
+        {"GET", "http://user@a/", NULL, NULL, NULL},
+        {"GET", "http://a:0/", NULL, NULL, NULL},
+        {"GET", "http://a:b:1/", NULL, NULL, NULL},
+        {"GET", "http://a/x#y", NULL, NULL, NULL},
+    };
+    for (size_t i = 0; i < ARRAY_SIZE(cases); i++) {
+        struct arena arena = {0};
+        struct host_port to;
+        char text[HOST_SIZE + 8];
+        const char *authority = NULL, *path = NULL;
+        int rc = gateway_absolute(&arena, cases[i].method, cases[i].target, &to, &authority, &path);
+        assert_int_equal(rc, cases[i].to ? 0 : ERR_INVALID);
+        if (cases[i].to) {
+            host_port_format(&to, text, sizeof(text));
+            assert_string_equal(text, cases[i].to);
+            assert_string_equal(authority, cases[i].authority);
+            assert_string_equal(path, cases[i].path);
+        }
+        arena_done(&arena);
+    }
+}
+
 static const char *head_of(struct buf *out, const char *ip, const struct http_header *fields,
                            size_t n, struct gateway_head more)
 {
@@ -212,6 +248,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_host_is_a_name_without_its_port),
         cmocka_unit_test(a_target_becomes_origin_form_or_is_refused),
+        cmocka_unit_test(a_request_to_a_proxy_names_its_target),
         cmocka_unit_test(fields_of_the_hop_and_of_other_proxies_do_not_pass),
         cmocka_unit_test(a_body_without_length_is_chunked_and_an_ipv6_client_is_quoted),
         cmocka_unit_test(what_was_sent_for_us_is_not_passed_on),

@@ -398,6 +398,86 @@ static void each_failure_to_reach_the_target_has_its_own_error(void **state)
     rig_done(&rig);
 }
 
+static void a_kept_socket_can_still_tell_its_client_why(void **state)
+{
+    struct rig rig;
+    struct addr nobody;
+    char authority[ADDR_TEXT_SIZE], got[8] = {0};
+    int fds[2];
+    struct relay *r;
+    rig_new(&rig);
+    close(test_listen(&nobody));
+    addr_format(&nobody, authority, sizeof(authority));
+    test_tcp_pair(fds);
+    const struct relay_open_params p = {.authority = authority,
+                                        .headers = H2_HEADERS({"warren-tunnel", "tun_1"}),
+                                        .n_headers = 1,
+                                        .set = &rig.hub_set,
+                                        .ops = &hub_ops,
+                                        .arg = &rig,
+                                        .keeps_fd = true};
+    assert_int_equal(relay_open(rig.hub, fds[1], &p, &r), 0);
+    wait_for(rig.loop, rig.hub_ends == 1);
+    assert_int_equal(rig.hub_result.end, RELAY_END_NOT_OPENED);
+    assert_int_equal(rig.hub_result.err, ERR_REFUSED);
+    assert_int_equal(rig.hub_result.fd, fds[1]);
+    assert_int_equal(send(fds[1], "why", 3, 0), 3);
+    wait_for(rig.loop, recv(fds[0], got, sizeof(got), 0) == 3);
+    assert_string_equal(got, "why");
+    close(fds[0]);
+    close(fds[1]);
+    rig_done(&rig);
+}
+
+/* The end of a local socket that is closed counts when the other side has said what it was. */
+static void local_pair(struct rig *rig, int *local, int *target, struct relay **ret)
+{
+    char authority[ADDR_TEXT_SIZE];
+    int fds[2], before = rig->opens;
+    addr_format(&rig->target, authority, sizeof(authority));
+    assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK, 0, fds), 0);
+    const struct relay_open_params p = {.authority = authority,
+                                        .headers = H2_HEADERS({"warren-tunnel", "tun_1"}),
+                                        .n_headers = 1,
+                                        .set = &rig->hub_set,
+                                        .ops = &hub_ops,
+                                        .arg = rig,
+                                        .is_local = true};
+    assert_int_equal(relay_open(rig->hub, fds[1], &p, ret), 0);
+    *local = fds[0];
+    wait_for(rig->loop, rig->opens > before);
+    wait_for(rig->loop, (*target = accept4(rig->listening, NULL, NULL, SOCK_NONBLOCK)) >= 0);
+}
+
+static void a_closed_local_socket_is_an_end_or_a_reset_as_it_is_told(void **state)
+{
+    struct rig rig;
+    struct relay *r;
+    int local, target;
+    rig_new(&rig);
+    local_pair(&rig, &local, &target, &r);
+    assert_int_equal(send(local, "x", 1, 0), 1);
+    close(local);
+    wait_for(rig.loop, recv(target, &(char){0}, 1, 0) == 1);
+    for (int i = 0; i < 20; i++)
+        test_turn(rig.loop);
+    assert_false(is_end(target));
+    relay_other_ended(r, 0);
+    wait_for(rig.loop, is_end(target));
+    close(target);
+    wait_for(rig.loop, rig.hub_ends == 1 && rig.agent_ends == 1);
+    assert_int_equal(rig.hub_result.end, RELAY_END_FINISHED);
+
+    local_pair(&rig, &local, &target, &r);
+    relay_other_ended(r, ERR_RESET);
+    close(local);
+    wait_for(rig.loop, is_reset(target));
+    wait_for(rig.loop, rig.hub_ends == 2 && rig.agent_ends == 2);
+    assert_int_equal(rig.hub_result.end, RELAY_END_SOCKET_RESET);
+    close(target);
+    rig_done(&rig);
+}
+
 static void a_target_that_does_not_answer_is_a_timeout(void **state)
 {
     struct rig rig;
@@ -556,6 +636,8 @@ int main(void)
         cmocka_unit_test(a_stalled_reader_stalls_only_itself_within_its_window),
         cmocka_unit_test(a_slow_reader_gets_everything_after_the_sender_has_gone),
         cmocka_unit_test(each_failure_to_reach_the_target_has_its_own_error),
+        cmocka_unit_test(a_kept_socket_can_still_tell_its_client_why),
+        cmocka_unit_test(a_closed_local_socket_is_an_end_or_a_reset_as_it_is_told),
         cmocka_unit_test(a_target_that_does_not_answer_is_a_timeout),
         cmocka_unit_test(aborting_a_set_resets_both_sockets_at_once),
         cmocka_unit_test(losing_the_connection_ends_every_relay),
