@@ -262,13 +262,13 @@ void fleet_agent_move(struct fleet *f, const struct identity_caller *by, const c
     struct diag d = {0};
     struct fleet_agent *a = fleet_agent_find(f, agent);
     struct fleet_network *to = fleet_network_find(f, network);
-    if (!a || !to)
-        diag_set(&d, ERR_NOT_FOUND, "the agent or the network is gone");
-    else if (a->revoked)
-        diag_set(&d, ERR_CONFLICT, "the agent was revoked");
-    else if (a->network == to)
-        diag_set(&d, ERR_CONFLICT, "the agent is in the network '%s' already", to->name);
-    if (d.code) {
+    if (!a || !to || a->revoked || a->network == to) {
+        if (!a || !to)
+            diag_set(&d, ERR_NOT_FOUND, "the agent or the network is gone");
+        else if (a->revoked)
+            diag_set(&d, ERR_CONFLICT, "the agent was revoked");
+        else
+            diag_set(&d, ERR_CONFLICT, "the agent is in the network '%s' already", to->name);
         done(arg, &d);
         return;
     }
