@@ -69,6 +69,11 @@ def ping(link, a=A, b=B, count=20, timeout=5.0):
     return times
 
 
+def fastest(times):
+    """What the wire does; the slower ones tell how busy the machine is."""
+    return statistics.quantiles(times, n=10)[0]
+
+
 class Flood:
     """Numbered datagrams from a to b as fast as asked; (number, delay in s) of those that arrived."""
 
@@ -122,15 +127,15 @@ def test_delay(wire, delay_ms, ends):
     times = ping(wire(delay_ms=delay_ms), *ends)
     assert len(times) == 20
     assert min(times) >= 2 * delay_ms
-    assert statistics.median(times) < 2 * delay_ms + 3, times
+    assert fastest(times) < 2 * delay_ms + 3, times
 
 
 def test_each_way_has_its_own_delay_and_order_is_kept(wire):
     link = wire(delay_ms=40)
     link.set("ba", delay_ms=0)
-    assert 40 <= statistics.median(ping(link)) < 42
+    assert 40 <= fastest(ping(link)) < 42
     link.set("ab", delay_ms=0)
-    assert statistics.median(ping(link)) < 2
+    assert fastest(ping(link)) < 2
     link.set(delay_ms=1)
     numbers = [n for n, _ in Flood(link, 3000, 20000).arrived]
     assert numbers == sorted(numbers)

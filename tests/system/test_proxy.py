@@ -85,7 +85,8 @@ def test_curl_fetches_through_the_proxy_by_a_tunnel_made_on_demand(bench, site):
     assert got.endswith(content)
     made, = tunnels(hub)
     assert re.fullmatch("on-demand-[0-9a-z]{16}", made["name"])
-    assert made["spec"]["access"] == {"endpoint": None, "internal": True}
+    assert made["spec"]["access"] == {"endpoint": None, "internal": True, "auth": "public", "users": [],
+                                      "sources": []}
     assert made["spec"]["target"]["address"] == nginx.address
     assert made["status"]["on_demand"] and made["status"]["phase"] == "active"
     assert made["status"]["lease"]["agent"]["id"] == agent.id

@@ -151,7 +151,7 @@ def test_what_is_not_there_is_a_404_and_what_exists_a_409(admin, tunnel):
         admin.delete("/api/v1/networks/lan")
     assert problem.value.status == 409, "it has a tunnel"
     with pytest.raises(Problem) as problem:
-        admin.call("PUT", "/api/v1/tunnels", {})
+        admin.call("PATCH", "/api/v1/tunnels", {})
     assert problem.value.status == 405 and "GET" in problem.value.headers["Allow"]
 
 
