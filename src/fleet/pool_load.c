@@ -23,6 +23,8 @@
 #define TOGETHER      16   /* streams on one connection before another gets some */
 #define HOT_BYTES_A_S (4u << 20)
 #define GRACE_MS      1000
+#define SHORT_PATH_US 5000
+#define SHORT_BYTES   (1u << 20) /* on a short path, where less is over in no time */
 
 struct pool_bulk {
     struct fleet_pool *pool;
@@ -276,10 +278,18 @@ static void wake_up(struct pool_bulk *b)
         b->link->n_bulk++;
 }
 
+static bool is_worth_it(const struct relay *r)
+{
+    return h2_round_trip_us(h2conn_session(relay_conn(r))) > SHORT_PATH_US ||
+           relay_bytes_read(r) + relay_bytes_written(r) >= SHORT_BYTES;
+}
+
 void fleet_pool_bulk(struct fleet_pool *p, struct pool_bulk **owner, struct relay *r)
 {
     struct pool_bulk *b = *owner;
     bool is_new = !b || b->is_calm;
+    if (!b && !is_worth_it(r))
+        return;
     if (!b) {
         b = NEW(struct pool_bulk);
         *b = (struct pool_bulk){.pool = p, .owner = owner, .relay = r, .is_calm = true};

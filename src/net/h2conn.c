@@ -112,7 +112,7 @@ static size_t on_data(void *arg, const uint8_t *data, size_t len)
 
 /* Large batches are cheaper a byte; beside small messages short ones keep the turns short, and a
  * short queue in the kernel lets a message overtake what bulk streams still have to send. On a long
- * path that queue is never long: it may take a second to drain, and wake-ups are few there. */
+ * path it is long enough to last until a busy machine lets us go on. */
 static void adapt(struct h2conn *hc)
 {
     bool is_mixed = h2_traffic(hc->h2) == H2_TRAFFIC_MIXED;
@@ -122,7 +122,7 @@ static void adapt(struct h2conn *hc)
     hc->is_mixed = is_mixed;
     hc->is_long = is_long;
     conn_set_batch(hc->conn, is_mixed ? CONN_BATCH : CONN_BATCH_MAX);
-    conn_set_unsent_max(hc->conn, is_mixed ? MIXED_UNSENT : is_long ? LONG_UNSENT : 0);
+    conn_set_unsent_max(hc->conn, !is_mixed ? 0 : is_long ? LONG_UNSENT : MIXED_UNSENT);
 }
 
 static size_t on_fill(void *arg, uint8_t *out, size_t cap)

@@ -57,7 +57,7 @@ struct relay_result {
     int fd; /* relay_open_params.keeps_fd and not opened: the socket, the callee's; else -1 */
 };
 
-#define RELAY_BULK_BYTES (256u << 10)
+#define RELAY_BULK_BYTES (128u << 10)
 #define RELAY_BULK_MS    2000
 
 struct relay_ops {

@@ -30,7 +30,7 @@ static struct relay *make(struct h2conn *hc, struct relay_set *set, const struct
     r->first_chunk = r->last_chunk = RELAY_NO_CHUNK;
     r->at_end.fn = relay_on_batch_end;
     r->over.fn = relay_on_over;
-    r->started_ms = loop_now_ms(r->loop);
+    r->started_ms = r->burst_ms = loop_now_ms(r->loop);
     DL_APPEND(set->head, r);
     set->open++;
     set->total++;

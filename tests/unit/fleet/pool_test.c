@@ -109,7 +109,7 @@ static void a_bulk_stream_leaves_the_connection_to_the_others(void **state)
     assert_int_equal(members(b), 1);
     struct stream quiet = open_stream(b, o), bulk = open_stream(b, o);
     while (!moves(b))
-        pour(b, &bulk, 4 * RELAY_BULK_BYTES);
+        pour(b, &bulk, 16 * RELAY_BULK_BYTES);
     assert_int_equal(members(b), 2);
     assert_int_equal(moves(b), 1);
     prove(b, &quiet);
@@ -129,7 +129,7 @@ static void surplus_connections_end_after_a_quiet_time(void **state)
     wait_active(b, o);
     struct stream quiet = open_stream(b, o), bulk = open_stream(b, o);
     while (moves(b) < 1)
-        pour(b, &bulk, RELAY_BULK_BYTES);
+        pour(b, &bulk, 8 * RELAY_BULK_BYTES);
     assert_int_equal(members(b), 2);
     wait_for(b->loop, members(b) == 1); /* both streams are on that one now */
     assert_int_equal(moves(b), 2);
@@ -170,8 +170,8 @@ static void whatever_ends_amid_bulk_leaves_nothing_behind(void **state)
     for (int round = 0; round < 4; round++) {
         wait_active(b, o);
         struct stream s[2] = {open_stream(b, o), open_stream(b, o)};
-        pour(b, &s[0], (size_t)(1 + round) * RELAY_BULK_BYTES);
-        pour(b, &s[1], 2 * RELAY_BULK_BYTES);
+        pour(b, &s[0], (size_t)(8 + round) * RELAY_BULK_BYTES);
+        pour(b, &s[1], 10 * RELAY_BULK_BYTES);
         if (round % 2)
             fleet_cut_links(fleet_agent_find(b->fleet, AGENT_1));
         else
