@@ -4,6 +4,7 @@
 #include "base/macro.h"
 #include "base/mem.h"
 #include "loop/io.h"
+#include "net/icmp.h"
 #include "net/udp.h"
 
 #include <assert.h>
@@ -57,6 +58,7 @@ struct flow_port {
     uint32_t allowance; /* of new clients, now */
     uint64_t allowance_ms;
     bool is_refusing;
+    uint16_t port; /* of the socket */
     struct timer sweep;
     struct defer again;
 };
@@ -188,12 +190,19 @@ static void on_datagram(void *arg, struct flow *f, const uint8_t *data, size_t l
         h2conn_at_batch_end(flow_h2conn(f), &p->at_end);
 }
 
+/* As far as this process may: to the client itself, as if there were no tunnel in between. */
+static void report(const struct flow_port *p, const struct udp_path *path, int err)
+{
+    icmp_unreachable(path, p->port, err, loop_now_ms(p->cfg.loop));
+}
+
 static void on_error(void *arg, struct flow *f, int err)
 {
     struct client *c = arg;
     struct flow_port *p = c->port;
     (void)f;
     c->is_in_order = false;
+    report(p, &c->path, err);
     if (p->cfg.ops->on_error)
         p->cfg.ops->on_error(p->cfg.arg, &c->path.peer, err);
 }
@@ -208,6 +217,8 @@ static void on_flow_end(void *arg, struct flow *f, const struct flow_result *res
         flush(p); /* it may hold the client's path */
     p->cfg.ops->on_end(p->cfg.arg, &c->path.peer, f, res);
     c->flow = NULL;
+    if (res->end == FLOW_END_NOT_OPENED)
+        report(p, &c->path, res->err);
     if (!c->is_known)
         mem_free(c);
     else if (res->end == FLOW_END_NOT_OPENED)
@@ -327,6 +338,8 @@ static void take(struct flow_port *p, const struct udp_datagram *d)
         (void)open_flow(c);
     if (!c || !c->flow) {
         flow_set_lost(p->cfg.set, 1);
+        if (p->is_refusing)
+            report(p, &(struct udp_path){d->peer, d->local}, ERR_REFUSED);
         return;
     }
     touch(c, true);
@@ -340,7 +353,7 @@ static void receive(struct flow_port *p)
     for (int i = 0; i < BATCHES_A_TURN && p->io.readable; i++) {
         uint32_t lost = p->lost_told;
         int n = udp_receive(p->io.fd, batch, &lost);
-        if (n == 0)
+        if (n >= 0 && n < UDP_BATCH) /* it was emptied */
             p->io.readable = false;
         for (int k = 0; k < n; k++)
             take(p, &batch[k]);
@@ -365,6 +378,12 @@ static void on_again(struct defer *d)
 
 /* ---- life ---- */
 
+static uint16_t port_of(int fd)
+{
+    struct addr a = {.len = sizeof(a.in6)};
+    return getsockname(fd, &a.sa, &a.len) == 0 ? addr_port(&a) : 0;
+}
+
 int flow_port_new(const struct flow_port_config *cfg, struct flow_port **ret)
 {
     struct flow_port *p = NEW(struct flow_port);
@@ -374,6 +393,7 @@ int flow_port_new(const struct flow_port_config *cfg, struct flow_port **ret)
     p->allowance = NEW_AT_ONCE;
     p->allowance_ms = loop_now_ms(cfg->loop);
     p->sender.fd = cfg->fd;
+    p->port = port_of(cfg->fd);
     p->at_end.fn = on_batch_end;
     p->again.fn = on_again;
     timer_init(&p->sweep, cfg->loop, on_sweep);

@@ -7,7 +7,8 @@
  * there are too many, the fresh one that was silent longest makes way; a flood of new ones is
  * slowed down. After a failure to open its flow, a client's datagrams are dropped for RETRY_MS.
  *
- * Answers leave from the address that the client has sent to. Thread: one loop.
+ * What failed is told to the client as an ICMP error where the process may (net/icmp.h). Answers
+ * leave from the address that the client has sent to. Thread: one loop.
  *
  * Under a bandwidth limit datagrams that are too many are dropped. With `proxy` each datagram to
  * the target begins with a PROXY header of version 2, as dnsdist and PowerDNS have it: none can be

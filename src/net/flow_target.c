@@ -114,7 +114,7 @@ static void receive(struct flow_target *t)
         int n = udp_receive(t->io.fd, batch, NULL);
         if (n < 0)
             tell_error(t, n);
-        if (n == 0)
+        if (n >= 0 && n < UDP_BATCH) /* it was emptied */
             t->io.readable = false;
         for (int k = 0; k < n; k++)
             flow_send(t->flow, batch[k].data, batch[k].len);

@@ -113,6 +113,42 @@ def test_a_closed_port_is_reported_and_the_flow_goes_on(bench, site):
     assert status(hub)["streams"]["total"] == 1
 
 
+def can_send_icmp():
+    try:
+        socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_ICMP).close()
+        return True
+    except PermissionError:
+        return False
+
+
+@pytest.mark.skipif(not can_send_icmp(), reason="needs CAP_NET_RAW")
+@pytest.mark.parametrize("listen, host", [("127.0.0.1:0", "127.0.0.1"), ("0.0.0.0:0", "127.0.0.9"),
+                                          ("[::]:0", "127.0.0.9"), ("[::1]:0", "::1"), ("[::]:0", "::1")])
+def test_a_closed_port_is_felt_by_the_client_itself(bench, site, listen, host):
+    hub, _ = site
+    port = closed_port()
+    at = address_of(endpoint(udp_tunnel(hub, f"127.0.0.1:{port}", listen=listen)))[1]
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        sock.settimeout(10 * SLOW)
+        sock.connect((host, at))
+        for _ in range(2):
+            sock.send(b"anybody there?")
+            with pytest.raises(ConnectionRefusedError):
+                sock.recv(100)
+        bench.keep(UdpServer(port=port))
+        sock.send(b"and now?")
+        assert sock.recv(100) == b"and now?"
+
+
+@pytest.mark.skipif(not can_send_icmp(), reason="needs CAP_NET_RAW")
+def test_a_real_dig_is_refused_as_it_would_be_there(bench, site):
+    hub, _ = site
+    at = endpoint(udp_tunnel(hub, f"127.0.0.1:{closed_port()}"))
+    began = time.monotonic()
+    assert "connection refused" in dig(at, "device1.example")
+    assert time.monotonic() - began < 5 * SLOW  # no timeouts were waited for
+
+
 def test_a_closed_port_is_in_the_access_log(bench, site):
     hub, _ = site
     sock, at = client_of(udp_tunnel(hub, f"127.0.0.1:{closed_port()}", idle_timeout="1s"))
