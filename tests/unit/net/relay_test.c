@@ -77,9 +77,12 @@ static void on_link_close(void *arg, int err)
 static const struct h2conn_ops hub_conn_ops = {.on_close = on_link_close};
 static const struct h2conn_ops agent_conn_ops = {.on_request = on_request,
                                                  .on_close = on_link_close};
-static const struct h2conn_config hub_config = {.h2 = {.is_server = false}};
-static const struct h2conn_config agent_config = {
-    .h2 = {.is_server = true, .max_streams = 20000, .peer_is_trusted = true}};
+#define WINDOW_MAX (1u << 20)
+static const struct h2conn_config hub_config = {.h2 = {.stream_window_max = WINDOW_MAX}};
+static const struct h2conn_config agent_config = {.h2 = {.is_server = true,
+                                                         .max_streams = 20000,
+                                                         .stream_window_max = WINDOW_MAX,
+                                                         .peer_is_trusted = true}};
 
 static void rig_base(struct rig *rig)
 {
@@ -319,9 +322,9 @@ static void a_stalled_reader_stalls_only_itself_within_its_window(void **state)
     fill(&rig, stalled_client);
     fill(&rig, stalled_target);
     uint64_t in_flight = rig.hub_set.bytes_read - rig.agent_set.bytes_written;
-    assert_in_range(in_flight, 1, 1 << 20);
+    assert_in_range(in_flight, 1, WINDOW_MAX);
     in_flight = rig.agent_set.bytes_read - rig.hub_set.bytes_written;
-    assert_in_range(in_flight, 1, 1 << 20);
+    assert_in_range(in_flight, 1, WINDOW_MAX);
 
     open_pair(&rig, &client, &target);
     transfer(&rig, client, target, 20000000);
