@@ -26,6 +26,7 @@ from world import World  # noqa: E402
 
 STORM_SECONDS = 12
 STEPS_A_SECOND = 2.5
+TELL_SECONDS = 15
 # Of 10 rounds, in so many hub and first agent may be killed; in the others they age, and are weighed.
 ROUNDS, DEADLY_ROUNDS = 10, 3
 
@@ -60,12 +61,14 @@ class Soak:
             time.sleep(rng.expovariate(STEPS_A_SECOND))
 
     def settled(self):
-        """A picture without differences."""
-        last = None
+        """A picture without differences; what differed longest is told, if it took long."""
+        last, began = None, time.monotonic()
 
         def look():
             nonlocal last
-            last = check.Picture(self.world)
+            before, last = last, check.Picture(self.world)
+            if not last.differences and before and time.monotonic() - began > TELL_SECONDS:
+                self.say(f"settled last: {'; '.join(before.differences)}")
             return not last.differences
         try:
             wait_until(look, "the fleet to settle", check.SETTLE_SECONDS, every=0.3)
