@@ -85,6 +85,7 @@ struct tunnel_agent {
     struct served *reports; /* whose target's state is to be told */
     struct timer report_timer;
     bool is_leaving;
+    bool is_to_call; /* to tell the hub that we are awake, though there may be nothing to renew */
     uint32_t grace_ms;
     uint64_t asked_ms;   /* loop time at which the renewal under way was asked for */
     uint64_t renewed_ms; /* the same of the last one that was answered: our leases live from then */
@@ -529,6 +530,7 @@ static void renew(struct tunnel_agent *ta, struct rpc_client *rpc)
     req.session_epoch = session_epoch(ta->session);
     DL_FOREACH2 (ta->leases, h, more)
         h->is_in_renewal = h->state == HELD_TAKEN;
+    ta->is_to_call = false;
     ta->asked_ms = loop_now_ms(ta->cfg.loop);
     ta->renewing = rpc_call_unary(rpc, "/warren.v1.AgentService/RenewLeases", &req.base,
                                   &warren__v1__renew_leases_response__descriptor, RPC_TIMEOUT_MS,
@@ -547,7 +549,7 @@ static void on_renew_timer(struct timer *timer)
     if (!ta->leases)
         ta->renewed_ms = now;
     /* With nothing to renew, it tells the hub that we are awake again. */
-    if ((ta->leases || has_slept) && rpc && !ta->renewing)
+    if ((ta->leases || has_slept || ta->is_to_call) && rpc && !ta->renewing)
         renew(ta, rpc);
 }
 
