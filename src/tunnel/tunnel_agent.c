@@ -655,9 +655,11 @@ static void on_lost(struct tunnel_agent *ta, const Warren__V1__Lease *m)
         return;
     bool was_slow = h->state != HELD_TAKEN;
     drop(h, "ended by the hub");
-    if (was_slow && rpc && !ta->renewing)
-        renew(ta,
-              rpc); /* the hub waited in vain for us, and will not ask again soon: we are awake */
+    if (!was_slow)
+        return;
+    ta->is_to_call = true; /* the hub waited in vain for us, and will not offer again soon */
+    if (rpc && !ta->renewing)
+        renew(ta, rpc);
 }
 
 void tunnel_agent_on_event(struct tunnel_agent *ta, const Warren__V1__HubEvent *e)
