@@ -15,8 +15,8 @@ from world import DEAD_PORT
 
 PROBE = b"are you there?"
 SETTLE_SECONDS = 60
-# What a program says of its own accord when something is broken; the rest is faults of ours.
-BAD_LINE = re.compile(r"^\S+Z error .*", re.M)
+# What a program says when something is broken; that it was revoked is our doing.
+BAD_LINE = re.compile(r"^\S+Z error (?!the hub has revoked this agent).*", re.M)
 
 
 def agent_view(agent):
