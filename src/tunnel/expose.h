@@ -82,7 +82,8 @@ void exposure_set_sources(struct exposure *e, const struct tunnel_access *who);
 /* No new clients; streams go on. */
 void exposure_stop_accepting(struct exposure *e);
 
-/* A client (`fd` is taken) that the main loop has accepted for this one. Only while serving. */
+/* A client (`fd`, non-blocking, is taken) that the main loop has accepted for this one, or that
+ * came by name. Only while serving. */
 void exposure_give(struct exposure *e, int fd, const struct addr *peer);
 
 /* A client of the proxy (net/conn.h: detached, HTTP/1.1) that asked for this tunnel's target: gets
@@ -108,10 +109,6 @@ struct exposure_dial *exposure_dial(struct exposure *e, const struct exposure_go
 /* The caller is done with its end, of which it tells how it went just before it closes it: 0: its
  * bytes and their end are all written; else the target sees a reset. No callback follows. */
 void exposure_dial_done(struct exposure_dial *d, int err);
-
-/* A client that came another way than by the listener, and was admitted: relayed like one of it.
- * Takes `fd` (non-blocking). Not when stopping. */
-void exposure_take_socket(struct exposure *e, int fd, const struct addr *peer);
 
 /* What is open or on its way to be. */
 uint64_t exposure_load(const struct exposure *e);

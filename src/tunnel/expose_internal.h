@@ -1,17 +1,71 @@
 /* Between expose*.c only. */
 #pragma once
 
+#include "net/listener.h"
+#include "net/pacer.h"
+#include "net/relay.h"
 #include "tunnel/expose.h"
 
-struct relay;
-
 struct exposure_udp;
+
+#define EXPOSURE_HEADERS 2 /* which every request to the agent has */
+
+struct exposure {
+    /* Constant. */
+    struct loop *main, *worker;
+    const struct exposure_ops *ops;
+    void *arg, *owner;
+    char tunnel[ID_SIZE], agent[ID_SIZE];
+    uint64_t lease_epoch;
+    char lease_text[24];
+    struct h2_header headers[EXPOSURE_HEADERS];
+    struct exposure_udp *udp; /* NULL: clients are streams */
+
+    struct fleet_pool *pool; /* as a name; followed on the worker only, until stop_on_worker */
+
+    /* The worker's. */
+    int listen_fd;
+    struct listener *listener;
+    struct pool_user pool_user;
+    struct relay_set relays; /* its counters are read by anyone */
+    char authority[EXPOSURE_AUTHORITY_SIZE];
+    bool is_any; /* a whole network: who asks names the target, and what fails is his own affair */
+    enum proxy_version proxy;
+    struct proxy_trust *trust;
+    struct tunnel_access who;
+    struct meter *meters[PACER_METERS];
+    struct pacer read_pace, write_pace;
+    uint64_t refused_since_ms; /* the second in which the last ones were refused */
+    uint32_t n_refused;        /* in it */
+    uint32_t n_clients;
+    struct client *proxied;
+    struct defer last_gone;
+    int target_err;
+    bool is_stopped, is_closed; /* cut; takes no new clients */
+    _Atomic uint64_t n_arrived; /* of those that the main loop gave */
+    struct exposure_record *records;
+    size_t n_records;
+    struct timer flush_timer;
+
+    /* Set by the main loop as soon as it stops the exposure: an agent that is told so too may close
+     * the streams before the worker hears of it. */
+    _Atomic int stop_err;
+
+    /* The main loop's. */
+    bool is_stopping, is_lingering;
+    uint64_t n_given;
+    struct exposure *prev, *next;
+};
 
 bool exposure_admits(const struct exposure *e, const struct addr *client); /* by its sources */
 struct loop *exposure_worker(const struct exposure *e);
 struct loop *exposure_main(const struct exposure *e);
 
-/* Worker. expose.c: relays `fd` (taken) to the target for `d`; NULL: exposure_dial_ended was
+/* Worker. expose_stream.c. */
+void exposure_accept(void *arg, int fd, const struct addr *peer); /* a client of the listener */
+void exposure_cut_proxied(
+    struct exposure *e); /* whose relay has ended; they take their last bytes */
+/* Relays `fd` (taken) to the target for `d`; NULL: exposure_dial_ended was
  * called. */
 struct relay *exposure_open_dial(struct exposure *e, struct exposure_dial *d,
                                  const struct exposure_goal *goal, int fd,
@@ -32,12 +86,12 @@ void exposure_leave(struct exposure *e);
 bool exposure_shows_refusal(struct exposure *e, const struct addr *client, int err);
 struct meter *const *exposure_meters(const struct exposure *e);
 enum proxy_version exposure_proxy(const struct exposure *e);
+void exposure_name_record(const struct exposure *e, struct exposure_record *r);
 void exposure_hold(struct exposure *e); /* a client more: it does not end before */
 void exposure_release(struct exposure *e);
 int exposure_stop_reason(const struct exposure *e); /* 0: it serves */
 const char *exposure_cut_text(int stop_reason);     /* how streams end by that */
 const char *exposure_authority(const struct exposure *e);
-#define EXPOSURE_HEADERS 2 /* which every request to the agent has */
 const struct h2_header *exposure_headers(const struct exposure *e);
 
 /* expose_udp.c: the clients of a UDP tunnel. Made and freed with the exposure (free on the worker),

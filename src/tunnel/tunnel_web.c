@@ -190,7 +190,7 @@ void web_pass(struct tunnels *ts, int fd, const struct addr *peer, const char *n
     struct tunnel_object *o = id ? tunnel_find(ts, id) : NULL;
     struct exposure *e = o && !ts->is_draining ? tunnel_pick_exposure(o) : NULL;
     if (e && tunnel_access_admits(&o->t.spec.who, peer)) {
-        exposure_take_socket(e, fd, peer);
+        exposure_give(e, fd, peer);
         return;
     }
     setsockopt(fd, SOL_SOCKET, SO_LINGER, &reset, sizeof(reset));

@@ -1,0 +1,425 @@
+/*
+ * Clients that are streams: those of a listener, those of the proxy, and what the main loop dials.
+ * Each is a relay over the pool. On the worker, but for the calls at the end, which are the main
+ * loop's.
+ */
+#include "tunnel/expose_internal.h"
+
+#include "base/error.h"
+#include "base/log.h"
+#include "base/macro.h"
+#include "base/mem.h"
+#include "base/time.h"
+#include "net/bridge.h"
+#include "wire/connect_udp.h"
+#include "wire/http1.h"
+#include "wire/proxy_status.h"
+
+#include <assert.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <unistd.h>
+#include <utlist.h>
+
+#define LIST_MAX 10000 /* open connections shown */
+
+/* One client's connection, the relay's argument. It lives until both are gone: the relay, and the
+ * bridge of a client that came through the proxy. */
+struct client {
+    struct exposure *exposure;
+    int64_t opened;
+    struct relay *relay;
+    struct pool_bulk *bulk;     /* while it fills a connection */
+    struct bridge *bridge;      /* NULL: a socket of the listener, or gone */
+    struct exposure_dial *dial; /* NULL: nobody on the main loop asked for it */
+    bool has_left;              /* its connection was lost, not ended */
+    bool is_metered;            /* counts as an open stream of the meters */
+    struct client *prev, *next; /* of `proxied` while there is a bridge */
+};
+
+static const char *end_text(const struct exposure *e, const struct client *c,
+                            const struct relay_result *res)
+{
+    int stop_err = exposure_stop_reason(e);
+    if (c->has_left)
+        return "client_reset";
+    switch (res->end) {
+    case RELAY_END_FINISHED:
+        return "closed";
+    case RELAY_END_NOT_OPENED:
+        return "failed";
+    case RELAY_END_SOCKET_RESET:
+        return "client_reset";
+    case RELAY_END_STREAM_RESET:
+        if (!stop_err)
+            return "target_reset";
+        /* fall through */
+    default:
+        return exposure_cut_text(stop_err);
+    }
+}
+
+static void add_record(struct exposure *e, const struct client *c, const struct addr *peer,
+                       const struct relay_result *res)
+{
+    const struct exposure_record r = {.client = *peer,
+                                      .opened = c->opened,
+                                      .bytes_in = res->bytes_read,
+                                      .bytes_out = res->bytes_written,
+                                      .end = end_text(e, c, res),
+                                      .error = res->end == RELAY_END_NOT_OPENED ? res->err : 0};
+    exposure_record(e, &r);
+}
+
+static struct client *client_new(struct exposure *e)
+{
+    struct client *c = NEW(struct client);
+    c->exposure = e;
+    c->opened = time_wall_ms();
+    exposure_hold(e);
+    return c;
+}
+
+static void free_if_gone(struct client *c)
+{
+    struct exposure *e = c->exposure;
+    if (c->relay || c->bridge)
+        return;
+    if (c->is_metered)
+        exposure_leave(e);
+    mem_free(c);
+    exposure_release(e);
+}
+
+static void say_opened(struct bridge *b, bool is_udp)
+{
+    CLEANUP(buf_done) struct buf head = {0};
+    http1_put_status(&head, is_udp ? 101 : 200);
+    if (is_udp) { /* RFC 9298 section 3.3 */
+        http1_put_field(&head, "connection", "Upgrade");
+        http1_put_field(&head, "upgrade", "connect-udp");
+        http1_put_field(&head, "capsule-protocol", "?1");
+    }
+    http1_put_end(&head);
+    bridge_say(b, head.data, head.len);
+}
+
+static void say_failed(struct bridge *b, int err)
+{
+    char field[PROXY_STATUS_SIZE], length[24];
+    CLEANUP(buf_done) struct buf head = {0}, body = {0};
+    int status = proxy_status_format(err, field);
+    buf_printf(&body, "the target was not reached: %s\n", error_text(err));
+    snprintf(length, sizeof(length), "%zu", body.len);
+    http1_put_status(&head, status);
+    http1_put_field(&head, "proxy-status", field);
+    http1_put_field(&head, "content-type", "text/plain; charset=utf-8");
+    http1_put_field(&head, "content-length", length);
+    http1_put_field(&head, "connection", "close");
+    http1_put_end(&head);
+    buf_append(&head, body.data, body.len);
+    bridge_say(b, head.data, head.len);
+}
+
+/* What the end of the relay is to the bridge. */
+static void end_bridge(struct bridge *b, const struct relay_result *res)
+{
+    bool was_refused = res->end == RELAY_END_NOT_OPENED;
+    if (was_refused)
+        say_failed(b, res->err);
+    bridge_finish(b, was_refused || res->end == RELAY_END_FINISHED ? 0 : ERR_RESET);
+}
+
+static void end_near_side(struct client *c, const struct relay_result *res)
+{
+    if (c->bridge)
+        end_bridge(c->bridge, res);
+    if (c->dial)
+        exposure_dial_ended(TAKE(c->dial), res->end == RELAY_END_FINISHED ? 0 : res->err);
+}
+
+static void on_relay_open(void *arg, struct relay *r)
+{
+    struct client *c = arg;
+    exposure_tell_target(c->exposure, 0);
+    if (c->bridge)
+        say_opened(c->bridge, c->exposure->udp != NULL);
+    if (c->dial)
+        exposure_dial_opened(c->dial);
+}
+
+static void on_relay_end(void *arg, struct relay *r, const struct relay_result *res)
+{
+    struct client *c = arg;
+    struct exposure *e = c->exposure;
+    bool is_missed = res->end == RELAY_END_NOT_OPENED;
+    if (is_missed && !e->is_any) {
+        exposure_log_not_reached(e, relay_peer(r), res->err);
+        exposure_tell_target(e, res->err);
+    }
+    if (!is_missed || !e->is_any)
+        add_record(e, c, relay_peer(r), res);
+    c->relay = NULL;
+    fleet_pool_bulk_end(&c->bulk);
+    end_near_side(c, res);
+    free_if_gone(c);
+}
+
+static void on_relay_bulk(void *arg, struct relay *r)
+{
+    struct client *c = arg;
+    if (!c->exposure->udp) /* the agent's end of those is a flow, which stays where it is */
+        fleet_pool_bulk(c->exposure->pool, &c->bulk, r);
+}
+
+static const struct relay_ops client_ops = {
+    .on_open = on_relay_open, .on_bulk = on_relay_bulk, .on_end = on_relay_end};
+
+/* The header that goes before what the client of `fd` sends; 0: none. */
+static size_t write_proxy_header(const struct exposure *e, int fd, const struct addr *client,
+                                 uint8_t out[PROXY_HEADER_OUT_MAX])
+{
+    struct addr here = {.len = sizeof(here.in6)};
+    if (e->proxy == PROXY_NONE)
+        return 0;
+    if (getsockname(fd, &here.sa, &here.len) < 0 ||
+        (here.sa.sa_family != AF_INET && here.sa.sa_family != AF_INET6))
+        here.len = 0; /* a socketpair: it came another way */
+    return proxy_header_write(e->proxy, false, client, &here, out);
+}
+
+/* Where a stream goes: to the tunnel's target, or, where it has none, to what its client asked for.
+ */
+static int find_goal(const struct exposure *e, const struct exposure_goal *asked,
+                     struct exposure_goal *ret)
+{
+    if (e->is_any && !asked)
+        return ERR_NOT_FOUND;
+    if (e->is_any) {
+        *ret = *asked;
+        return 0;
+    }
+    ret->is_udp = e->udp != NULL;
+    return host_port_parse(e->authority, false, &ret->target, NULL);
+}
+
+/* A client that is over a limit. */
+static void refuse_client(struct client *c, int fd, const struct addr *peer, int err)
+{
+    struct exposure *e = c->exposure;
+    const struct linger reset = {.l_onoff = 1};
+    const struct relay_result res = {.end = RELAY_END_NOT_OPENED, .err = err, .fd = -1};
+    setsockopt(fd, SOL_SOCKET, SO_LINGER, &reset, sizeof(reset));
+    close(fd);
+    if (exposure_shows_refusal(e, peer, err))
+        add_record(e, c, peer, &res);
+    end_near_side(c, &res);
+    free_if_gone(c);
+}
+
+/* Relays `fd` (taken). NULL: the client is recorded, and freed unless it has a bridge. */
+static struct relay *open_relay(struct client *c, const struct exposure_goal *asked, int fd,
+                                const struct addr *peer)
+{
+    struct exposure *e = c->exposure;
+    struct exposure_goal goal;
+    int refused = exposure_enter(e, peer);
+    if (refused < 0) {
+        refuse_client(c, fd, peer, refused);
+        return NULL;
+    }
+    c->is_metered = true;
+    uint8_t prefix[PROXY_HEADER_OUT_MAX];
+    char path[CONNECT_UDP_PATH_SIZE], authority[EXPOSURE_AUTHORITY_SIZE];
+    struct relay_open_params params = {.peer = *peer,
+                                       .authority = authority,
+                                       .headers = e->headers,
+                                       .n_headers = EXPOSURE_HEADERS,
+                                       .set = &e->relays,
+                                       .ops = &client_ops,
+                                       .arg = c,
+                                       .is_local = c->dial != NULL,
+                                       .prefix = prefix};
+    int rc = find_goal(e, asked, &goal);
+    if (rc == 0)
+        host_port_format(&goal.target, authority, sizeof(authority));
+    if (rc == 0 && goal.is_udp) {
+        connect_udp_path(&goal.target, path);
+        params.udp_path = path;
+    } else if (rc == 0) {
+        params.prefix_len = (uint16_t)write_proxy_header(e, fd, peer, prefix);
+    }
+    struct relay_result res = {.end = RELAY_END_NOT_OPENED, .err = rc < 0 ? rc : ERR_UNAVAILABLE};
+    struct h2conn *hc = rc == 0 ? fleet_pool_pick(e->pool, POOL_STREAM) : NULL;
+    if (hc)
+        res.err = relay_open(hc, fd, &params, &c->relay);
+    else
+        close(fd);
+    if (res.err == 0)
+        return c->relay;
+    add_record(e, c, peer, &res);
+    end_near_side(c, &res);
+    free_if_gone(c);
+    return NULL;
+}
+
+struct relay *exposure_open_dial(struct exposure *e, struct exposure_dial *d,
+                                 const struct exposure_goal *goal, int fd,
+                                 const struct addr *client)
+{
+    struct client *c = client_new(e);
+    c->dial = d;
+    return open_relay(c, goal, fd, client);
+}
+
+void exposure_accept(void *arg, int fd, const struct addr *peer)
+{
+    struct exposure *e = arg;
+    const struct linger reset = {.l_onoff = 1};
+    if (exposure_admits(e, peer)) {
+        open_relay(client_new(e), NULL, fd, peer);
+        return;
+    }
+    setsockopt(fd, SOL_SOCKET, SO_LINGER, &reset, sizeof(reset));
+    close(fd);
+}
+
+struct gift {
+    struct exposure *exposure;
+    int fd;
+    struct addr peer;
+};
+
+static void give_on_worker(void *arg)
+{
+    CLEANUP(mem_free) struct gift *g = arg;
+    exposure_accept(g->exposure, g->fd, &g->peer);
+    atomic_fetch_add_explicit(&g->exposure->n_arrived, 1, memory_order_release);
+}
+
+/* ---- clients of the proxy ---- */
+
+static void on_bridge_end(void *arg, int err)
+{
+    struct client *c = arg;
+    c->bridge = NULL;
+    DL_DELETE(c->exposure->proxied, c);
+    c->has_left = err < 0;
+    if (c->relay)
+        relay_abort(c->relay, ERR_RESET);
+    else
+        free_if_gone(c);
+}
+
+static const struct bridge_ops client_bridge_ops = {.on_end = on_bridge_end};
+
+static void ignore_close(void *arg, int err)
+{
+}
+
+static const struct conn_ops nobody = {.on_close = ignore_close};
+
+struct arrival {
+    struct exposure *exposure;
+    struct conn *conn;
+    struct exposure_goal goal;
+};
+
+static void arrive_on_worker(void *arg)
+{
+    CLEANUP(mem_free) struct arrival *a = arg;
+    struct exposure *e = a->exposure;
+    struct addr peer = *conn_peer_addr(a->conn);
+    int fds[2];
+    conn_attach(a->conn, e->worker, &nobody, NULL);
+    if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0, fds) < 0) {
+        conn_abort(a->conn, ERR_LIMIT);
+        return;
+    }
+    struct client *c = client_new(e);
+    if (bridge_new(a->conn, fds[0], &client_bridge_ops, c, &c->bridge) < 0) {
+        close(fds[1]);
+        free_if_gone(c);
+        return;
+    }
+    DL_APPEND(e->proxied, c);
+    open_relay(c, &a->goal, fds[1], &peer);
+}
+
+/* Those whose relay has ended and that still take their last bytes. */
+void exposure_cut_proxied(struct exposure *e)
+{
+    struct client *c;
+    DL_FOREACH (e->proxied, c)
+        bridge_finish(c->bridge, atomic_load(&e->stop_err));
+}
+
+/* ---- main ---- */
+
+void exposure_take(struct exposure *e, const struct exposure_goal *goal, struct conn *c)
+{
+    assert(exposure_is_serving(e));
+    struct arrival *a = NEW(struct arrival);
+    *a = (struct arrival){e, c, *goal};
+    loop_post(e->worker, arrive_on_worker, a);
+}
+
+void exposure_give(struct exposure *e, int fd, const struct addr *peer)
+{
+    assert(exposure_is_serving(e));
+    struct gift *g = NEW(struct gift);
+    *g = (struct gift){e, fd, *peer};
+    e->n_given++;
+    loop_post(e->worker, give_on_worker, g);
+}
+
+struct listing {
+    struct exposure *exposure;
+    void (*done)(void *arg, const struct exposure_record *records, size_t n);
+    void *arg;
+    struct exposure_record *records;
+    size_t n;
+};
+
+static void listed_on_main(void *arg)
+{
+    CLEANUP(mem_free) struct listing *l = arg;
+    l->done(l->arg, l->records, l->n);
+    mem_free(l->records);
+}
+
+static void list_on_worker(void *arg)
+{
+    struct listing *l = arg;
+    struct exposure *e = l->exposure;
+    uint32_t open = atomic_load(&e->relays.open) + (e->udp ? exposure_udp_open(e->udp) : 0);
+    size_t room = MIN(open, (uint32_t)LIST_MAX);
+    l->records = mem_new(room * sizeof(*l->records));
+    for (const struct relay *r = e->relays.head; r && l->n < room; r = relay_next(r)) {
+        const struct client *c = relay_arg(r);
+        l->records[l->n++] = (struct exposure_record){.client = *relay_peer(r),
+                                                      .opened = c->opened,
+                                                      .bytes_in = relay_bytes_read(r),
+                                                      .bytes_out = relay_bytes_written(r)};
+    }
+    if (e->udp)
+        l->n += exposure_udp_list(e->udp, l->records + l->n, room - l->n);
+    for (size_t i = 0; i < l->n; i++) {
+        exposure_name_record(e, &l->records[i]);
+        l->records[i].end = "open";
+    }
+    loop_post(e->main, listed_on_main, l);
+}
+
+void exposure_list_open(struct exposure *e,
+                        void (*done)(void *arg, const struct exposure_record *records, size_t n),
+                        void *arg)
+{
+    struct listing *l = NEW(struct listing);
+    *l = (struct listing){.exposure = e, .done = done, .arg = arg};
+    if (e->is_stopping)
+        loop_post(e->main, listed_on_main, l);
+    else
+        loop_post(e->worker, list_on_worker, l);
+}
