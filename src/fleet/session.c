@@ -40,7 +40,7 @@ struct session {
     struct reverse_pool *pool;
     bool wants_reverse;
     bool is_told_revoked; /* in the log */
-    uint32_t n_reverse; /* if any; as the hub says */
+    uint32_t n_reverse;   /* if any; as the hub says */
     char **allow;
     size_t n_allow;
     char status[256];

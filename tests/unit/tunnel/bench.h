@@ -1,6 +1,7 @@
 /*
- * The core of a hub (store, fleet, tunnels, two worker threads) and real agents, all in one process:
- * everything but identity and HTTP. The hub's main loop and the agents share the test's loop.
+ * The core of a hub (store, fleet, tunnels, two worker threads) and real agents, all in one
+ * process: everything but identity and HTTP. The hub's main loop and the agents share the test's
+ * loop.
  */
 #pragma once
 
