@@ -33,10 +33,12 @@ static const void *peer_ip4(const struct udp_path *path)
 /* RFC 1071. */
 static uint16_t checksum(const void *data, size_t len)
 {
-    const uint8_t *p = data;
     uint32_t sum = 0;
-    for (size_t i = 0; i + 1 < len; i += 2)
-        sum += (uint32_t)(p[i] << 8 | p[i + 1]);
+    for (size_t i = 0; i + 1 < len; i += 2) {
+        uint16_t word;
+        memcpy(&word, (const uint8_t *)data + i, sizeof(word));
+        sum += ntohs(word);
+    }
     while (sum >> 16)
         sum = (sum & 0xffff) + (sum >> 16);
     return htons((uint16_t)~sum);

@@ -8,13 +8,12 @@
 #include "base/error.h"
 #include "base/log.h"
 #include "base/mem.h"
-#include "base/text.h"
 #include "identity/identity.h"
+#include "identity/identity_model.h"
 #include "loop/work.h"
 
 #include <stdio.h>
 #include <string.h>
-#include <strings.h>
 #include <uthash.h>
 #include <utlist.h>
 
@@ -23,7 +22,6 @@
 #define PER_SOURCE_MAX 4
 #define MEMORY_MS      (10 * 60 * 1000)
 #define MEMORY_MAX     4096
-#define TEXT_SIZE      512
 
 struct web_memory {
     uint8_t mac[MAC_SIZE];
@@ -48,26 +46,6 @@ static bool ask_for_password(struct web_ask *a, const struct tunnel_object *o, c
 {
     web_header(a, "www-authenticate", "Basic realm=\"tunnel\", charset=\"UTF-8\"");
     return refuse(a, o, 401, text);
-}
-
-/* "Basic …" as user and password in `text`; false: it is none. */
-static bool read_basic(const char *header, char text[TEXT_SIZE], char **password)
-{
-    static const char scheme[] = "Basic ";
-    size_t len = TEXT_SIZE - 1;
-    if (!header || strncasecmp(header, scheme, strlen(scheme)) != 0)
-        return false;
-    header += strlen(scheme);
-    header += strspn(header, " ");
-    if (text_unbase64(header, strlen(header), text, &len) < 0)
-        return false;
-    text[len] = '\0';
-    char *colon = strchr(text, ':');
-    if (!colon || strlen(text) != len)
-        return false;
-    *colon = '\0';
-    *password = colon + 1;
-    return true;
 }
 
 /* ---- what fitted of late ---- */
@@ -160,7 +138,7 @@ static bool has_room(const struct tunnel_web *w, const struct web_ask *asked)
 }
 
 static bool check_password(struct web_ask *a, struct tunnel_object *o, const char *user,
-                           char *password)
+                           const char *password)
 {
     struct tunnel_web *w = o->owner->web;
     const struct tunnel_access *who = &o->t.spec.who;
@@ -187,12 +165,11 @@ static bool check_password(struct web_ask *a, struct tunnel_object *o, const cha
 
 static bool gate_basic(struct web_ask *a, struct tunnel_object *o)
 {
-    char text[TEXT_SIZE], *password;
-    if (!read_basic(a->q.authorization, text, &password))
+    char user[IDENTITY_NAME_SIZE];
+    CLEANUP(secret_done) struct secret password = {0};
+    if (basic_parse(a->q.authorization, user, &password) < 0)
         return ask_for_password(a, o, "a user and a password are needed");
-    bool passes = check_password(a, o, text, password);
-    explicit_bzero(text, sizeof(text));
-    return passes;
+    return check_password(a, o, user, password.data);
 }
 
 /* ---- auth api-token ---- */
@@ -200,12 +177,13 @@ static bool gate_basic(struct web_ask *a, struct tunnel_object *o)
 /* The token may also come as the password of Basic, for programs that know nothing else. */
 static bool is_token_of_tenant(struct web_ask *a, const struct tunnel_object *o)
 {
-    char text[TEXT_SIZE], *token;
+    char user[IDENTITY_NAME_SIZE];
+    CLEANUP(secret_done) struct secret token = {0};
     const char *bearer = a->q.authorization;
     struct identity_caller by;
     struct diag d = {0};
-    if (read_basic(a->q.authorization, text, &token))
-        bearer = arena_printf(&a->arena, "Bearer %s", token);
+    if (basic_parse(a->q.authorization, user, &token) == 0)
+        bearer = arena_printf(&a->arena, "Bearer %s", token.data);
     return identity_authenticate(o->owner->web->identity, bearer, &a->q.peer, &by, &d) == 0 &&
            strcmp(by.tenant, o->t.tenant) == 0;
 }

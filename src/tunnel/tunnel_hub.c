@@ -632,6 +632,7 @@ void tunnels_free(struct tunnels *ts)
     tunnel_web_free(ts);
     HASH_ITER (hh, ts->objects, o, next) {
         HASH_DEL(ts->objects, o);
+        /* NOLINTNEXTLINE(clang-analyzer-core.NullDereference): it is in this table */
         HASH_DELETE(hh_key, ts->by_name, o);
         tunnel_free_object(o);
     }

@@ -7,18 +7,17 @@
 
 #include "base/error.h"
 #include "base/mem.h"
-#include "base/text.h"
 #include "http/server.h"
 #include "identity/identity.h"
+#include "identity/identity_model.h"
 #include "net/conn.h"
 #include "tunnel/tunnel_lane.h"
 #include "wire/connect_udp.h"
 
 #include <stdio.h>
 #include <string.h>
-#include <strings.h>
 
-#define CREDENTIALS_SIZE 512
+#define BEARER_SIZE 512
 
 struct tunnel_proxy {
     struct identity *identity;
@@ -27,39 +26,19 @@ struct tunnel_proxy {
 
 /* ---- checks ---- */
 
-/* NETWORK:API-TOKEN of "Basic ..."; false if it is none. `text` gets the network, *token points
- * into it. */
-static bool read_credentials(const char *header, char text[CREDENTIALS_SIZE], const char **token)
-{
-    static const char scheme[] = "Basic ";
-    size_t len = CREDENTIALS_SIZE - 1;
-    if (!header || strncasecmp(header, scheme, strlen(scheme)) != 0)
-        return false;
-    header += strlen(scheme);
-    header += strspn(header, " ");
-    if (text_unbase64(header, strlen(header), text, &len) < 0)
-        return false;
-    text[len] = '\0';
-    char *colon = strchr(text, ':');
-    if (!colon || strlen(text) != len)
-        return false;
-    *colon = '\0';
-    *token = colon + 1;
-    return true;
-}
-
 static int authenticate(struct identity *identity, const struct tunnel_proxy_ask *ask,
-                        char text[CREDENTIALS_SIZE], struct identity_caller *ret, struct diag *d)
+                        char network[IDENTITY_NAME_SIZE], struct identity_caller *ret,
+                        struct diag *d)
 {
-    const char *token;
-    char bearer[CREDENTIALS_SIZE + 8];
-    if (!read_credentials(ask->credentials, text, &token))
+    CLEANUP(secret_done) struct secret token = {0};
+    char bearer[BEARER_SIZE];
+    if (!ask->credentials || basic_parse(ask->credentials, network, &token) < 0 ||
+        token.len >= BEARER_SIZE - strlen("Bearer "))
         return diag_set(d, ERR_UNAUTHENTICATED,
                         "the proxy wants a network's name as user and an API token as password");
-    snprintf(bearer, sizeof(bearer), "Bearer %s", token);
+    snprintf(bearer, sizeof(bearer), "Bearer %s", token.data);
     int rc = identity_authenticate(identity, bearer, &ask->peer, ret, d);
     explicit_bzero(bearer, sizeof(bearer));
-    explicit_bzero(text + strlen(text), CREDENTIALS_SIZE - strlen(text));
     return rc < 0 ? ERR_UNAUTHENTICATED : 0;
 }
 
@@ -80,11 +59,11 @@ static int read_target(const struct tunnel_proxy_ask *ask, struct host_port *ret
 int tunnel_proxy_judge(struct tunnels *ts, const struct tunnel_proxy_ask *ask,
                        struct tunnel_demand *ret, struct diag *d)
 {
-    char credentials[CREDENTIALS_SIZE];
+    char network[IDENTITY_NAME_SIZE];
     if (!ts->proxy)
         return diag_set(d, ERR_DENIED, "this hub is no proxy");
-    TRY(authenticate(ts->proxy->identity, ask, credentials, &ret->by, d));
-    struct fleet_network *n = fleet_network_lookup(ts->fleet, ret->by.tenant, credentials);
+    TRY(authenticate(ts->proxy->identity, ask, network, &ret->by, d));
+    struct fleet_network *n = fleet_network_lookup(ts->fleet, ret->by.tenant, network);
     bool has_target = ask->authority || ask->udp_path;
     if (has_target && read_target(ask, &ret->target, d) < 0)
         return ERR_INVALID;
