@@ -90,17 +90,28 @@ class Dnsmasq:
     """A real DNS server with names of its own."""
 
     def __init__(self, directory, host="127.0.0.1", namespace=None):
+        self.process = None
+        while not self.process:
+            self._start(directory, host, namespace)
+
+    def _start(self, directory, host, namespace):
+        """It wants a port that is free for both UDP and TCP, and somebody may take it in between."""
         with udp_socket(host, namespace=namespace) as probe:
-            self.port = probe.getsockname()[1]
-        self.address = f"[{host}]:{self.port}" if ":" in host else f"{host}:{self.port}"
-        self.process = Process(
+            port = probe.getsockname()[1]
+        log = os.path.join(directory, f"dnsmasq-{port}.log")
+        process = Process(
             ["/usr/sbin/dnsmasq", "--keep-in-foreground", "--no-daemon", "--conf-file=/dev/null",
-             "--no-resolv", "--no-hosts", f"--port={self.port}", f"--listen-address={host}",
+             "--no-resolv", "--no-hosts", f"--port={port}", f"--listen-address={host}",
              "--bind-interfaces", "--user=root", "--pid-file=", "--log-queries",
              "--address=/device1.example/192.0.2.17", "--address=/device1.example/2001:db8::17",
              "--edns-packet-max=4096", *(f"--txt-record=big.example,{'x' * 200}{i}" for i in range(12))],
-            os.path.join(directory, "dnsmasq.log"), namespace=namespace).start()
-        self.process.wait_log("started")
+            log, namespace=namespace).start()
+        wait_until(lambda: "started" in process.log() or not process.alive(), "dnsmasq to start")
+        if process.alive():
+            self.process, self.port = process, port
+            self.address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+        elif "in use" not in process.log():
+            raise AssertionError(process.log())
 
     def close(self):
         self.process.stop()
