@@ -69,6 +69,7 @@ struct h2_budget {
     uint64_t window_limit, window_used; /* growth of streams' windows, bytes */
     uint64_t buffer_limit, buffered;    /* received and not consumed, bytes */
     size_t n_streams;
+    uint64_t small_us; /* when one of the sessions last moved data in small pieces */
 };
 
 struct h2_config {

@@ -148,7 +148,7 @@ void h2_stream_moved(struct h2_stream *s, size_t len)
     struct h2 *h = s->h;
     s->mean_piece = (3 * s->mean_piece + (uint32_t)len) / 4;
     if (s->mean_piece < H2_SMALL_BYTES)
-        h->small_us = h->now_us;
+        h->small_us = h->budget->small_us = h->now_us;
     if (h->busy == s)
         return;
     if (h->busy)
@@ -156,9 +156,20 @@ void h2_stream_moved(struct h2_stream *s, size_t len)
     h->busy = s;
 }
 
+/* Small messages on another connection that shares the budget, and thus the thread: on a short path
+ * what they wait for is our turns. On a long one each connection has its own queue. */
+static bool is_beside_small_ones(const struct h2 *h)
+{
+    uint64_t small = h->budget->small_us;
+    return small && small != h->small_us && h2_round_trip_us(h) < LONG_PATH_US &&
+           (small > h->now_us || h->now_us - small <= H2_SMALL_OF_LATE_US);
+}
+
 enum h2_traffic h2_traffic(const struct h2 *h)
 {
     uint64_t now = h->now_us;
+    if (is_beside_small_ones(h))
+        return H2_TRAFFIC_MIXED;
     if (!h->other_busy_us || now - h->other_busy_us > H2_OF_LATE_US)
         return H2_TRAFFIC_SINGLE;
     if (!h->small_us || now - h->small_us > MAX(H2_SMALL_OF_LATE_US, 4 * h2_round_trip_us(h)))
