@@ -35,9 +35,10 @@ class Wan:
         self.scale = 0.6 if bench.o.quick else 1.0
         self.warmup, self.seconds = 2 * self.scale, 4 * self.scale
         self.congestion = congestion
-        self.delay_ms = 0
+        self.delay_ms = TARGET["delay_ms"]  # so that no tunnel was ever on a shorter wire
         self.group, self.peers, self.place = None, [], Wire(bench.build, congestion)
         self.directory = os.path.join(bench.directory, f"wan-{congestion or 'default'}")
+        self.place.wire.set(**{**DEFAULTS, **TARGET})
         try:
             self.start(kinds)
         except BaseException:
