@@ -10,6 +10,7 @@
 
 #define PING_MS                   5000
 #define DEAD_MS                   10000
+#define MIXED_BATCH               (24u << 10)
 #define MIXED_UNSENT              (32u << 10)
 #define LONG_UNSENT               (256u << 10)
 #define LONG_PATH_US              5000
@@ -121,7 +122,7 @@ static void adapt(struct h2conn *hc)
         return;
     hc->is_mixed = is_mixed;
     hc->is_long = is_long;
-    conn_set_batch(hc->conn, is_mixed ? CONN_BATCH : CONN_BATCH_MAX);
+    conn_set_batch(hc->conn, !is_mixed ? CONN_BATCH_MAX : is_long ? CONN_BATCH : MIXED_BATCH);
     conn_set_unsent_max(hc->conn, !is_mixed ? 0 : is_long ? LONG_UNSENT : MIXED_UNSENT);
 }
 

@@ -9,7 +9,7 @@
  * reader that stops therefore stalls its own stream and nobody else, and costs at most its window.
  * That starts at `stream_window`. It doubles while the round trip is what limits a reader that
  * keeps up (h2_set_rtt), is four times as large while no other stream is busy, and shrinks beside
- * small messages on a short path, because each byte in flight before theirs is delay.
+ * small messages of the same connection, because each byte in flight before theirs is delay.
  *
  * Lifetime: a stream is valid from on_request / h2_request until its `on_close` returned. No
  * callback comes from within h2_request, h2_respond, h2_reset, h2_resume, h2_consume; they come

@@ -157,7 +157,8 @@ void h2_stream_moved(struct h2_stream *s, size_t len)
 }
 
 /* Small messages on another connection that shares the budget, and thus the thread: on a short path
- * what they wait for is our turns. On a long one each connection has its own queue. */
+ * what they wait for is our turns, not what we have on our way. On a long one each connection has
+ * its own queue. */
 static bool is_beside_small_ones(const struct h2 *h)
 {
     uint64_t small = h->budget->small_us;
@@ -187,7 +188,7 @@ uint32_t h2_round_trip_us(const struct h2 *h)
 static uint32_t target_of(const struct h2_stream *s)
 {
     const struct h2 *h = s->h;
-    if (!h->now_us)
+    if (!h->now_us || is_beside_small_ones(h))
         return s->window;
     switch (h2_traffic(h)) {
     case H2_TRAFFIC_SINGLE:
