@@ -54,6 +54,10 @@ class Peer:
     def start(self):
         raise NotImplementedError
 
+    def takes(self, measure, args):
+        """Whether a measurement of run.Bench says anything about this peer."""
+        return measure != "stalled"
+
     def stop(self):
         self.group.stop()
 
@@ -67,6 +71,23 @@ class Direct(Peer):
     def start(self):
         self.port = self.udp_port = self.target
         self.host = self.place.agent_host
+
+
+class PlainCopy(Peer):
+    """Two processes that copy bytes and do nothing else: the floor of a round trip on this machine."""
+
+    name = "plain copy"
+    max_streams = 0
+
+    def start(self):
+        between = free_port()
+        for name, port, target in ("agent", between, self.target), ("hub", self.port, between):
+            program = os.path.join(Warren.build, "bench/plain-copy")
+            self.ends[name] = [self.group.start(name, [program, port, target])]
+            wait_for(name, lambda port=port: self.place.port_open(port))
+
+    def takes(self, measure, args):
+        return (measure, args) in [("round_trips", [1]), ("round_trips_awake", [])]
 
 
 class Ssh(Peer):
@@ -219,5 +240,8 @@ class WarrenTunnel(Warren):
         self.open_tunnel()
         self.open_udp_tunnel()
 
+    def takes(self, measure, args):
+        return True
 
-ALL = {"direct": Direct, "ssh": Ssh, "haproxy": Haproxy, "warren": WarrenTunnel}
+
+ALL = {"direct": Direct, "copy": PlainCopy, "ssh": Ssh, "haproxy": Haproxy, "warren": WarrenTunnel}

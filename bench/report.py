@@ -8,7 +8,8 @@ from statistics import median
 
 from wan import GRID, grid_row
 
-DIRECT, WARREN, SSH, HAPROXY = "direct", "warren", "ssh -R aes128-gcm", "haproxy TLS pair"
+DIRECT, COPY, WARREN, SSH, HAPROXY = ("direct", "plain copy", "warren", "ssh -R aes128-gcm",
+                                      "haproxy TLS pair")
 
 # (key, heading, unit)
 ROWS = [
@@ -109,6 +110,8 @@ TARGETS = [
     ("CPU s/GiB, 1 stream from agent / ssh", versus("cpu1_from", SSH), "<=", 1.13),
     ("round trip p50 / ssh", versus("rr1_p50", SSH), "<=", 0.85),
     ("round trip p50 while no core sleeps / ssh", versus("rr1_awake_p50", SSH), "<=", 0.85),
+    ("round trip p50 / plain copy", versus("rr1_p50", COPY), "<=", 1.1),
+    ("round trip p50 while no core sleeps / plain copy", versus("rr1_awake_p50", COPY), "<=", 1.1),
     ("64 round trips at a time, rate / ssh", versus("rr64_rate", SSH), ">=", 2),
     ("new connections a second / ssh", versus("conn16_rate", SSH), ">=", 1.3),
     ("round trip p50 beside bulk to agent / ssh", versus("beside_to_p50", SSH), "<=", 1.19),

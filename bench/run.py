@@ -227,7 +227,7 @@ class Bench:
                     if self.o.only and not measure.__name__.startswith(self.o.only):
                         continue
                     for peer in running:
-                        if measure != self.stalled or peer.name == report.WARREN:
+                        if peer.takes(measure.__name__, args):
                             measure(peer, *args)
         finally:
             for peer in running:
@@ -237,13 +237,12 @@ class Bench:
         """Returns a note for the report."""
         if not network.available():
             return "nothing was measured over a wire: network namespaces need root"
-        if self.o.quick:
-            kinds = [k for k in kinds if k in wan.ESSENTIAL]
+        kinds = [k for k in kinds if k in (wan.ESSENTIAL if self.o.quick else wan.KINDS)]
         return wan.measure(self, kinds, say)
 
     def memory(self, kinds):
         for kind in kinds:
-            if kind is peer_list.Direct:
+            if not kind.max_streams:
                 continue
             say(f"idle streams: {kind.name}")
             self.idle_streams(kind, 1000, "idle1k")
@@ -268,7 +267,7 @@ def parse_options():
     p.add_argument("--quick", action="store_true", help="one short round, about three minutes")
     p.add_argument("--rounds", type=int, help="default 5, quick 1")
     p.add_argument("--seconds", type=float, help="of each measurement; default 2, quick 0.8")
-    p.add_argument("--peers", default="direct,ssh,haproxy,warren", help="of these, by commas")
+    p.add_argument("--peers", default="direct,copy,ssh,haproxy,warren", help="of these, by commas")
     p.add_argument("--only", help="measurements that begin so, without memory (bulk, round, wan, …)")
     p.add_argument("--agents", type=int, default=2000, help="size of the swarm")
     p.add_argument("-o", "--output", choices=["table", "json"], default="table")

@@ -19,6 +19,7 @@ TARGET = {"delay_ms": 25, "rate_mbit": 200, "queue_ms": 100}
 LONG = {"delay_ms": 50, "loss": 0.01}  # and no limit of rate
 GRID = [(ms, loss, streams) for ms in (20, 100) for loss in (0, 0.001, 0.01) for streams in (1, 32)]
 ESSENTIAL = (peer_list.Direct, peer_list.Ssh, peer_list.WarrenTunnel)  # where time is short
+KINDS = (*ESSENTIAL, peer_list.Haproxy)
 BBR_MEMORY_S = 10.5  # for so long BBR believes in the shortest round trip it saw
 INTERACTIVE = 8  # streams that ask for one byte at a time, so that a p99 has samples
 
