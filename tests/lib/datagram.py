@@ -87,24 +87,26 @@ def ask(sock, address, data, tries=1):
 
 
 class Dnsmasq:
-    """A real DNS server with names of its own."""
+    """A real DNS server with names of its own, and those of `options`."""
 
-    def __init__(self, directory, host="127.0.0.1", namespace=None):
+    def __init__(self, directory, host="127.0.0.1", namespace=None, port=None, options=()):
         self.process = None
         while not self.process:
-            self._start(directory, host, namespace)
+            self._start(directory, host, namespace, port, options)
 
-    def _start(self, directory, host, namespace):
+    def _start(self, directory, host, namespace, port, options):
         """It wants a port that is free for both UDP and TCP, and somebody may take it in between."""
-        with udp_socket(host, namespace=namespace) as probe:
-            port = probe.getsockname()[1]
+        if not port:
+            with udp_socket(host, namespace=namespace) as probe:
+                port = probe.getsockname()[1]
         log = os.path.join(directory, f"dnsmasq-{port}.log")
         process = Process(
             ["/usr/sbin/dnsmasq", "--keep-in-foreground", "--no-daemon", "--conf-file=/dev/null",
              "--no-resolv", "--no-hosts", f"--port={port}", f"--listen-address={host}",
              "--bind-interfaces", "--user=root", "--pid-file=", "--log-queries",
              "--address=/device1.example/192.0.2.17", "--address=/device1.example/2001:db8::17",
-             "--edns-packet-max=4096", *(f"--txt-record=big.example,{'x' * 200}{i}" for i in range(12))],
+             "--edns-packet-max=4096", *(f"--txt-record=big.example,{'x' * 200}{i}" for i in range(12)),
+             *options],
             log, namespace=namespace).start()
         wait_until(lambda: "started" in process.log() or not process.alive(), "dnsmasq to start")
         if process.alive():
@@ -118,19 +120,19 @@ class Dnsmasq:
 
 
 class Snmpd:
-    """A real SNMP agent."""
+    """A real SNMP agent; also at `host6`, on the same port."""
 
-    def __init__(self, directory, host="127.0.0.1", namespace=None):
-        with udp_socket(host, namespace=namespace) as probe:
-            self.port = probe.getsockname()[1]
+    def __init__(self, directory, host="127.0.0.1", namespace=None, port=None, host6=None):
+        self.port = port or closed_port(host, namespace)
         self.address = f"[{host}]:{self.port}" if ":" in host else f"{host}:{self.port}"
-        transport = f"udp6:[{host}]:{self.port}" if ":" in host else f"udp:{host}:{self.port}"
+        transports = [f"udp6:[{h}]:{self.port}" if ":" in h else f"udp:{h}:{self.port}"
+                      for h in (host, host6) if h]
         conf = os.path.join(directory, "snmpd.conf")
         with open(conf, "w") as f:
             f.write("rocommunity public\nrocommunity6 public\nsysLocation behind the firewall\n"
                     "sysContact nobody\n")
         self.process = Process(
-            ["/usr/sbin/snmpd", "-f", "-Lo", "-C", "-c", conf, "-I", "-smux", transport],
+            ["/usr/sbin/snmpd", "-f", "-Lo", "-C", "-c", conf, "-I", "-smux", *transports],
             os.path.join(directory, "snmpd.log"), namespace=namespace,
             env={"SNMP_PERSISTENT_DIR": directory}).start()
         wait_until(lambda: snmpwalk(self.address, namespace, check=False).returncode == 0, "snmpd")

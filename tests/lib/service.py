@@ -160,14 +160,15 @@ def serves(address, namespace=None, timeout=2.0):
 
 
 class Nginx:
-    """A real nginx: GET from `root`, PUT into it."""
+    """A real nginx: GET from `root`, PUT into it; also at `host6`, on the same port."""
 
-    def __init__(self, directory, host="127.0.0.1", namespace=None):
+    def __init__(self, directory, host="127.0.0.1", namespace=None, port=None, host6=None):
         self.root = os.path.join(directory, "www")
         os.makedirs(os.path.join(self.root, "tmp"), exist_ok=True)
         os.chmod(directory, 0o755)
-        self.port = free_port(host, namespace)
+        self.port = port or free_port(host, namespace)
         self.address = f"[{host}]:{self.port}" if ":" in host else f"{host}:{self.port}"
+        listen6 = f"listen [{host6}]:{self.port};" if host6 else ""
         conf = os.path.join(directory, "nginx.conf")
         user = "user root;" if os.geteuid() == 0 else ""
         with open(conf, "w") as f:
@@ -180,7 +181,7 @@ class Nginx:
                     client_body_temp_path {self.root}/tmp; proxy_temp_path {directory}/p;
                     fastcgi_temp_path {directory}/f; uwsgi_temp_path {directory}/u;
                     scgi_temp_path {directory}/s; keepalive_requests 1000000;
-                    server {{ listen {self.address} backlog=4096; root {self.root};
+                    server {{ listen {self.address} backlog=4096; {listen6} root {self.root};
                              location / {{ dav_methods PUT; }} }}
                 }}""")
         self.process = Process(["/usr/sbin/nginx", "-e", "stderr", "-c", conf],
@@ -198,9 +199,9 @@ class Nginx:
 class Sshd:
     """A real sshd with keys of its own and one permitted key."""
 
-    def __init__(self, directory, host="127.0.0.1", namespace=None):
+    def __init__(self, directory, host="127.0.0.1", namespace=None, port=None):
         self.directory = directory
-        self.port = free_port(host, namespace)
+        self.port = port or free_port(host, namespace)
         self.address = f"{host}:{self.port}"
         self.client_key = os.path.join(directory, "client_key")
         for key in ("host_key", "client_key"):

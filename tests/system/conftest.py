@@ -12,6 +12,7 @@ import pytest
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
 from lib import network  # noqa: E402
+from lib.plant import Plant  # noqa: E402
 from lib.process import SLOW  # noqa: E402
 from lib.service import Nginx, Sshd, TcpServer, echo  # noqa: E402
 from lib.warren import BUILD, Hub, program  # noqa: E402
@@ -84,8 +85,30 @@ class Bench:
         for thing in self.started:
             if hasattr(thing, "process"):
                 yield thing.process
+            if hasattr(thing, "processes"):
+                yield from thing.processes()
             for agent in getattr(thing, "agents", ()):
                 yield agent.process
+
+
+def end(b, has_failed):
+    """What was started is stopped; what it said is shown if something went wrong."""
+    processes = list(b.processes())
+    errors = []
+    for thing in reversed(b.started):
+        try:
+            thing.close()
+        except AssertionError as error:
+            errors.append(str(error))
+    for process in processes:
+        report = process.sanitizer_report()
+        if report:
+            errors.append(f"{process.log_path}:\n{report}")
+    if errors or has_failed:
+        for process in processes:
+            print(f"\n--- {process.log_path}\n{process.log()[-6000:]}")
+    if errors:
+        pytest.fail("\n".join(errors))
 
 
 @pytest.fixture
@@ -93,21 +116,24 @@ def bench(request, directory):
     """Makes hubs and services that end with the test."""
     b = Bench(directory)
     yield b
-    errors = []
-    for thing in reversed(b.started):
-        try:
-            thing.close()
-        except AssertionError as error:
-            errors.append(str(error))
-    for process in b.processes():
-        report = process.sanitizer_report()
-        if report:
-            errors.append(f"{process.log_path}:\n{report}")
-    if errors or getattr(request.node, "failed", False):
-        for process in b.processes():
-            print(f"\n--- {process.log_path}\n{process.log()[-6000:]}")
-    if errors:
-        pytest.fail("\n".join(errors))
+    end(b, getattr(request.node, "failed", False))
+
+
+@pytest.fixture(scope="module")
+def plant(request):
+    """A LAN with a host for every way to answer, an agent and a hub (lib/plant.py), of all tests of a
+    file."""
+    if not network.available():
+        pytest.skip("network namespaces need root")
+    path = tempfile.mkdtemp(prefix="warren-test-")
+    os.chmod(path, 0o755)
+    failed = request.session.testsfailed
+    b = Bench(path)
+    try:
+        yield b.keep(Plant(path)).start()
+    finally:
+        end(b, request.session.testsfailed > failed)
+        shutil.rmtree(path, ignore_errors=True)
 
 
 @pytest.fixture
