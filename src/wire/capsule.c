@@ -3,6 +3,7 @@
 #include "base/error.h"
 #include "base/macro.h"
 #include "wire/proxy_status.h"
+#include "wire/varint.h"
 
 #include <assert.h>
 #include <string.h>
@@ -10,34 +11,10 @@
 #define TYPE_DATAGRAM 0x00
 #define TYPE_ERROR    0x2777726e
 #define TYPE_LOSS     0x2777726f
-#define VARINT_MAX    8 /* bytes */
+#define TYPE_NOTE     0x27777280
+#define TYPE_AHEAD    0x27777281
 
 enum state { AT_HEAD, IN_VALUE, IN_SKIPPED };
-
-/* ---- varints (RFC 9000 section 16) ---- */
-
-/* Bytes used; 0: more are needed. */
-static size_t varint_read(const uint8_t *p, size_t n, uint64_t *ret)
-{
-    size_t size = n ? (size_t)1 << (p[0] >> 6) : 1;
-    if (n < size)
-        return 0;
-    uint64_t v = p[0] & 0x3f;
-    for (size_t i = 1; i < size; i++)
-        v = v << 8 | p[i];
-    *ret = v;
-    return size;
-}
-
-static size_t varint_write(uint8_t *out, uint64_t v)
-{
-    size_t log = v < 1u << 6 ? 0 : v < 1u << 14 ? 1 : v < 1u << 30 ? 2 : 3;
-    size_t size = (size_t)1 << log;
-    for (size_t i = 0; i < size; i++)
-        out[i] = (uint8_t)(v >> 8 * (size - 1 - i));
-    out[0] |= (uint8_t)(log << 6);
-    return size;
-}
 
 /* ---- reading ---- */
 
@@ -99,7 +76,12 @@ static int read_head(struct capsule_reader *r, const uint8_t *p, size_t n, struc
         TRY(check_note(r, &h, CAPSULE_ERROR_MAX));
     } else if (type == TYPE_LOSS) {
         h.kind = CAPSULE_LOSS;
-        TRY(check_note(r, &h, VARINT_MAX));
+        TRY(check_note(r, &h, VARINT_SIZE));
+    } else if (type == TYPE_NOTE || type == TYPE_AHEAD) {
+        h.kind = type == TYPE_NOTE ? CAPSULE_NOTE : CAPSULE_AHEAD;
+        h.then = IN_VALUE;
+        if (h.length == 0 || h.length > CAPSULE_PAYLOAD_MAX)
+            return refuse(r, ERR_PROTO, "a read-ahead capsule of a wrong length");
     }
     *ret = h;
     return (int)at;
@@ -113,6 +95,8 @@ static int deliver(struct capsule_reader *r, const uint8_t *value, size_t len, b
     r->state = AT_HEAD;
     switch (c.kind) {
     case CAPSULE_DATAGRAM:
+    case CAPSULE_NOTE:
+    case CAPSULE_AHEAD:
         c.data = value;
         c.len = len;
         break;
@@ -239,11 +223,18 @@ size_t capsule_error(uint8_t out[CAPSULE_NOTE_MAX], int error)
 
 size_t capsule_loss(uint8_t out[CAPSULE_NOTE_MAX], uint64_t lost)
 {
-    uint8_t value[VARINT_MAX];
+    uint8_t value[VARINT_SIZE];
     size_t len = varint_write(value, lost), at = varint_write(out, TYPE_LOSS);
     at += varint_write(out + at, len);
     memcpy(out + at, value, len);
     return at + len;
+}
+
+size_t capsule_ahead_head(uint8_t out[CAPSULE_AHEAD_HEAD_MAX], enum capsule_kind kind, size_t len)
+{
+    assert(len > 0 && len <= CAPSULE_PAYLOAD_MAX);
+    size_t at = varint_write(out, kind == CAPSULE_NOTE ? TYPE_NOTE : TYPE_AHEAD);
+    return at + varint_write(out + at, len);
 }
 
 size_t capsule_size(const uint8_t *data)

@@ -5,11 +5,13 @@
  *     type (varint) · length (varint) · value
  *     DATAGRAM 0x00: context id (varint, 0) · UDP payload
  *
- * Two types of our own, which others skip as the RFC demands, tell what a byte stream alone cannot:
+ * Types of our own, which others skip as the RFC demands, tell what a byte stream alone cannot:
  *
  *     ERROR 0x2777726e: a Proxy-Status value ("warren; error=connection_refused"): a datagram came
  *                       back as an ICMP error. The flow goes on, as a UDP socket does.
  *     LOSS  0x2777726f: a varint: how many datagrams the sender of this capsule had to drop so far.
+ *     NOTE  0x27777280: how far a mount has come, which lets the agent read ahead, and
+ *     AHEAD 0x27777281: an answer that it has read so (both: wire/read_ahead.h).
  *
  * Skipped: unknown types, and datagrams of unknown contexts, of any length. Refused: a datagram
  * without a context, or longer than UDP can carry; errors and losses that are malformed.
@@ -26,11 +28,11 @@
 #define CAPSULE_HEAD_MAX    6     /* in front of such a payload */
 #define CAPSULE_ERROR_MAX   128   /* bytes of a Proxy-Status value */
 
-enum capsule_kind { CAPSULE_DATAGRAM, CAPSULE_ERROR, CAPSULE_LOSS };
+enum capsule_kind { CAPSULE_DATAGRAM, CAPSULE_ERROR, CAPSULE_LOSS, CAPSULE_NOTE, CAPSULE_AHEAD };
 
 struct capsule {
     enum capsule_kind kind;
-    const uint8_t *data; /* DATAGRAM: the UDP payload */
+    const uint8_t *data; /* DATAGRAM: the UDP payload; NOTE, AHEAD: the value */
     size_t len;
     bool is_kept;  /* `data` is the reader's own, valid until its next call; else in the input */
     int error;     /* ERROR: an error code (base/error.h) */
@@ -61,6 +63,10 @@ size_t capsule_datagram_head(uint8_t out[CAPSULE_HEAD_MAX], size_t len);
 #define CAPSULE_NOTE_MAX (8 + CAPSULE_ERROR_MAX)
 size_t capsule_error(uint8_t out[CAPSULE_NOTE_MAX], int error);
 size_t capsule_loss(uint8_t out[CAPSULE_NOTE_MAX], uint64_t lost);
+
+/* What goes in front of the value of a NOTE or AHEAD, of at least one byte. */
+#define CAPSULE_AHEAD_HEAD_MAX 8
+size_t capsule_ahead_head(uint8_t out[CAPSULE_AHEAD_HEAD_MAX], enum capsule_kind kind, size_t len);
 
 /* The size of the capsule that begins at `data`, which one of the functions above has written. */
 size_t capsule_size(const uint8_t *data);
