@@ -17,8 +17,10 @@
 #include "wire/capsule_queue.h"
 #include "wire/connect_udp.h"
 #include "wire/proxy_status.h"
+#include "wire/read_ahead.h"
 
 #include <assert.h>
+#include <string.h>
 #include <utlist.h>
 
 struct flow {
@@ -133,6 +135,11 @@ static void deliver(struct flow *f, const struct capsule *c)
             count(&f->set->dropped, c->lost - f->lost_there);
             f->lost_there = c->lost;
         }
+        break;
+    case CAPSULE_NOTE:
+    case CAPSULE_AHEAD:
+        if (f->ops->on_ahead)
+            f->ops->on_ahead(f->arg, f, c->kind, c->data, c->len);
         break;
     }
 }
@@ -262,6 +269,23 @@ void flow_tell_error(struct flow *f, int err)
     uint8_t note[CAPSULE_NOTE_MAX];
     if (!f->is_over)
         put(f, note, capsule_error(note, err), true);
+}
+
+void flow_send_ahead(struct flow *f, enum capsule_kind kind, const uint8_t *value, size_t len)
+{
+    uint8_t capsule[CAPSULE_AHEAD_HEAD_MAX + READ_AHEAD_HEAD_SIZE + READ_AHEAD_ANSWER_MAX];
+    size_t n = capsule_ahead_head(capsule, kind, len);
+    assert(n + len <= sizeof(capsule));
+    if (f->is_over)
+        return;
+    memcpy(capsule + n, value, len);
+    put(f, capsule, n + len, true);
+}
+
+bool flow_is_congested(const struct flow *f)
+{
+    return f->is_over || capsule_queue_bytes(&f->queue) > FLOW_CONGESTED_BYTES ||
+           f->set->queued > FLOW_SET_QUEUE_BYTES / 2;
 }
 
 void flow_finish(struct flow *f)

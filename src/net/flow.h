@@ -20,6 +20,7 @@
 
 #include "base/addr.h"
 #include "net/h2conn.h"
+#include "wire/capsule.h"
 
 #include <stdatomic.h>
 
@@ -27,6 +28,7 @@ struct flow;
 
 #define FLOW_QUEUE_BYTES     (256u << 10) /* waiting in one flow */
 #define FLOW_SET_QUEUE_BYTES (16u << 20)  /* in all of a set */
+#define FLOW_CONGESTED_BYTES (64u << 10)  /* ... from which on nothing should be read ahead */
 
 /* Embedded by its owner, zero-initialised; must be empty before it goes away. The counters are
  * live, only ever rise (but open) and may be read from any thread. */
@@ -70,6 +72,9 @@ struct flow_ops {
     /* The bytes stay valid until the end of the input batch, or of the call if `is_kept`. */
     void (*on_datagram)(void *arg, struct flow *f, const uint8_t *data, size_t len, bool is_kept);
     void (*on_error)(void *arg, struct flow *f, int err); /* ERR_REFUSED...; may be NULL */
+    /* A capsule of reading ahead (wire/read_ahead.h), valid during the call; may be NULL. */
+    void (*on_ahead)(void *arg, struct flow *f, enum capsule_kind kind, const uint8_t *value,
+                     size_t len);
     /* Last call, exactly once, never from within flow_open; then the flow is freed. */
     void (*on_end)(void *arg, struct flow *f, const struct flow_result *res);
 };
@@ -96,6 +101,10 @@ void flow_answer(struct flow *f, int err, const struct addr *peer);
 
 void flow_send(struct flow *f, const uint8_t *data, size_t len); /* copied */
 void flow_tell_error(struct flow *f, int err);                   /* to the other end's on_error */
+
+/* To the other end's on_ahead. */
+void flow_send_ahead(struct flow *f, enum capsule_kind kind, const uint8_t *value, size_t len);
+bool flow_is_congested(const struct flow *f); /* more waits than is on its way soon */
 
 /* on_end follows, from the loop. */
 void flow_finish(struct flow *f); /* orderly; it was idle */

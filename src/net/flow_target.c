@@ -20,7 +20,8 @@ struct flow_target {
     struct flow *flow;
     struct flow_target_params p;
     struct dial *dial;
-    struct buf early; /* length (size_t) and bytes of each */
+    struct flow_ahead *ahead; /* NULL: the other end does not ask for it */
+    struct buf early;         /* length (size_t) and bytes of each */
     struct udp_sender sender;
     uint64_t unsent_told;
     struct h2conn_batch at_end;
@@ -47,6 +48,20 @@ static void flush(struct flow_target *t)
         tell_error(t, err);
 }
 
+/* The program's, unless its answer is on its way. */
+static void send_on(struct flow_target *t, const uint8_t *data, size_t len)
+{
+    if (!t->ahead || !flow_ahead_request(t->ahead, data, len))
+        udp_send(&t->sender, data, len, NULL);
+}
+
+static void send_now(void *arg, const uint8_t *data, size_t len)
+{
+    struct flow_target *t = arg;
+    udp_send(&t->sender, data, len, NULL);
+    flush(t);
+}
+
 static void on_batch_end(struct h2conn_batch *b)
 {
     flush(container_of(b, struct flow_target, at_end));
@@ -69,7 +84,7 @@ static void send_early(struct flow_target *t)
     for (size_t at = 0; at < t->early.len; at += len) {
         memcpy(&len, t->early.data + at, sizeof(len));
         at += sizeof(len);
-        udp_send(&t->sender, (const uint8_t *)t->early.data + at, len, NULL);
+        send_on(t, (const uint8_t *)t->early.data + at, len);
     }
     flush(t);
     buf_done(&t->early);
@@ -82,17 +97,32 @@ static void on_datagram(void *arg, struct flow *f, const uint8_t *data, size_t l
         keep_early(t, data, len);
         return;
     }
-    udp_send(&t->sender, data, len, NULL);
+    send_on(t, data, len);
     if (is_kept)
         flush(t);
     else
         h2conn_at_batch_end(flow_h2conn(f), &t->at_end);
 }
 
+static void on_ahead(void *arg, struct flow *f, enum capsule_kind kind, const uint8_t *value,
+                     size_t len)
+{
+    struct flow_target *t = arg;
+    if (kind != CAPSULE_NOTE || !t->p.devices)
+        return;
+    if (!t->ahead) {
+        t->ahead = flow_ahead_new(t->p.devices, f, send_now, t);
+        if (t->io.fd >= 0)
+            flow_ahead_connected(t->ahead, flow_peer(f));
+    }
+    flow_ahead_note(t->ahead, value, len);
+}
+
 static void on_end(void *arg, struct flow *f, const struct flow_result *res)
 {
     struct flow_target *t = arg;
     (void)f;
+    flow_ahead_free(t->ahead);
     if (t->dial)
         dial_cancel(t->dial);
     if (udp_is_gathering(&t->sender))
@@ -105,7 +135,8 @@ static void on_end(void *arg, struct flow *f, const struct flow_result *res)
     mem_free(t);
 }
 
-static const struct flow_ops target_ops = {.on_datagram = on_datagram, .on_end = on_end};
+static const struct flow_ops target_ops = {
+    .on_datagram = on_datagram, .on_ahead = on_ahead, .on_end = on_end};
 
 static void receive(struct flow_target *t)
 {
@@ -116,8 +147,11 @@ static void receive(struct flow_target *t)
             tell_error(t, n);
         if (n >= 0 && n < UDP_BATCH) /* it was emptied */
             t->io.readable = false;
-        for (int k = 0; k < n; k++)
+        for (int k = 0; k < n; k++) {
             flow_send(t->flow, batch[k].data, batch[k].len);
+            if (t->ahead)
+                flow_ahead_response(t->ahead, batch[k].data, batch[k].len);
+        }
     }
     if (t->io.readable)
         loop_defer(t->loop, &t->again);
@@ -153,6 +187,8 @@ static void on_dialled(void *arg, const struct dial_result *res)
     if (err == 0) {
         udp_watch_errors(res->fd);
         t->sender.fd = res->fd;
+        if (t->ahead)
+            flow_ahead_connected(t->ahead, &res->peer);
         send_early(t);
     }
     flow_answer(t->flow, err, &res->peer);

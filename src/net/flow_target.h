@@ -4,6 +4,7 @@
 #pragma once
 
 #include "net/flow.h"
+#include "net/flow_ahead.h"
 
 struct flow_target_params {
     struct host_port target;
@@ -11,6 +12,7 @@ struct flow_target_params {
     /* The owner's ceiling, asked for each resolved address: 0 or ERR_DENIED. May be NULL. */
     int (*check)(void *arg, const struct addr *a);
     void *check_arg;
+    struct flow_devices *devices; /* NULL: nothing is read ahead */
     struct flow_set *set;
     void (*on_end)(void *arg, const struct flow_result *res); /* last call, once, later */
     void *arg;

@@ -77,6 +77,7 @@ struct tunnel_agent {
     size_t n_allow;
     struct session *session;
     struct checker *checker;
+    struct flow_devices *devices; /* read ahead for mounts */
     struct served *tunnels;
     struct held *leases;
     size_t n_leases;
@@ -220,6 +221,7 @@ static void accept_flow(struct held *held, struct h2_stream *s, const struct hos
                                          .deadline_ms = DIAL_DEADLINE_MS,
                                          .check = check_allowed,
                                          .check_arg = held->owner,
+                                         .devices = held->owner->devices,
                                          .set = &held->flows,
                                          .on_end = on_flow_end,
                                          .arg = held};
@@ -725,6 +727,7 @@ struct tunnel_agent *tunnel_agent_new(const struct tunnel_agent_config *cfg)
     ta->take.fn = on_take;
     ta->checker = checker_new(
         &(struct checker_config){.loop = cfg->loop, .allowed = check_allowed, .arg = ta});
+    ta->devices = flow_devices_new(cfg->loop);
     timer_init(&ta->renew_timer, cfg->loop, on_renew_timer);
     timer_init(&ta->report_timer, cfg->loop, on_report_timer);
     return ta;
@@ -741,6 +744,7 @@ void tunnel_agent_free(struct tunnel_agent *ta)
         return;
     assert(!ta->tunnels);
     checker_free(ta->checker);
+    flow_devices_free(ta->devices);
     mem_free(ta->allow);
     mem_free(ta);
 }
