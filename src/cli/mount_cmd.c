@@ -14,6 +14,7 @@
 #include "loop/io.h"
 #include "mount/mount.h"
 #include "mount/space.h"
+#include "wire/read_ahead.h"
 
 #include <signal.h>
 #include <stdio.h>
@@ -66,6 +67,12 @@ static void on_interrupt(void *arg, int signum)
         kill(s->space.pid, signum);
 }
 
+static uint32_t read_ahead_ttl(const struct call *c)
+{
+    int64_t ttl_ms = call_duration_ms(c, "--read-ahead-ttl", READ_AHEAD_TTL_MS);
+    return call_is_given(c, "--no-read-ahead") ? 0 : (uint32_t)MIN(ttl_ms, READ_AHEAD_TTL_MAX_MS);
+}
+
 static int start(struct session *s, struct remote *r)
 {
     const struct uplink_config up = {.loop = s->loop,
@@ -86,7 +93,8 @@ static int start(struct session *s, struct remote *r)
                                         .arg = s,
                                         .headers = s->headers,
                                         .n_headers = n + 1,
-                                        .authority = uplink_hub(s->uplink)};
+                                        .authority = uplink_hub(s->uplink),
+                                        .read_ahead_ttl_ms = read_ahead_ttl(s->call)};
     int rc = io_start(&s->child, s->loop, s->space.pidfd, on_child);
     if (rc == 0)
         rc = mount_start(s->loop, s->space.tun, &uplink, &s->mount);
@@ -151,6 +159,12 @@ static const struct flag_row rows_of_flags[] = {
     {"--root", 'r', FLAG_SWITCH, NULL,
      "Let the program see itself as uid 0, as nmap asks for; it gains no right outside its "
      "namespaces.",
+     NULL, NULL, CANDIDATES_NONE, false},
+    {"--no-read-ahead", '\0', FLAG_SWITCH, NULL,
+     "Let each request of an SNMP walk cross the distance by itself.", NULL, NULL, CANDIDATES_NONE,
+     false},
+    {"--read-ahead-ttl", '\0', FLAG_DURATION, "TIME",
+     "How old an answer may be that was read ahead of an SNMP walk; 2s if not given, 1m at most.",
      NULL, NULL, CANDIDATES_NONE, false},
 };
 static const struct flag_set mount_flags = {"Options", rows_of_flags, ARRAY_SIZE(rows_of_flags)};

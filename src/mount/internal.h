@@ -1,6 +1,7 @@
 /* Shared by the files of a mount: mount.c (device, table of flows), mount_tcp.c, mount_udp.c. */
 #pragma once
 
+#include "mount/ahead.h"
 #include "mount/mount.h"
 #include "mount/reassembly.h"
 #include "mount/tcp.h"
@@ -32,6 +33,9 @@ struct mount_udp {
     uint64_t used_ms;
     uint32_t sent;
     uint8_t quote[QUOTE_SIZE]; /* of the last datagram */
+    struct ahead *ahead;       /* NULL: it is no SNMP */
+    struct mount_device *device;
+    struct mount_udp *device_prev, *device_next; /* of the same device */
     bool is_listed;
     struct mount_udp *prev, *next; /* by use */
     UT_hash_handle hh;
@@ -48,6 +52,8 @@ struct mount {
     struct mount_udp *udp, *udp_idle; /* by ends; the same, longest idle first */
     struct flow_set udp_set;
     struct timer udp_timer;
+    struct mount_device *devices; /* by address */
+    struct ahead_stats ahead_stats;
     struct reassembly fragments;
     struct mount_stats stats;
     bool is_stopped; /* freed with its last stream */
@@ -71,3 +77,13 @@ void mount_tcp_drop(struct mount_tcp *f); /* at once, without a word to the prog
 void mount_udp_init(struct mount *m);
 void mount_udp_input(struct mount *m, const struct packet *p);
 void mount_udp_stop(struct mount *m);
+void mount_udp_give(struct mount_udp *u, const uint8_t *data, size_t len); /* to the program */
+
+/* mount_ahead.c */
+/* A datagram of the program. true: it is answered; else it is to be sent. */
+bool mount_ahead_request(struct mount_udp *u, const uint8_t *data, size_t len);
+/* One of the device, before the program gets it. */
+void mount_ahead_response(struct mount_udp *u, const uint8_t *data, size_t len);
+void mount_ahead_push(struct mount_udp *u, const uint8_t *value, size_t len); /* an AHEAD capsule */
+void mount_ahead_expire(struct mount_udp *u);
+void mount_ahead_end(struct mount_udp *u);

@@ -147,6 +147,8 @@ void mount_get_stats(const struct mount *m, struct mount_stats *ret)
     *ret = m->stats;
     ret->tcp_open = HASH_COUNT(m->tcp);
     ret->udp_open = HASH_COUNT(m->udp);
+    ret->ahead_hits = m->ahead_stats.hits;
+    ret->ahead_wasted = m->ahead_stats.wasted;
     ret->bytes_up += m->udp_set.bytes_read;
     ret->bytes_down += m->udp_set.bytes_written;
 }

@@ -38,12 +38,14 @@ struct mount_uplink {
     void *arg;
     const struct h2_header *headers; /* of each request: who asks, and for which tunnel */
     size_t n_headers;
-    const char *authority; /* the hub's, for requests that name their target elsewhere */
+    const char *authority;      /* the hub's, for requests that name their target elsewhere */
+    uint32_t read_ahead_ttl_ms; /* how long an answer lives that was read ahead; 0: none are */
 };
 
 struct mount_stats {
     uint64_t tcp_open, udp_open, flows_total, dials_failed, packets_ignored;
     uint64_t bytes_up, bytes_down;
+    uint64_t ahead_hits, ahead_wasted; /* answers that were read ahead: given, or never */
 };
 
 /* Takes the TUN descriptor (tun_open), also on failure. */

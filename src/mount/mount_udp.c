@@ -39,9 +39,8 @@ static void finish(struct mount_udp *u)
 
 /* ---- the stream ---- */
 
-static void on_datagram(void *arg, struct flow *f, const uint8_t *data, size_t len, bool is_kept)
+void mount_udp_give(struct mount_udp *u, const uint8_t *data, size_t len)
 {
-    struct mount_udp *u = arg;
     uint8_t headers[PACKET_HEADER_MAX];
     struct tun_offload o = {.sum_offset = 6};
     bool is_v4 = packet_is_v4(u->ends.near);
@@ -49,6 +48,19 @@ static void on_datagram(void *arg, struct flow *f, const uint8_t *data, size_t l
         return;
     o.header_len = packet_put_udp(headers, &u->ends, 0, len, &o.sum_at);
     tun_write(&u->mount->tun, &o, headers, &(struct iovec){(void *)data, len}, 1);
+}
+
+static void on_datagram(void *arg, struct flow *f, const uint8_t *data, size_t len, bool is_kept)
+{
+    mount_ahead_response(arg, data, len);
+    mount_udp_give(arg, data, len);
+}
+
+static void on_ahead(void *arg, struct flow *f, enum capsule_kind kind, const uint8_t *value,
+                     size_t len)
+{
+    if (kind == CAPSULE_AHEAD)
+        mount_ahead_push(arg, value, len);
 }
 
 static void on_error(void *arg, struct flow *f, int err)
@@ -64,12 +76,13 @@ static void on_end(void *arg, struct flow *f, const struct flow_result *res)
     if (res->end == FLOW_END_NOT_OPENED)
         mount_tell_error(m, u->quote, res->err);
     unlist(u);
+    mount_ahead_end(u);
     mem_free(u);
     mount_free_if_over(m);
 }
 
 static const struct flow_ops flow_callbacks = {
-    .on_datagram = on_datagram, .on_error = on_error, .on_end = on_end};
+    .on_datagram = on_datagram, .on_error = on_error, .on_ahead = on_ahead, .on_end = on_end};
 
 /* ---- the program ---- */
 
@@ -126,7 +139,8 @@ void mount_udp_input(struct mount *m, const struct packet *p)
     DL_DELETE(m->udp_idle, u);
     DL_APPEND(m->udp_idle, u);
     mount_quote(u->quote, p);
-    flow_send(u->flow, p->payload, p->payload_len);
+    if (!mount_ahead_request(u, p->payload, p->payload_len))
+        flow_send(u->flow, p->payload, p->payload_len);
 }
 
 /* ---- time ---- */
@@ -138,8 +152,9 @@ static void on_sweep(struct timer *t)
     struct mount_udp *u, *next;
     DL_FOREACH_SAFE (m->udp_idle, u, next) {
         uint64_t idle = now - u->used_ms;
+        mount_ahead_expire(u);
         if (idle < QUESTION_MS)
-            break;
+            continue;
         if (u->sent < CONVERSATION || idle >= CONVERSATION_MS)
             finish(u);
     }

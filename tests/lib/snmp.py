@@ -1,0 +1,142 @@
+"""SNMP for tests: a real snmpd, and devices that are made up.
+
+    python3 snmp.py '{"addresses": [...], "objects": 50, "delay_ms": 20, "late_every": 0}'
+
+answers GetNext on each address, port 161, from a table of 1.3.6.1.4.1.9999.1.N.0, until it is ended. Each
+answer takes `delay_ms`, one at a time as a small device has it; each `late_every`-th takes 300 ms longer, so that
+those after it overtake it.
+"""
+
+import heapq
+import json
+import os
+import select
+import socket
+import sys
+import time
+
+if __name__ != "__main__":
+    from lib import network
+    from lib.process import Process, wait_until
+
+ROOT = ".1.3.6.1.4.1.9999"
+
+
+class Snmpd:
+    """net-snmp's daemon in a namespace, with `objects` values of its own below ROOT; `secret` may write."""
+
+    def __init__(self, directory, host, namespace, objects=0):
+        os.makedirs(directory)
+        config = os.path.join(directory, "snmpd.conf")
+        with open(config, "w") as f:
+            f.write(f"agentaddress udp:{host}:161\nrocommunity public\nrwcommunity secret\n"
+                    "dontLogTCPWrappersConnects yes\n")
+            for n in range(1, objects + 1):
+                f.write(f'override {ROOT}.1.{n}.0 octet_str "value {n} of a device"\n')
+        self.host, self.namespace = host, namespace
+        self.process = Process(
+            ["snmpd", "-f", "-Lo", "-C", "-c", config, "-I", "-smux", "-p", f"{directory}/pid"],
+            os.path.join(directory, "log"), namespace=namespace,
+            env={**os.environ, "SNMP_PERSISTENT_DIR": directory, "MIBS": ""})
+        self.start()
+
+    def start(self):
+        self.process.start()
+        with network.inside(self.namespace):
+            sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        sock.settimeout(0.2)
+        sock.connect((self.host, 161))
+
+        def answers():
+            sock.send(tlv(0x30, b"\x02\x01\x01\x04\x06public" + tlv(0xa0, b"\x02\x01\x01" + b"\x02\x01\x00" * 2 +
+                                                                 bindings(bytes([0x2b, 6, 1, 2, 1, 1, 3, 0]), b"\x05\x00"))))
+            return sock.recv(1000)
+        wait_until(answers, f"an answer of {self.host}")
+        sock.close()
+        return self
+
+    def close(self):
+        self.process.stop()
+
+
+def walk(host, root=ROOT, program="snmpwalk", options=()):
+    return [program, "-v2c", "-c", "public", "-On", "-m", "", "-t", "1", "-r", "5", *options, host, root]
+
+
+# ---- devices that are made up ----
+
+def length(n):
+    return bytes([n]) if n < 128 else bytes([0x82, n >> 8, n & 255])
+
+
+def tlv(tag, content):
+    return bytes([tag]) + length(len(content)) + content
+
+
+def base128(n):
+    out = bytes([n & 127])
+    while n := n >> 7:
+        out = bytes([128 | n & 127]) + out
+    return out
+
+
+BELOW = bytes([0x2b, 6, 1, 4, 1]) + base128(9999)
+
+
+def bindings(name, value):
+    return tlv(0x30, tlv(0x30, tlv(6, name) + value))
+
+
+class Table:
+    """For each name that can be asked for: what stands behind the request-id in the answer."""
+
+    def __init__(self, objects):
+        names = [BELOW + b"\x01" + base128(n) + b"\x00" for n in range(1, objects + 1)]
+        self.after = {}
+        for name, following in zip([BELOW, *names], [*names, None]):
+            answer = bindings(following, tlv(4, b"an object of a device")) if following else \
+                bindings(name, b"\x82\x00")
+            self.after[name] = b"\x02\x01\x00\x02\x01\x00" + answer
+
+    def answer(self, request):
+        """`request`: of net-snmp, whose lengths are below 128."""
+        community_end = 7 + request[6]
+        head = request[2:community_end]
+        at = community_end + 2
+        request_id = request[at:at + 2 + request[at + 1]]
+        name_at = at + len(request_id) + 6 + 4
+        name = request[name_at + 2:name_at + 2 + request[name_at + 1]]
+        behind = self.after.get(bytes(name))
+        return tlv(0x30, head + tlv(0xa2, request_id + behind)) if behind else None
+
+
+def serve(addresses, objects, delay_ms, late_every=0):
+    table, poll, sockets, due = Table(objects), select.epoll(), {}, []
+    busy_until, answered = {}, 0
+    for address in addresses:
+        sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        sock.bind((address, 161))
+        sock.setblocking(False)
+        sockets[sock.fileno()] = sock
+        poll.register(sock.fileno(), select.EPOLLIN)
+    print("ready", flush=True)
+    while True:
+        now = time.monotonic()
+        while due and due[0][0] <= now:
+            _, _, fd, peer, data = heapq.heappop(due)
+            sockets[fd].sendto(data, peer)
+        for fd, _ in poll.poll(max(due[0][0] - now, 0) if due else -1):
+            request, peer = sockets[fd].recvfrom(2048)
+            answer = table.answer(request)
+            if not answer:
+                continue
+            answered += 1
+            at = max(time.monotonic(), busy_until.get(fd, 0)) + delay_ms / 1000
+            busy_until[fd] = at
+            if late_every and answered % late_every == 0:
+                at += 0.3
+            heapq.heappush(due, (at, answered, fd, peer, answer))
+
+
+if __name__ == "__main__":
+    serve(**json.loads(sys.argv[1]))
