@@ -14,7 +14,7 @@
 
 #define TUNNEL_LOST_SIZE 96
 
-#define SERVE_RETRY_MS 1000 /* when descriptors have run out */
+#define TUNNEL_RETRY_MS 1000 /* to listen or to serve, when descriptors have run out */
 
 /* Objects in one network: what a login's snapshot and a renewal of all leases can carry. */
 #define TUNNELS_PER_NETWORK 10000
@@ -111,15 +111,20 @@ void tunnel_change(struct tunnel_object *o, const struct tunnel *to, int64_t end
 void tunnel_remove(struct tunnel_object *o);
 void tunnel_traffic(const struct tunnel_object *o, struct tunnel_traffic *ret);
 json_t *tunnel_object_json(struct tunnel_object *o);
-/* Starts serving over the pool of each holder; ends serving. */
-void tunnel_serve(struct tunnel_object *o);
-void tunnel_stop_exposures(struct tunnel_object *o, int err);
 void tunnel_set_phase(struct tunnel_object *o, enum tunnel_phase phase, const char *format, ...)
     PRINTF_LIKE(3, 4);
 
 void tunnel_free_object(struct tunnel_object *o);
 bool tunnel_free_if_over(struct tunnel_object *o); /* deleted, and nothing is left of it */
+
+/* tunnel_serve.c */
+void tunnel_serve_init(struct tunnels *ts);
+void tunnel_serve(struct tunnel_object *o); /* over the pool of each holder */
 bool tunnel_is_served(const struct tunnel_object *o);
+void tunnel_stop_exposures(struct tunnel_object *o, int err);
+/* The last exposure has gone: now happens what waited for its last byte. */
+void tunnel_all_stopped(struct tunnel_object *o);
+void tunnels_all_ended(struct tunnels *ts); /* ... and that of all tunnels: `on_stopped` */
 
 /* tunnel_why.c */
 void tunnel_refresh_phase(struct tunnel_object *o); /* works out pending or active, and why */

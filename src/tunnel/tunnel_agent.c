@@ -4,104 +4,38 @@
  * that came in meanwhile; if it asks for it, the target is checked first, and a failure is reported
  * instead. The hub opens no stream under a lease before it was taken.
  */
-#include "tunnel/tunnel_agent.h"
+#include "tunnel/agent_internal.h"
 
 #include "base/error.h"
-#include "base/id.h"
 #include "base/log.h"
 #include "base/macro.h"
 #include "base/mem.h"
-#include "base/text.h"
-#include "net/flow_target.h"
-#include "net/nameserver.h"
-#include "net/relay.h"
-#include "tunnel/tunnel_check.h"
 #include "warren/v1/agent.pb-c.h"
-#include "wire/connect_udp.h"
 #include "wire/proxy_status.h"
 
 #include <assert.h>
 #include <stdio.h>
 #include <string.h>
-#include <uthash.h>
 #include <utlist.h>
 
-#define TUNNELS_MAX      65536 /* of one network; more are ignored with a log line */
-#define LEASES_MAX       65536
-#define RPC_TIMEOUT_MS   10000
-#define DIAL_DEADLINE_MS 10000
-#define REPORT_MS        20 /* what changes together is reported together */
-#define REPORT_RETRY_MS  1000
-#define INTERVAL_MIN_MS  100
+#define TUNNELS_MAX     65536 /* of one network; more are ignored with a log line */
+#define LEASES_MAX      65536
+#define RPC_TIMEOUT_MS  10000
+#define REPORT_MS       20 /* what changes together is reported together */
+#define REPORT_RETRY_MS 1000
+#define INTERVAL_MIN_MS 100
 
-enum held_state {
-    HELD_CHECKING, /* the target is being checked */
-    HELD_QUEUED,   /* to be taken with the next call */
-    HELD_ASKED,    /* by the call under way */
-    HELD_TAKEN,
-    HELD_OVER, /* in no list any more; freed with its last relay */
-    HELD_STATE_COUNT
-};
 static const char *const held_states[] = {"checking", "queued", "asked", "taken", "over"};
 static_assert(ARRAY_SIZE(held_states) == HELD_STATE_COUNT, "a name for each state");
 
-struct held {
-    struct tunnel_agent *owner; /* not followed once it is over, nor the tunnel */
-    struct served *tunnel;
-    struct loop *loop;
-    char id[ID_SIZE]; /* of the tunnel */
-    uint64_t epoch;
-    enum held_state state;
-    bool is_in_renewal; /* it was there when the renewal under way was asked for */
-    uint32_t n_relays;
-    struct relay_set relays;
-    struct flow_set flows;
-    struct defer last_gone;
-    struct held *prev, *next;     /* of the tunnel */
-    struct held *all_prev, *more; /* of the agent */
-};
-
-struct served {
-    struct tunnel_agent *owner;
-    char id[ID_SIZE];
-    struct held *leases;
-    struct check_user check;
-    bool is_reporting; /* in the owner's list `reports` */
-    struct served *prev, *next;
-    UT_hash_handle hh;
-};
-
-struct tunnel_agent {
-    struct tunnel_agent_config cfg;
-    struct addr_rule *allow;
-    size_t n_allow;
-    struct session *session;
-    struct checker *checker;
-    struct flow_devices *devices; /* read ahead for mounts */
-    struct served *tunnels;
-    struct held *leases;
-    size_t n_leases;
-    struct rpc_client_call *taking, *renewing, *reporting;
-    struct defer take;
-    struct served *reports; /* whose target's state is to be told */
-    struct timer report_timer;
-    bool is_leaving;
-    bool is_to_call; /* to tell the hub that we are awake, though there may be nothing to renew */
-    uint32_t grace_ms;
-    uint64_t asked_ms;   /* loop time at which the renewal under way was asked for */
-    uint64_t renewed_ms; /* the same of the last one that was answered: our leases live from then */
-    uint32_t lease_ms, renew_ms;
-    struct timer renew_timer;
-};
-
-static struct served *find(struct tunnel_agent *ta, const char *id)
+struct served *tunnel_agent_find(struct tunnel_agent *ta, const char *id)
 {
     struct served *t;
     HASH_FIND_STR(ta->tunnels, id, t);
     return t;
 }
 
-static struct held *find_lease(const struct served *t, uint64_t epoch)
+struct held *tunnel_agent_find_lease(const struct served *t, uint64_t epoch)
 {
     struct held *h;
     DL_FOREACH (t->leases, h) {
@@ -109,181 +43,6 @@ static struct held *find_lease(const struct served *t, uint64_t epoch)
             return h;
     }
     return NULL;
-}
-
-/* ---- relays ---- */
-
-static void on_last_gone(struct defer *d)
-{
-    mem_free(container_of(d, struct held, last_gone));
-}
-
-static void free_when_idle(struct held *h)
-{
-    if (h->state == HELD_OVER && h->n_relays == 0)
-        loop_defer(h->loop, &h->last_gone);
-}
-
-static void on_relay_open(void *arg, struct relay *r)
-{
-    struct held *h = arg;
-    if (h->state != HELD_OVER)
-        check_note(&h->tunnel->check, 0);
-}
-
-static void stream_ended(struct held *h, int not_reached)
-{
-    if (not_reached) {
-        LOG_INFO("target not reached", LOG_STR("tunnel", h->id),
-                 LOG_STR("error", proxy_status_token(not_reached)));
-        if (h->state != HELD_OVER)
-            check_note(&h->tunnel->check, not_reached);
-    }
-    h->n_relays--;
-    free_when_idle(h);
-}
-
-static void on_relay_end(void *arg, struct relay *r, const struct relay_result *res)
-{
-    stream_ended(arg, res->end == RELAY_END_NOT_OPENED ? res->err : 0);
-}
-
-static void on_flow_end(void *arg, const struct flow_result *res)
-{
-    stream_ended(arg, res->end == FLOW_END_NOT_OPENED ? res->err : 0);
-}
-
-static const struct relay_ops relay_callbacks = {.on_open = on_relay_open, .on_end = on_relay_end};
-
-static bool is_allowed(const struct tunnel_agent *ta, const struct addr *a)
-{
-    for (size_t i = 0; i < ta->n_allow; i++) {
-        if (addr_rule_match(&ta->allow[i], a))
-            return true;
-    }
-    return ta->n_allow == 0;
-}
-
-static int check_allowed(void *arg, const struct addr *a)
-{
-    return is_allowed(arg, a) ? 0 : ERR_DENIED;
-}
-
-/* The lease under which the hub may open a stream: of what came in while we slept past the end of
- * our leases nothing counts. */
-static struct held *lease_for(struct tunnel_agent *ta, const char *tunnel, uint64_t epoch)
-{
-    const struct served *t = find(ta, tunnel);
-    struct held *h = t ? find_lease(t, epoch) : NULL;
-    bool is_late = loop_now_ms(ta->cfg.loop) - ta->renewed_ms > ta->lease_ms;
-    return h && !is_late && (h->state == HELD_ASKED || h->state == HELD_TAKEN) ? h : NULL;
-}
-
-/* What the hub asks for: CONNECT host:port, or connect-udp with its path. */
-static int read_target(const struct h2_headers *h, bool *is_udp, struct host_port *ret)
-{
-    const char *method = h2_headers_get(h, ":method"), *protocol = h2_headers_get(h, ":protocol");
-    const char *authority = h2_headers_get(h, ":authority"), *path = h2_headers_get(h, ":path");
-    *is_udp = protocol != NULL;
-    if (!method || strcmp(method, "CONNECT") != 0)
-        return ERR_PROTO;
-    if (!protocol)
-        return authority ? host_port_parse(authority, false, ret, NULL) : ERR_PROTO;
-    if (strcmp(protocol, "connect-udp") != 0 || !path)
-        return ERR_UNSUPPORTED;
-    return connect_udp_parse(path, ret, NULL);
-}
-
-/* The one name that is ours: the machine's own name server. It is under the ceiling like any
- * target. */
-static int find_resolver(struct host_port *target)
-{
-    return strcmp(target->host, TUNNEL_RESOLVER) == 0 ? nameserver_find(target) : 0;
-}
-
-static void accept_stream(struct held *held, struct h2_stream *s, const struct host_port *target)
-{
-    const struct relay_accept_params p = {.target = *target,
-                                          .deadline_ms = DIAL_DEADLINE_MS,
-                                          .check = check_allowed,
-                                          .check_arg = held->owner,
-                                          .set = &held->relays,
-                                          .ops = &relay_callbacks,
-                                          .arg = held};
-    held->n_relays++;
-    if (!relay_accept(s, &p))
-        held->n_relays--;
-}
-
-static void accept_flow(struct held *held, struct h2_stream *s, const struct host_port *target)
-{
-    const struct flow_target_params p = {.target = *target,
-                                         .deadline_ms = DIAL_DEADLINE_MS,
-                                         .check = check_allowed,
-                                         .check_arg = held->owner,
-                                         .devices = held->owner->devices,
-                                         .set = &held->flows,
-                                         .on_end = on_flow_end,
-                                         .arg = held};
-    held->n_relays++;
-    flow_target_accept(s, &p);
-}
-
-void tunnel_agent_on_request(struct tunnel_agent *ta, struct h2_stream *s,
-                             const struct h2_headers *h)
-{
-    const char *tunnel = h2_headers_get(h, "warren-tunnel");
-    const char *lease = h2_headers_get(h, "warren-lease");
-    struct host_port target;
-    bool is_udp;
-    uint64_t epoch;
-    if (!tunnel || !lease || text_to_u64(lease, UINT64_MAX, &epoch) < 0 ||
-        read_target(h, &is_udp, &target) < 0) {
-        relay_refuse(s, ERR_PROTO);
-        return;
-    }
-    struct held *held = lease_for(ta, tunnel, epoch);
-    if (!held) {
-        LOG_WARN("stream refused: not our lease", LOG_STR("tunnel", tunnel),
-                 LOG_INT("epoch", epoch));
-        relay_refuse(s, ERR_STALE);
-        return;
-    }
-    if (find_resolver(&target) < 0)
-        relay_refuse(s, ERR_DNS);
-    else if (is_udp)
-        accept_flow(held, s, &target);
-    else
-        accept_stream(held, s, &target);
-}
-
-void tunnel_agent_set_allow(struct tunnel_agent *ta, const struct addr_rule *allow, size_t n)
-{
-    struct held *h;
-    mem_free(ta->allow);
-    ta->allow = mem_dup(allow, n * sizeof(*allow));
-    ta->n_allow = n;
-    DL_FOREACH2 (ta->leases, h, more) {
-        struct relay *r, *next;
-        for (r = h->relays.head; r; r = next) {
-            next = relay_next(r);
-            if (relay_peer(r)->len && !is_allowed(ta, relay_peer(r)))
-                relay_abort(r, ERR_DENIED);
-        }
-        for (struct flow *f = h->flows.head; f; f = flow_next(f)) {
-            if (flow_peer(f)->len && !is_allowed(ta, flow_peer(f)))
-                flow_abort(f, ERR_DENIED);
-        }
-    }
-}
-
-size_t tunnel_agent_streams(const struct tunnel_agent *ta)
-{
-    const struct held *h;
-    size_t n = 0;
-    DL_FOREACH2 (ta->leases, h, more)
-        n += h->n_relays;
-    return n;
 }
 
 size_t tunnel_agent_leases(const struct tunnel_agent *ta)
@@ -364,6 +123,11 @@ static void on_report_timer(struct timer *timer)
 
 /* ---- leases ---- */
 
+static void on_last_gone(struct defer *d)
+{
+    mem_free(container_of(d, struct held, last_gone));
+}
+
 static void note_holder(struct served *t)
 {
     const struct held *h;
@@ -384,12 +148,11 @@ static void drop(struct held *h, const char *why)
     DL_DELETE(t->leases, h);
     DL_DELETE2(ta->leases, h, all_prev, more);
     h->state = HELD_OVER;
-    relay_set_abort(&h->relays, ERR_UNAVAILABLE);
-    flow_set_abort(&h->flows, ERR_UNAVAILABLE);
+    held_cut_streams(h);
     ta->n_leases--;
     session_want_reverse(ta->session, ta->n_leases > 0);
     note_holder(t);
-    free_when_idle(h);
+    held_free_when_idle(h);
 }
 
 static void drop_all(struct tunnel_agent *ta, const char *why)
@@ -454,8 +217,8 @@ static void queue(struct held *h)
 
 static void on_offer(struct tunnel_agent *ta, const Warren__V1__LeaseOffer *m)
 {
-    struct served *t = find(ta, m->tunnel);
-    if (!t || ta->is_leaving || ta->n_leases >= LEASES_MAX || find_lease(t, m->epoch))
+    struct served *t = tunnel_agent_find(ta, m->tunnel);
+    if (!t || ta->is_leaving || ta->n_leases >= LEASES_MAX || tunnel_agent_find_lease(t, m->epoch))
         return;
     struct held *h = NEW(struct held);
     h->owner = ta;
@@ -513,8 +276,8 @@ static void on_renewed(void *arg, const struct rpc_result *r, const ProtobufCMes
     const Warren__V1__RenewLeasesResponse *list = (const Warren__V1__RenewLeasesResponse *)reply;
     ta->renewed_ms = ta->asked_ms;
     for (size_t i = 0; i < list->n_leases; i++) {
-        const struct served *t = find(ta, list->leases[i]->tunnel);
-        h = t ? find_lease(t, list->leases[i]->epoch) : NULL;
+        const struct served *t = tunnel_agent_find(ta, list->leases[i]->tunnel);
+        h = t ? tunnel_agent_find_lease(t, list->leases[i]->epoch) : NULL;
         if (h)
             h->is_in_renewal = false;
     }
@@ -636,7 +399,7 @@ static void release_checking(struct served *t)
 
 static void on_tunnel(struct tunnel_agent *ta, const Warren__V1__Tunnel *m)
 {
-    struct served *t = find(ta, m->id);
+    struct served *t = tunnel_agent_find(ta, m->id);
     if (!t && HASH_COUNT(ta->tunnels) >= TUNNELS_MAX) {
         LOG_ERROR("too many tunnels in this network", LOG_STR("tunnel", m->id));
         return;
@@ -650,8 +413,8 @@ static void on_tunnel(struct tunnel_agent *ta, const Warren__V1__Tunnel *m)
 
 static void on_lost(struct tunnel_agent *ta, const Warren__V1__Lease *m)
 {
-    const struct served *t = find(ta, m->tunnel);
-    struct held *h = t ? find_lease(t, m->epoch) : NULL;
+    const struct served *t = tunnel_agent_find(ta, m->tunnel);
+    struct held *h = t ? tunnel_agent_find_lease(t, m->epoch) : NULL;
     struct rpc_client *rpc = session_rpc(ta->session);
     if (!h)
         return;
@@ -672,7 +435,7 @@ void tunnel_agent_on_event(struct tunnel_agent *ta, const Warren__V1__HubEvent *
         on_tunnel(ta, e->tunnel);
         break;
     case WARREN__V1__HUB_EVENT__EVENT_TUNNEL_REMOVED:
-        t = find(ta, e->tunnel_removed->id);
+        t = tunnel_agent_find(ta, e->tunnel_removed->id);
         if (t)
             remove_tunnel(t);
         break;
@@ -726,7 +489,7 @@ struct tunnel_agent *tunnel_agent_new(const struct tunnel_agent_config *cfg)
     ta->n_allow = cfg->n_allow;
     ta->take.fn = on_take;
     ta->checker = checker_new(
-        &(struct checker_config){.loop = cfg->loop, .allowed = check_allowed, .arg = ta});
+        &(struct checker_config){.loop = cfg->loop, .allowed = tunnel_agent_check, .arg = ta});
     ta->devices = flow_devices_new(cfg->loop);
     timer_init(&ta->renew_timer, cfg->loop, on_renew_timer);
     timer_init(&ta->report_timer, cfg->loop, on_report_timer);

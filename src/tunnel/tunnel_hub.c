@@ -1,9 +1,8 @@
 /*
- * Objects and exposures; their sockets are in tunnel_listen.c. A tunnel serves while three things
- * are there: a lease, a pool of reverse connections of the holder, and, if it has an endpoint, a
- * listening socket. The socket lives as long as the object and stays the same through fail-overs:
- * while nobody serves, clients wait in its queue, and after TUNNEL_HOLD_MS they are reset. The
- * holder's pool gets an exposure.
+ * The objects: found, loaded, begun, changed, ended. Their listening sockets are in
+ * tunnel_listen.c, what serves them in tunnel_serve.c. A socket lives as long as its object and
+ * stays the same through fail-overs: while nobody serves, clients wait in its queue, and after
+ * TUNNEL_HOLD_MS they are reset.
  */
 #include "tunnel/internal.h"
 
@@ -12,7 +11,6 @@
 #include "base/mem.h"
 #include "base/text.h"
 #include "base/time.h"
-#include "wire/proxy_status.h"
 
 #include <stdarg.h>
 #include <stdio.h>
@@ -84,260 +82,6 @@ void tunnel_set_phase(struct tunnel_object *o, enum tunnel_phase phase, const ch
     if (tunnel_phase_is_over(phase) && !o->t.closed)
         o->t.closed = time_wall_ms();
     tunnel_save_status(o);
-}
-
-/* ---- serving ---- */
-
-bool tunnel_is_served(const struct tunnel_object *o)
-{
-    for (const struct exposure *e = o->exposures; e; e = exposure_next(e)) {
-        if (exposure_is_serving(e))
-            return true;
-    }
-    return false;
-}
-
-static bool is_exposed(const struct tunnel_object *o, uint64_t epoch)
-{
-    for (const struct exposure *e = o->exposures; e; e = exposure_next(e)) {
-        if (exposure_epoch(e) == epoch && exposure_is_serving(e))
-            return true;
-    }
-    return false;
-}
-
-static void expose(struct tunnel_object *o, struct fleet_pool *pool, uint64_t epoch)
-{
-    struct tunnels *ts = o->owner;
-    char authority[EXPOSURE_AUTHORITY_SIZE];
-    bool is_shared = o->t.spec.spread == TUNNEL_SPREAD_CONNECTION;
-    if (o->rebind || ts->is_draining || is_exposed(o, epoch))
-        return;
-    tunnel_stop_refusing(o);
-    tunnel_target_format(&o->t.spec, authority, sizeof(authority));
-    const struct exposure_config cfg = {.main = ts->loop,
-                                        .pool = pool,
-                                        .listen_fd = is_shared ? -1 : o->listen_fd,
-                                        .tunnel = o->t.id,
-                                        .lease_epoch = epoch,
-                                        .authority = authority,
-                                        .proxy = o->t.spec.proxy,
-                                        .trust = ts->trust,
-                                        .protocol = o->t.spec.protocol,
-                                        .flow_idle_ms = o->t.spec.idle_timeout_ms,
-                                        .who = &o->t.spec.who,
-                                        .meters = {&o->meter, o->tenant_meter},
-                                        .ops = &ts->exposure_ops,
-                                        .arg = ts,
-                                        .owner = o};
-    struct exposure *e;
-    int rc = exposure_start(&cfg, &e);
-    if (rc < 0) {
-        LOG_ERROR("cannot serve a tunnel now", LOG_STR("tunnel", o->t.id), LOG_ERR(rc));
-        timer_start(&ts->serve_timer, SERVE_RETRY_MS);
-        return;
-    }
-    ts->n_exposures++;
-    exposure_list_add(&o->exposures, e);
-}
-
-void tunnel_serve(struct tunnel_object *o)
-{
-    struct tunnel_lease *l;
-    DL_FOREACH (o->leases, l) {
-        if (l->l.state == LEASE_HELD && l->peer && fleet_agent_is_reachable(l->peer->agent) &&
-            o->t.phase != TUNNEL_FAILED)
-            expose(o, l->peer->agent->pool, l->l.epoch);
-    }
-    if (!tunnel_is_served(o))
-        tunnel_hold_clients(o);
-    else
-        tunnel_share_clients(o);
-    tunnel_refresh_phase(o);
-}
-
-/* Descriptors may be there again. */
-static void on_serve_timer(struct timer *t)
-{
-    struct tunnels *ts = container_of(t, struct tunnels, serve_timer);
-    for (struct tunnel_object *o = ts->objects; o; o = o->hh.next) {
-        if (!tunnel_phase_is_over(o->t.phase))
-            tunnel_serve(o);
-    }
-}
-
-void tunnel_stop_exposures(struct tunnel_object *o, int err)
-{
-    for (struct exposure *e = o->exposures; e; e = exposure_next(e))
-        exposure_stop(e, err);
-    tunnel_hold_clients(o);
-}
-
-void tunnel_free_object(struct tunnel_object *o)
-{
-    tunnel_stop_listening(o);
-    mem_free(o->web_key);
-    tunnel_forget_status(o);
-    timer_stop(&o->end_timer);
-    timer_stop(&o->idle_timer);
-    tunnel_forget_misses(o);
-    meter_done(&o->meter);
-    mem_free(o);
-}
-
-bool tunnel_free_if_over(struct tunnel_object *o)
-{
-    bool is_over = o->is_deleted && !o->exposures && !o->leases;
-    if (is_over)
-        tunnel_free_object(o);
-    return is_over;
-}
-
-/* Everything that waited for the last byte to be gone. */
-static void all_stopped(struct tunnel_object *o)
-{
-    if (o->rebind) {
-        o->rebind = false;
-        tunnel_stop_listening(o);
-        if (o->t.phase == TUNNEL_FAILED)
-            tunnel_set_phase(o, TUNNEL_PENDING, "%s", tunnel_pending_reason(o));
-        if (!tunnel_phase_is_over(o->t.phase))
-            tunnel_start_listening(o);
-        tunnel_save_status(o);
-    }
-    tunnel_serve(o);
-}
-
-static void all_ended(struct tunnels *ts)
-{
-    tunnel_save_traffic(ts);
-    ts->on_stopped(ts->on_stopped_arg);
-}
-
-static void on_exposure_stopped(void *arg, struct exposure *e)
-{
-    struct tunnels *ts = arg;
-    struct tunnel_object *o = exposure_owner(e);
-    struct tunnel_traffic total = o->past;
-    exposure_traffic(e, &total);
-    uint64_t epoch = exposure_epoch(e);
-    total.streams_open = 0;
-    o->past = total;
-    exposure_list_remove(&o->exposures, e);
-    ts->n_exposures--;
-    if (!o->exposures && !o->is_deleted)
-        all_stopped(o);
-    if (!tunnel_free_if_over(o))
-        tunnel_lease_exposure_gone(o, epoch);
-    if (ts->n_exposures == 0 && ts->on_stopped)
-        all_ended(ts);
-}
-
-static void on_drained(void *arg, struct exposure *e)
-{
-    exposure_stop(e, ERR_UNAVAILABLE);
-}
-
-static void on_records(void *arg, const struct exposure_record *records, size_t n)
-{
-    tunnel_save_records(arg, records, n);
-    struct tunnels *ts = arg;
-    for (size_t i = 0; i < n; i++) {
-        struct tunnel_object *o = tunnel_find(ts, records[i].tunnel);
-        if (records[i].error < 0)
-            ts->dial_errors[proxy_status_index(records[i].error)]++;
-        if (o)
-            tunnel_demand_used(o);
-    }
-}
-
-static void on_target(void *arg, const char *tunnel, uint64_t lease_epoch, int err)
-{
-    struct tunnel_object *o = tunnel_find(arg, tunnel);
-    const struct tunnel_lease *l = o ? tunnel_lease_find(o, lease_epoch) : NULL;
-    if (!l || l->l.state != LEASE_HELD)
-        return;
-    o->target_err = err;
-    tunnel_refresh_phase(o);
-}
-
-/* ---- what the fleet tells ---- */
-
-static void on_up(struct fleet_observer *ob, struct fleet_agent *a)
-{
-    struct tunnels *ts = container_of(ob, struct tunnels, observer);
-    struct tunnel_network *n = tunnel_network_of(ts, a->network->id);
-    struct tunnel_object *o;
-    tunnel_tell_all(ts, a);
-    tunnel_peer_up(ts, a);
-    if (n && a->network->online == 1) {
-        DL_FOREACH (n->objects, o)
-            tunnel_refresh_phase(o); /* what pending tunnels wait for is another now */
-    }
-}
-
-static void on_down(struct fleet_observer *ob, struct fleet_agent *a)
-{
-    struct tunnels *ts = container_of(ob, struct tunnels, observer);
-    struct tunnel_network *n = tunnel_network_of(ts, a->network->id);
-    struct tunnel_object *o;
-    tunnel_peer_down(ts, a);
-    if (n && a->network->online == 0) {
-        DL_FOREACH (n->objects, o)
-            tunnel_refresh_phase(o);
-    }
-}
-
-static void on_pool_up(struct fleet_observer *ob, struct fleet_pool *pool)
-{
-    struct tunnel_peer *p = tunnel_peer_of(container_of(ob, struct tunnels, observer), pool->agent);
-    struct tunnel_lease *l, *next;
-    for (l = p ? p->leases : NULL; l; l = next) {
-        next = l->peer_next;
-        if (l->l.state == LEASE_HELD)
-            tunnel_serve(l->object);
-        else
-            tunnel_lease_proceed(l);
-    }
-}
-
-static void on_pool_down(struct fleet_observer *ob, struct fleet_pool *pool)
-{
-    struct tunnel_peer *p = tunnel_peer_of(container_of(ob, struct tunnels, observer), pool->agent);
-    struct tunnel_lease *l;
-    for (l = p ? p->leases : NULL; l; l = l->peer_next) {
-        struct tunnel_object *o = l->object;
-        for (struct exposure *e = o->exposures; e; e = exposure_next(e)) {
-            if (exposure_pool(e) == pool)
-                exposure_stop(e, ERR_UNAVAILABLE);
-        }
-        if (l->l.state == LEASE_HELD && !tunnel_is_served(o)) {
-            tunnel_hold_clients(o);
-            tunnel_refresh_phase(o);
-        }
-    }
-}
-
-static void on_drain(struct fleet_observer *ob, struct fleet_agent *a)
-{
-    struct tunnel_peer *p = tunnel_peer_of(container_of(ob, struct tunnels, observer), a->id);
-    if (p)
-        tunnel_peer_drain(p);
-}
-
-static void describe(struct fleet_observer *ob, const struct fleet_agent *a,
-                     struct fleet_agent_load *ret)
-{
-    const struct tunnel_peer *p = tunnel_peer_of(container_of(ob, struct tunnels, observer), a->id);
-    if (p)
-        tunnel_peer_describe(p, ret);
-}
-
-static size_t count_in_network(struct fleet_observer *ob, const char *network)
-{
-    struct tunnels *ts = container_of(ob, struct tunnels, observer);
-    struct tunnel_network *n = tunnel_network_of(ts, network);
-    return n ? n->count : 0;
 }
 
 /* ---- the life of an object ---- */
@@ -444,7 +188,7 @@ void tunnel_change(struct tunnel_object *o, const struct tunnel *to, int64_t end
         o->rebind = true;
         tunnel_stop_exposures(o, ERR_CANCELED);
         if (!o->exposures)
-            all_stopped(o);
+            tunnel_all_stopped(o);
     } else if (was.spread != is->spread) {
         for (struct exposure *e = o->exposures; e; e = exposure_next(e))
             exposure_linger(e); /* others accept, or nobody but the main loop */
@@ -454,6 +198,26 @@ void tunnel_change(struct tunnel_object *o, const struct tunnel *to, int64_t end
     }
     tunnel_tell(o);
     tunnel_plan(tunnel_network_of(o->owner, is->network));
+}
+
+void tunnel_free_object(struct tunnel_object *o)
+{
+    tunnel_stop_listening(o);
+    mem_free(o->web_key);
+    tunnel_forget_status(o);
+    timer_stop(&o->end_timer);
+    timer_stop(&o->idle_timer);
+    tunnel_forget_misses(o);
+    meter_done(&o->meter);
+    mem_free(o);
+}
+
+bool tunnel_free_if_over(struct tunnel_object *o)
+{
+    bool is_over = o->is_deleted && !o->exposures && !o->leases;
+    if (is_over)
+        tunnel_free_object(o);
+    return is_over;
 }
 
 void tunnel_network_free(struct tunnel_network *n)
@@ -556,15 +320,11 @@ int tunnels_new(struct fleet *f, struct tunnels **ret, struct diag *d)
     ts->fleet = f;
     ts->store = fleet_store(f);
     ts->loop = fleet_loop(f);
-    ts->exposure_ops = (struct exposure_ops){.on_records = on_records,
-                                             .on_target = on_target,
-                                             .on_drained = on_drained,
-                                             .on_stopped = on_exposure_stopped};
     tunnel_demands_init(ts);
     ts->names = tunnel_names_new();
     timer_init(&ts->save_timer, ts->loop, on_save_timer);
     timer_init(&ts->status_timer, ts->loop, tunnel_status_timer);
-    timer_init(&ts->serve_timer, ts->loop, on_serve_timer);
+    tunnel_serve_init(ts);
     ts->write_grants.fn = tunnel_grants_write;
     int rc = store_run_wait(ts->store, STORE_READ, load_all, ts);
     if (rc == 0)
@@ -573,13 +333,6 @@ int tunnels_new(struct fleet *f, struct tunnels **ret, struct diag *d)
         tunnels_free(ts);
         return diag_set(d, rc, "cannot read the tunnels: %s", error_text(rc));
     }
-    ts->observer.on_up = on_up;
-    ts->observer.on_down = on_down;
-    ts->observer.on_pool_up = on_pool_up;
-    ts->observer.on_pool_down = on_pool_down;
-    ts->observer.on_drain = on_drain;
-    ts->observer.describe = describe;
-    ts->observer.count_in_network = count_in_network;
     tunnel_network_init(ts);
     tunnel_grants_init(ts);
     fleet_observe(f, &ts->observer);
@@ -614,7 +367,7 @@ void tunnels_stop(struct tunnels *ts, void (*done)(void *arg), void *arg)
     for (struct tunnel_object *o = ts->objects; o; o = o->hh.next)
         tunnel_stop_exposures(o, ERR_UNAVAILABLE);
     if (ts->n_exposures == 0)
-        all_ended(ts);
+        tunnels_all_ended(ts);
 }
 
 void tunnels_free(struct tunnels *ts)

@@ -71,7 +71,7 @@ void tunnel_share_clients(struct tunnel_object *o)
     if (!shares || o->sharer)
         return;
     if (listener_start(o->owner->loop, o->listen_fd, on_share, o, &o->sharer) < 0)
-        timer_start(&o->owner->serve_timer, SERVE_RETRY_MS);
+        timer_start(&o->owner->serve_timer, TUNNEL_RETRY_MS);
     else
         listener_trust(o->sharer, o->owner->trust);
 }

@@ -1,0 +1,192 @@
+/*
+ * The streams of an agent's leases: what the hub opens under one is dialled within the owner's
+ * ceiling and relayed, a stream of bytes or one of datagrams.
+ */
+#include "tunnel/agent_internal.h"
+
+#include "base/error.h"
+#include "base/log.h"
+#include "base/mem.h"
+#include "base/text.h"
+#include "net/nameserver.h"
+#include "wire/connect_udp.h"
+#include "wire/proxy_status.h"
+
+#include <string.h>
+#include <utlist.h>
+
+#define DIAL_DEADLINE_MS 10000
+
+void held_free_when_idle(struct held *h)
+{
+    if (h->state == HELD_OVER && h->n_relays == 0)
+        loop_defer(h->loop, &h->last_gone);
+}
+
+static void on_relay_open(void *arg, struct relay *r)
+{
+    struct held *h = arg;
+    if (h->state != HELD_OVER)
+        check_note(&h->tunnel->check, 0);
+}
+
+static void stream_ended(struct held *h, int not_reached)
+{
+    if (not_reached) {
+        LOG_INFO("target not reached", LOG_STR("tunnel", h->id),
+                 LOG_STR("error", proxy_status_token(not_reached)));
+        if (h->state != HELD_OVER)
+            check_note(&h->tunnel->check, not_reached);
+    }
+    h->n_relays--;
+    held_free_when_idle(h);
+}
+
+static void on_relay_end(void *arg, struct relay *r, const struct relay_result *res)
+{
+    stream_ended(arg, res->end == RELAY_END_NOT_OPENED ? res->err : 0);
+}
+
+static void on_flow_end(void *arg, const struct flow_result *res)
+{
+    stream_ended(arg, res->end == FLOW_END_NOT_OPENED ? res->err : 0);
+}
+
+void held_cut_streams(struct held *h)
+{
+    relay_set_abort(&h->relays, ERR_UNAVAILABLE);
+    flow_set_abort(&h->flows, ERR_UNAVAILABLE);
+}
+
+static const struct relay_ops relay_callbacks = {.on_open = on_relay_open, .on_end = on_relay_end};
+
+static bool is_allowed(const struct tunnel_agent *ta, const struct addr *a)
+{
+    for (size_t i = 0; i < ta->n_allow; i++) {
+        if (addr_rule_match(&ta->allow[i], a))
+            return true;
+    }
+    return ta->n_allow == 0;
+}
+
+int tunnel_agent_check(void *arg, const struct addr *a)
+{
+    return is_allowed(arg, a) ? 0 : ERR_DENIED;
+}
+
+/* The lease under which the hub may open a stream: of what came in while we slept past the end of
+ * our leases nothing counts. */
+static struct held *lease_for(struct tunnel_agent *ta, const char *tunnel, uint64_t epoch)
+{
+    const struct served *t = tunnel_agent_find(ta, tunnel);
+    struct held *h = t ? tunnel_agent_find_lease(t, epoch) : NULL;
+    bool is_late = loop_now_ms(ta->cfg.loop) - ta->renewed_ms > ta->lease_ms;
+    return h && !is_late && (h->state == HELD_ASKED || h->state == HELD_TAKEN) ? h : NULL;
+}
+
+/* What the hub asks for: CONNECT host:port, or connect-udp with its path. */
+static int read_target(const struct h2_headers *h, bool *is_udp, struct host_port *ret)
+{
+    const char *method = h2_headers_get(h, ":method"), *protocol = h2_headers_get(h, ":protocol");
+    const char *authority = h2_headers_get(h, ":authority"), *path = h2_headers_get(h, ":path");
+    *is_udp = protocol != NULL;
+    if (!method || strcmp(method, "CONNECT") != 0)
+        return ERR_PROTO;
+    if (!protocol)
+        return authority ? host_port_parse(authority, false, ret, NULL) : ERR_PROTO;
+    if (strcmp(protocol, "connect-udp") != 0 || !path)
+        return ERR_UNSUPPORTED;
+    return connect_udp_parse(path, ret, NULL);
+}
+
+/* The one name that is ours: the machine's own name server. It is under the ceiling like any
+ * target. */
+static int find_resolver(struct host_port *target)
+{
+    return strcmp(target->host, TUNNEL_RESOLVER) == 0 ? nameserver_find(target) : 0;
+}
+
+static void accept_stream(struct held *held, struct h2_stream *s, const struct host_port *target)
+{
+    const struct relay_accept_params p = {.target = *target,
+                                          .deadline_ms = DIAL_DEADLINE_MS,
+                                          .check = tunnel_agent_check,
+                                          .check_arg = held->owner,
+                                          .set = &held->relays,
+                                          .ops = &relay_callbacks,
+                                          .arg = held};
+    held->n_relays++;
+    if (!relay_accept(s, &p))
+        held->n_relays--;
+}
+
+static void accept_flow(struct held *held, struct h2_stream *s, const struct host_port *target)
+{
+    const struct flow_target_params p = {.target = *target,
+                                         .deadline_ms = DIAL_DEADLINE_MS,
+                                         .check = tunnel_agent_check,
+                                         .check_arg = held->owner,
+                                         .devices = held->owner->devices,
+                                         .set = &held->flows,
+                                         .on_end = on_flow_end,
+                                         .arg = held};
+    held->n_relays++;
+    flow_target_accept(s, &p);
+}
+
+void tunnel_agent_on_request(struct tunnel_agent *ta, struct h2_stream *s,
+                             const struct h2_headers *h)
+{
+    const char *tunnel = h2_headers_get(h, "warren-tunnel");
+    const char *lease = h2_headers_get(h, "warren-lease");
+    struct host_port target;
+    bool is_udp;
+    uint64_t epoch;
+    if (!tunnel || !lease || text_to_u64(lease, UINT64_MAX, &epoch) < 0 ||
+        read_target(h, &is_udp, &target) < 0) {
+        relay_refuse(s, ERR_PROTO);
+        return;
+    }
+    struct held *held = lease_for(ta, tunnel, epoch);
+    if (!held) {
+        LOG_WARN("stream refused: not our lease", LOG_STR("tunnel", tunnel),
+                 LOG_INT("epoch", epoch));
+        relay_refuse(s, ERR_STALE);
+        return;
+    }
+    if (find_resolver(&target) < 0)
+        relay_refuse(s, ERR_DNS);
+    else if (is_udp)
+        accept_flow(held, s, &target);
+    else
+        accept_stream(held, s, &target);
+}
+
+void tunnel_agent_set_allow(struct tunnel_agent *ta, const struct addr_rule *allow, size_t n)
+{
+    struct held *h;
+    mem_free(ta->allow);
+    ta->allow = mem_dup(allow, n * sizeof(*allow));
+    ta->n_allow = n;
+    DL_FOREACH2 (ta->leases, h, more) {
+        struct relay *r, *next;
+        for (r = h->relays.head; r; r = next) {
+            next = relay_next(r);
+            if (relay_peer(r)->len && !is_allowed(ta, relay_peer(r)))
+                relay_abort(r, ERR_DENIED);
+        }
+        for (struct flow *f = h->flows.head; f; f = flow_next(f)) {
+            if (flow_peer(f)->len && !is_allowed(ta, flow_peer(f)))
+                flow_abort(f, ERR_DENIED);
+        }
+    }
+}
+
+size_t tunnel_agent_streams(const struct tunnel_agent *ta)
+{
+    const struct held *h;
+    size_t n = 0;
+    DL_FOREACH2 (ta->leases, h, more)
+        n += h->n_relays;
+    return n;
+}
