@@ -1,18 +1,12 @@
-#include "tunnel/expose.h"
+#include "tunnel/expose_internal.h"
 
 #include "base/error.h"
 #include "base/log.h"
 #include "base/macro.h"
 #include "base/mem.h"
 #include "base/time.h"
-#include "net/listener.h"
-#include "net/pacer.h"
-#include "net/proxy_gate.h"
-#include "net/relay.h"
-#include "tunnel/expose_internal.h"
 #include "wire/proxy_status.h"
 
-#include <assert.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
@@ -212,16 +206,6 @@ bool exposure_shows_refusal(struct exposure *e, const struct addr *client, int e
     return true;
 }
 
-struct meter *const *exposure_meters(const struct exposure *e)
-{
-    return e->meters;
-}
-
-enum proxy_version exposure_proxy(const struct exposure *e)
-{
-    return e->proxy;
-}
-
 void exposure_log_not_reached(const struct exposure *e, const struct addr *peer, int err)
 {
     char client[ADDR_TEXT_SIZE];
@@ -400,16 +384,6 @@ void exposure_retarget(struct exposure *e, const char *authority, enum proxy_ver
     loop_post(e->worker, retarget_on_worker, r);
 }
 
-struct loop *exposure_worker(const struct exposure *e)
-{
-    return e->worker;
-}
-
-struct loop *exposure_main(const struct exposure *e)
-{
-    return e->main;
-}
-
 void exposure_set_sources(struct exposure *e, const struct tunnel_access *who)
 {
     if (e->is_stopping)
@@ -440,16 +414,6 @@ void exposure_traffic(const struct exposure *e, struct tunnel_traffic *sum)
     sum->bytes_out += atomic_load_explicit(&s->bytes_written, memory_order_relaxed);
     if (e->udp)
         exposure_udp_traffic(e->udp, sum);
-}
-
-const char *exposure_authority(const struct exposure *e)
-{
-    return e->authority;
-}
-
-const struct h2_header *exposure_headers(const struct exposure *e)
-{
-    return e->headers;
 }
 
 void *exposure_owner(const struct exposure *e)

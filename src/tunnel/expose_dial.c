@@ -86,8 +86,8 @@ struct exposure_dial *exposure_dial(struct exposure *e, const struct exposure_go
     assert(exposure_is_serving(e));
     struct exposure_dial *d = NEW(struct exposure_dial);
     d->refs = 2;
-    d->main = exposure_main(e);
-    d->worker = exposure_worker(e);
+    d->main = e->main;
+    d->worker = e->worker;
     d->ops = ops;
     d->arg = arg;
     d->exposure = e;

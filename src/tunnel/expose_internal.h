@@ -58,8 +58,6 @@ struct exposure {
 };
 
 bool exposure_admits(const struct exposure *e, const struct addr *client); /* by its sources */
-struct loop *exposure_worker(const struct exposure *e);
-struct loop *exposure_main(const struct exposure *e);
 
 /* Worker. expose_stream.c. */
 void exposure_accept(void *arg, int fd, const struct addr *peer); /* a client of the listener */
@@ -84,15 +82,11 @@ int exposure_enter(struct exposure *e, const struct addr *client);
 void exposure_leave(struct exposure *e);
 /* A refusal is counted, but of a flood not all are written down. */
 bool exposure_shows_refusal(struct exposure *e, const struct addr *client, int err);
-struct meter *const *exposure_meters(const struct exposure *e);
-enum proxy_version exposure_proxy(const struct exposure *e);
 void exposure_name_record(const struct exposure *e, struct exposure_record *r);
 void exposure_hold(struct exposure *e); /* a client more: it does not end before */
 void exposure_release(struct exposure *e);
 int exposure_stop_reason(const struct exposure *e); /* 0: it serves */
 const char *exposure_cut_text(int stop_reason);     /* how streams end by that */
-const char *exposure_authority(const struct exposure *e);
-const struct h2_header *exposure_headers(const struct exposure *e);
 
 /* expose_udp.c: the clients of a UDP tunnel. Made and freed with the exposure (free on the worker),
  * works on the worker. */

@@ -74,10 +74,10 @@ static int open_flow(void *arg, const struct addr *client, const struct flow_ops
         return ERR_DENIED;
     if (!hc)
         return ERR_UNAVAILABLE;
-    TRY(host_port_parse(exposure_authority(e), false, &target, NULL));
+    TRY(host_port_parse(e->authority, false, &target, NULL));
     const struct flow_open_params p = {.target = &target,
-                                       .authority = exposure_authority(e),
-                                       .headers = exposure_headers(e),
+                                       .authority = e->authority,
+                                       .headers = e->headers,
                                        .n_headers = EXPOSURE_HEADERS,
                                        .set = &u->flows,
                                        .ops = ops,
@@ -153,12 +153,12 @@ struct exposure_udp *exposure_udp_new(struct exposure *e, uint32_t idle_ms)
 int exposure_udp_start(struct exposure_udp *u, int fd)
 {
     const struct flow_port_config cfg = {
-        .loop = exposure_worker(u->exposure),
+        .loop = u->exposure->worker,
         .fd = fd,
         .idle_ms = u->idle_ms,
         .set = &u->flows,
-        .meters = {exposure_meters(u->exposure)[0], exposure_meters(u->exposure)[1]},
-        .proxy = exposure_proxy(u->exposure),
+        .meters = {u->exposure->meters[0], u->exposure->meters[1]},
+        .proxy = u->exposure->proxy,
         .ops = &port_ops,
         .arg = u};
     return flow_port_new(&cfg, &u->port);
