@@ -164,14 +164,17 @@ class Hub:
         return os.path.join(self.data, "admin.token")
 
     @property
+    def token(self):
+        """The administrator's."""
+        with open(self.token_path) as f:
+            return f.read().strip()
+
+    @property
     def ca_path(self):
         return os.path.join(self.data, "ca.pem")
 
     def rest(self, token=None):
-        if token is None:
-            with open(self.token_path) as f:
-                token = f.read().strip()
-        return Rest(self.host, self.port, self.ca_path, token, self.namespace)
+        return Rest(self.host, self.port, self.ca_path, token or self.token, self.namespace)
 
     def anonymous(self):
         return Rest(self.host, self.port, self.ca_path, None, self.namespace)
@@ -213,6 +216,14 @@ class Hub:
             "access": {"endpoint": {"listen": listen or f"{host}:0"}}, **spec}}
         made = self.admin.post("/api/v1/tunnels", body)
         return self.wait_active(made["id"]) if wait else made
+
+    def tunnels(self):
+        return self.admin.items("/api/v1/tunnels?page_size=1000")
+
+    def closed_connections(self, tunnel):
+        """The access log of a tunnel's id, once there is one and nothing is open."""
+        rows = self.admin.items(f"/api/v1/tunnels/{tunnel}/connections")
+        return rows if rows and all(row["closed"] for row in rows) else None
 
     def wait_active(self, name, seconds=10):
         def active():

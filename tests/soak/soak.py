@@ -17,7 +17,7 @@ import time
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
 from lib import network  # noqa: E402
-from lib.process import SANITIZE, SLOW, wait_until  # noqa: E402
+from lib.process import SANITIZE, wait_until  # noqa: E402
 
 import check  # noqa: E402
 from flat import Flat  # noqa: E402

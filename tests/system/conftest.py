@@ -143,6 +143,13 @@ def hub(bench):
 
 
 @pytest.fixture
+def site(bench):
+    """(hub, agent) on loopback, the agent in the network "lan"."""
+    hub = bench.hub()
+    return hub, hub.agent("a1")
+
+
+@pytest.fixture
 def echo_server(bench):
     return bench.server(echo)
 

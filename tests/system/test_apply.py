@@ -7,12 +7,10 @@ import re
 import select
 import subprocess
 import threading
-import tomllib
 
 import pytest
 import yaml
 
-from lib.process import wait_until
 from lib.service import serves
 from lib.warren import endpoint, program
 

@@ -188,7 +188,7 @@ def test_login_trusts_only_the_ca_that_was_agreed_on(hub):
 
 
 def test_login_asks_on_the_terminal_and_does_not_echo_the_token(hub):
-    token = open(hub.token_path).read().strip()
+    token = hub.token
     env = {**os.environ, **hub.environment(), "WARREN_CA": "", "WARREN_HUB": "", "WARREN_TOKEN_FILE": ""}
     child, terminal = pty.fork()
     if child == 0:

@@ -15,19 +15,8 @@ from lib.warren import tls_socket
 LANES = ["h2", "warren-client/1"]
 
 
-def token_of(hub):
-    with open(hub.token_path) as f:
-        return f.read().strip()
-
-
-@pytest.fixture
-def site(bench):
-    hub = bench.hub()
-    return hub, hub.agent("a1")
-
-
 def proxy_of(hub, alpn="h2", user=None):
-    return H2Proxy(hub, user or f"lan:{token_of(hub)}", alpn)
+    return H2Proxy(hub, user or f"lan:{hub.token}", alpn)
 
 
 class Flow:
@@ -123,7 +112,7 @@ def test_refusals_say_why(bench, site):
     assert Flow(proxy, path="/api/v1/tunnels").refused()[0] == 400
     assert Flow(proxy, path=path, protocol="websocket").refused()[0] == 501
     assert Flow(proxy_of(hub, user="lan:wrong"), path=path).refused()[0] == 407
-    status, why = Flow(proxy_of(hub, user=f"nowhere:{token_of(hub)}"), path=path).refused()
+    status, why = Flow(proxy_of(hub, user=f"nowhere:{hub.token}"), path=path).refused()
     assert status == 404 and "destination_not_found" in why
     status, why = Flow(proxy, f"no-such-name.invalid:{server.port}").refused()
     assert status == 502 and "dns_error" in why
@@ -178,7 +167,7 @@ def test_what_is_unknown_is_skipped(bench, site):
 def upgrade(hub, target, user=None, more=""):
     """A TLS connection after the answer: (socket, status, head)."""
     sock = tls_socket(hub, ["http/1.1"])
-    credentials = base64.b64encode((user or f"lan:{token_of(hub)}").encode()).decode()
+    credentials = base64.b64encode((user or f"lan:{hub.token}").encode()).decode()
     sock.sendall(f"GET {masque_path(target)} HTTP/1.1\r\nHost: hub\r\nConnection: Upgrade\r\n"
                  f"Upgrade: connect-udp\r\nCapsule-Protocol: ?1\r\n{more}"
                  f"Proxy-Authorization: Basic {credentials}\r\n\r\n".encode())

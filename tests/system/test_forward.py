@@ -9,17 +9,10 @@ import threading
 
 import pytest
 
-from lib.local import Local, forward
-from lib.network import inside
+from lib.local import forward
 from lib.process import SLOW, run, wait_until
 from lib.service import connect, exchange, hash_until_eof, read_all, reset, serves, silent
 from lib.warren import program
-
-
-@pytest.fixture
-def site(bench):
-    hub = bench.hub()
-    return hub, hub.agent("a1")
 
 
 def test_several_ports_lead_to_several_targets_by_address_and_name(bench, site, echo_server):

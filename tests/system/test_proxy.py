@@ -18,14 +18,9 @@ from lib.service import exchange, hash_until_eof, read_all, reset, silent
 from lib.warren import program, tls_socket
 
 
-def token_of(hub):
-    with open(hub.token_path) as f:
-        return f.read().strip()
-
-
 def curl(hub, url, *more, user=None, namespace=None, seconds=40):
     """(exit code, status of the CONNECT, headers of proxy and server, body)"""
-    user = user or f"lan:{token_of(hub)}"
+    user = user or f"lan:{hub.token}"
     done = subprocess.run(
         [*(["ip", "netns", "exec", namespace] if namespace else []),
          "curl", "-sS", "-i", "--max-time", str(seconds * SLOW), "-x", hub.url, "--proxy-cacert",
@@ -39,7 +34,7 @@ def open_tunnel(hub, target, user=None, early=b""):
     """A TLS connection to the hub, CONNECT answered: (socket, status, head, what came after it)."""
     sock = tls_socket(hub, ["http/1.1"])
     sock.suppress_ragged_eofs = False  # so that an end without close_notify is none
-    credentials = base64.b64encode((user or f"lan:{token_of(hub)}").encode()).decode()
+    credentials = base64.b64encode((user or f"lan:{hub.token}").encode()).decode()
     sock.sendall(f"CONNECT {target} HTTP/1.1\r\nHost: {target}\r\n"
                  f"Proxy-Authorization: Basic {credentials}\r\n\r\n".encode() + early)
     sock.settimeout(20 * SLOW)
@@ -60,21 +55,6 @@ def end_of(sock):
         return "reset"
 
 
-def tunnels(hub):
-    return hub.admin.items("/api/v1/tunnels?page_size=1000")
-
-
-def rows_of(hub, tunnel):
-    rows = hub.admin.items(f"/api/v1/tunnels/{tunnel}/connections")
-    return rows if rows and all(row["closed"] for row in rows) else None
-
-
-@pytest.fixture
-def site(bench):
-    hub = bench.hub()
-    return hub, hub.agent("a1")
-
-
 def test_curl_fetches_through_the_proxy_by_a_tunnel_made_on_demand(bench, site):
     hub, agent = site
     nginx = bench.nginx()
@@ -83,14 +63,14 @@ def test_curl_fetches_through_the_proxy_by_a_tunnel_made_on_demand(bench, site):
     code, status, got, errors = curl(hub, f"http://{nginx.address}/file")
     assert (code, status) == (0, 200), errors
     assert got.endswith(content)
-    made, = tunnels(hub)
+    made, = hub.tunnels()
     assert re.fullmatch("on-demand-[0-9a-z]{16}", made["name"])
     assert made["spec"]["access"] == {"endpoint": None, "internal": True, "auth": "public", "users": [],
                                       "sources": []}
     assert made["spec"]["target"]["address"] == nginx.address
     assert made["status"]["on_demand"] and made["status"]["phase"] == "active"
     assert made["status"]["lease"]["agent"]["id"] == agent.id
-    row, = wait_until(lambda: rows_of(hub, made["id"]), "the row of the access log")
+    row, = wait_until(lambda: hub.closed_connections(made["id"]), "the row of the access log")
     assert row["client"].startswith("127.0.0.1:") and row["end"] == "closed"
     assert row["bytes"]["out"] > len(content) > row["bytes"]["in"] > 0
     audit = [row for row in hub.admin.items("/api/v1/audit") if row["object"] == made["id"]]
@@ -99,9 +79,9 @@ def test_curl_fetches_through_the_proxy_by_a_tunnel_made_on_demand(bench, site):
     # by the network's id, and with the same object again
     network, = [n["id"] for n in hub.admin.items("/api/v1/networks") if n["name"] == "lan"]
     code, status, got, errors = curl(hub, f"http://{nginx.address}/file",
-                                     user=f"{network}:{token_of(hub)}")
+                                     user=f"{network}:{hub.token}")
     assert (code, status) == (0, 200), errors
-    assert [t["id"] for t in tunnels(hub)] == [made["id"]]
+    assert [t["id"] for t in hub.tunnels()] == [made["id"]]
 
 
 def test_an_upload_is_carried_too(bench, site, directory):
@@ -122,12 +102,12 @@ def test_a_tunnel_with_internal_access_is_used_and_one_without_is_not(hub, echo_
     hub.tunnel(echo_server.address, name="inside", access={"internal": True})
     sock, status, _, _ = open_tunnel(hub, echo_server.address)
     assert status == 200 and exchange(sock, b"hello") == b"hello"
-    assert [t["name"] for t in tunnels(hub)] == ["inside"]
+    assert [t["name"] for t in hub.tunnels()] == ["inside"]
     hub.admin.patch("/api/v1/tunnels/inside", {"spec": {"access": {
         "internal": False, "endpoint": {"listen": "127.0.0.1:0"}}}})
     second, status, _, _ = open_tunnel(hub, echo_server.address)
     assert status == 200 and exchange(second, b"hello") == b"hello"
-    assert sorted(t["status"]["on_demand"] for t in tunnels(hub)) == [False, True]
+    assert sorted(t["status"]["on_demand"] for t in hub.tunnels()) == [False, True]
 
 
 def test_bytes_sent_with_the_request_arrive_and_many_streams_share_one_object(site, echo_server):
@@ -147,8 +127,8 @@ def test_bytes_sent_with_the_request_arrive_and_many_streams_share_one_object(si
     for thread in threads:
         thread.join(40 * SLOW)
     assert good == [True] * 24
-    assert len(tunnels(hub)) == 1
-    rows = wait_until(lambda: len(rows_of(hub, tunnels(hub)[0]["id"]) or ()) == 24, "24 rows")
+    assert len(hub.tunnels()) == 1
+    rows = wait_until(lambda: len(hub.closed_connections(hub.tunnels()[0]["id"]) or ()) == 24, "24 rows")
     assert rows
 
 
@@ -207,8 +187,8 @@ def test_resets_are_carried_both_ways(bench, site):
     sock, status, _, _ = open_tunnel(hub, server.address)
     sock.sendall(b"x")
     assert end_of(sock) == "reset"
-    tunnel, = tunnels(hub)
-    row, = wait_until(lambda: rows_of(hub, tunnel["id"]), "the row")
+    tunnel, = hub.tunnels()
+    row, = wait_until(lambda: hub.closed_connections(tunnel["id"]), "the row")
     assert row["end"] == "target_reset"
 
     listening = bench.server(silent)
@@ -216,8 +196,8 @@ def test_resets_are_carried_both_ways(bench, site):
     reset(sock)
     wait_until(lambda: listening.ends, "the server to hear of it")
     assert listening.ends == ["ConnectionResetError"]
-    tunnel, = [t for t in tunnels(hub) if t["id"] != tunnel["id"]]
-    row, = wait_until(lambda: rows_of(hub, tunnel["id"]), "the row")
+    tunnel, = [t for t in hub.tunnels() if t["id"] != tunnel["id"]]
+    row, = wait_until(lambda: hub.closed_connections(tunnel["id"]), "the row")
     assert row["end"] == "client_reset"
     done = hub.cli("connect", "lan", server.address, input="x", check=False)
     assert done.returncode == 7 and "reset" in done.stderr
@@ -264,24 +244,24 @@ def test_each_failure_has_its_own_error_at_the_client(far_site, target, status, 
     assert str(status) in errors
     done = hub.cli("connect", "lan", target, check=False, input="")
     assert done.returncode == exit_code and error in done.stderr, done.stderr
-    tunnel, = tunnels(hub)
-    rows = wait_until(lambda: rows_of(hub, tunnel["id"]), "rows")
+    tunnel, = hub.tunnels()
+    rows = wait_until(lambda: hub.closed_connections(tunnel["id"]), "rows")
     assert {(row["end"], row["error"]) for row in rows} == {("failed", error)}
 
 
 def test_who_is_not_known_is_asked_for_credentials(site, echo_server):
     hub, agent = site
     url = f"http://{echo_server.address}/"
-    for user in ("lan:wat_wrong", "lan:", "lan:" + token_of(hub)[::-1], "nobody"):
+    for user in ("lan:wat_wrong", "lan:", "lan:" + hub.token[::-1], "nobody"):
         code, status, head, errors = curl(hub, url, user=user)
         assert (code, status) == (56, 407), (user, errors)
         assert b'proxy-authenticate: basic realm="warren"' in head.lower()
     sock = tls_socket(hub, ["http/1.1"])
     for header in ("", "Proxy-Authorization: Basic !!!\r\n", "Proxy-Authorization: Bearer x\r\n",
-                   "Authorization: Bearer " + token_of(hub) + "\r\n"):
+                   "Authorization: Bearer " + hub.token + "\r\n"):
         sock.sendall(f"CONNECT {echo_server.address} HTTP/1.1\r\nHost: x\r\n{header}\r\n".encode())
         assert sock.recv(65536).startswith(b"HTTP/1.1 407 ")
-    assert tunnels(hub) == [] and echo_server.accepted == 0
+    assert hub.tunnels() == [] and echo_server.accepted == 0
     done = hub.cli("connect", "lan", echo_server.address, check=False, input="",
                    env={"WARREN_TOKEN_FILE": "", "WARREN_TOKEN": "wat_wrong"})
     assert done.returncode == 4, done.stderr
@@ -296,7 +276,7 @@ def test_a_network_of_another_tenant_is_not_there(site, echo_server):
         code, status, head, errors = curl(hub, f"http://{echo_server.address}/", user=f"{name}:{token}")
         assert (code, status) == (56, 404), errors
         assert b"error=destination_not_found" in head
-    assert tunnels(hub) == [] and echo_server.accepted == 0
+    assert hub.tunnels() == [] and echo_server.accepted == 0
 
 
 def test_without_an_agent_the_answer_is_503_and_nothing_is_made(site, echo_server):
@@ -310,7 +290,7 @@ def test_without_an_agent_the_answer_is_503_and_nothing_is_made(site, echo_serve
         code, status, head, errors = curl(hub, f"http://{target}/")
         assert (code, status) == (56, 503), errors
         assert b"error=destination_unavailable" in head
-    assert len(tunnels(hub)) == 1
+    assert len(hub.tunnels()) == 1
     agent.start()
     agent.wait_online()
     sock, status, _, _ = open_tunnel(hub, echo_server.address)
@@ -321,7 +301,7 @@ def test_a_stream_is_cut_when_its_tunnel_is_deleted(site, echo_server):
     hub, agent = site
     sock, status, _, _ = open_tunnel(hub, echo_server.address)
     assert exchange(sock, b"hello") == b"hello"
-    tunnel, = tunnels(hub)
+    tunnel, = hub.tunnels()
     assert hub.admin.get(f"/api/v1/tunnels/{tunnel['id']}")["status"]["streams"]["open"] == 1
     hub.admin.delete(f"/api/v1/tunnels/{tunnel['id']}")
     assert end_of(sock) == "reset"
@@ -333,7 +313,7 @@ def test_the_hub_itself_and_malformed_targets_are_refused(site):
     assert head[0] == 403 and "error=destination_ip_prohibited" in head[1]
     for target in ("127.0.0.1", "127.0.0.1:0", "127.0.0.1:70000", ":80", "a/b:80"):
         assert open_tunnel(hub, target)[1] == 400, target
-    assert tunnels(hub) == []
+    assert hub.tunnels() == []
 
 
 def test_tunnels_on_demand_are_limited_for_a_tenant(site):
@@ -345,11 +325,11 @@ def test_tunnels_on_demand_are_limited_for_a_tenant(site):
         return status, head
     with ThreadPoolExecutor(8) as pool:
         statuses = [status for status, _ in pool.map(answer, range(256))]
-    assert set(statuses) <= {200, 502} and len(tunnels(hub)) == 256
+    assert set(statuses) <= {200, 502} and len(hub.tunnels()) == 256
     status, head = answer(256)
     assert status == 503 and "error=connection_limit_reached" in head
     assert answer(0)[0] == statuses[0], "what is there goes on"
-    hub.admin.delete(f"/api/v1/tunnels/{tunnels(hub)[0]['id']}")
+    hub.admin.delete(f"/api/v1/tunnels/{hub.tunnels()[0]['id']}")
     assert answer(256)[0] in (200, 502)
 
 
@@ -364,15 +344,15 @@ def test_other_requests_over_either_protocol_are_as_before(site):
 def test_a_tunnel_made_on_demand_ends_when_it_is_not_used_also_after_a_restart(site, echo_server):
     hub, agent = site
     sock, status, _, _ = open_tunnel(hub, echo_server.address)
-    tunnel, = tunnels(hub)
+    tunnel, = hub.tunnels()
     sock.close()
     hub.process.stop()
     hub.start()
     agent.wait_online()
-    assert [t["id"] for t in tunnels(hub)] == [tunnel["id"]]
-    assert tunnels(hub)[0]["status"]["on_demand"]
+    assert [t["id"] for t in hub.tunnels()] == [tunnel["id"]]
+    assert hub.tunnels()[0]["status"]["on_demand"]
     started = time.monotonic()
-    wait_until(lambda: tunnels(hub) == [], "the tunnel to be deleted", 75)
+    wait_until(lambda: hub.tunnels() == [], "the tunnel to be deleted", 75)
     assert time.monotonic() - started > 50
     row, = [row for row in hub.admin.items("/api/v1/audit")
             if row["object"] == tunnel["id"] and row["action"] == "tunnel.delete"]

@@ -14,30 +14,10 @@ from lib.service import hash_until_eof, read_all, reset, silent
 LANES = ["h2", "warren-client/1"]
 
 
-def token_of(hub):
-    with open(hub.token_path) as f:
-        return f.read().strip()
-
-
-def tunnels(hub):
-    return hub.admin.items("/api/v1/tunnels?page_size=1000")
-
-
-def rows_of(hub, tunnel):
-    rows = hub.admin.items(f"/api/v1/tunnels/{tunnel}/connections")
-    return rows if rows and all(row["closed"] for row in rows) else None
-
-
-@pytest.fixture
-def site(bench):
-    hub = bench.hub()
-    return hub, hub.agent("a1")
-
-
 @pytest.fixture(params=LANES)
 def proxy(request, site):
     hub, agent = site
-    client = H2Proxy(hub, f"lan:{token_of(hub)}", request.param)
+    client = H2Proxy(hub, f"lan:{hub.token}", request.param)
     yield client
     client.close()
 
@@ -53,9 +33,9 @@ def test_streams_of_one_connection_reach_their_targets(bench, site, proxy, echo_
         assert stream.receive(len(f"hello {i}")) == f"hello {i}".encode()
         stream.send(b"", end=True)
     assert {stream.read_all() for stream in streams} == {(b"", "eof")}
-    assert len(tunnels(hub)) == 2
-    for tunnel in tunnels(hub):
-        rows = wait_until(lambda: rows_of(hub, tunnel["id"]), "the rows")
+    assert len(hub.tunnels()) == 2
+    for tunnel in hub.tunnels():
+        rows = wait_until(lambda: hub.closed_connections(tunnel["id"]), "the rows")
         assert len(rows) == 20 and {row["end"] for row in rows} == {"closed"}
 
 
@@ -143,9 +123,9 @@ def test_resets_are_carried_both_ways(bench, site, proxy):
     half = proxy.connect(bench.server(reset_at_end).address).opened()
     half.send(b"x", end=True)
     assert half.read_all()[1] == "reset", "also when the client had ended"
-    known = {tunnel["id"] for tunnel in tunnels(hub)}
+    known = {tunnel["id"] for tunnel in hub.tunnels()}
     for tunnel in known:
-        row, = wait_until(lambda: rows_of(hub, tunnel), "the row")
+        row, = wait_until(lambda: hub.closed_connections(tunnel), "the row")
         assert row["end"] == "target_reset"
 
     listening = bench.server(silent)
@@ -157,8 +137,8 @@ def test_resets_are_carried_both_ways(bench, site, proxy):
     proxy.close()
     wait_until(lambda: len(listening.ends) == 2, "the server to hear of the lost connection")
     assert listening.ends[1] == "ConnectionResetError"
-    tunnel, = [t for t in tunnels(hub) if t["id"] not in known]
-    rows = wait_until(lambda: rows_of(hub, tunnel["id"]), "the rows")
+    tunnel, = [t for t in hub.tunnels() if t["id"] not in known]
+    rows = wait_until(lambda: hub.closed_connections(tunnel["id"]), "the rows")
     assert {row["end"] for row in rows} == {"client_reset"}
 
 
@@ -195,14 +175,14 @@ def test_who_is_not_known_is_asked_for_credentials(site, lane, echo_server):
         assert stream.headers["proxy-authenticate"].startswith("Basic realm=")
         assert "proxy-status" in stream.headers
         client.close()
-    client = H2Proxy(hub, f"elsewhere:{token_of(hub)}", lane)
+    client = H2Proxy(hub, f"elsewhere:{hub.token}", lane)
     assert client.connect(echo_server.address).opened().status == 404
-    assert tunnels(hub) == [] and echo_server.accepted == 0
+    assert hub.tunnels() == [] and echo_server.accepted == 0
 
 
 def test_requests_and_streams_share_a_stock_connection(site, echo_server):
     hub, agent = site
-    client = H2Proxy(hub, f"lan:{token_of(hub)}")
+    client = H2Proxy(hub, f"lan:{hub.token}")
     stream = client.connect(echo_server.address).opened()
     answer = client.request((":method", "GET"), (":scheme", "https"), (":path", "/readyz"),
                             (":authority", hub.host)).opened()
@@ -213,7 +193,7 @@ def test_requests_and_streams_share_a_stock_connection(site, echo_server):
 
 def test_the_lane_of_warren_itself_knows_only_the_proxy_and_no_strangers(site, echo_server):
     hub, agent = site
-    client = H2Proxy(hub, f"lan:{token_of(hub)}", "warren-client/1")
+    client = H2Proxy(hub, f"lan:{hub.token}", "warren-client/1")
     star = ((":scheme", "https"), (":path", "*"), (":authority", hub.host))
     assert client.request((":method", "OPTIONS"), *star).opened().status == 204
     assert client.request((":method", "GET"), (":scheme", "https"), (":path", "/readyz"),
@@ -241,7 +221,7 @@ def test_a_stopping_hub_lets_streams_go_on_and_takes_no_new_ones(site, proxy, ec
 def test_streams_are_cut_when_their_tunnel_is_deleted(site, proxy, echo_server):
     hub, agent = site
     stream = proxy.connect(echo_server.address).opened()
-    tunnel, = tunnels(hub)
+    tunnel, = hub.tunnels()
     hub.admin.delete(f"/api/v1/tunnels/{tunnel['id']}")
     assert stream.read_all()[1] == "reset"
     again = proxy.connect(echo_server.address).opened()

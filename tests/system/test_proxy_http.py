@@ -13,15 +13,10 @@ from lib.process import SLOW, run, wait_until
 from lib.warren import tls_socket
 
 
-def token_of(hub):
-    with open(hub.token_path) as f:
-        return f.read().strip()
-
-
 def curl(hub, *words, user=None, input=None):
     done = subprocess.run(
         ["curl", "-sS", "--max-time", str(40 * SLOW), "-x", hub.url, "--proxy-cacert", hub.ca_path,
-         "--proxy-user", user or f"lan:{token_of(hub)}", *words],
+         "--proxy-user", user or f"lan:{hub.token}", *words],
         input=input, capture_output=True, timeout=60 * SLOW)
     return done.returncode, done.stdout, done.stderr.decode()
 
@@ -74,12 +69,6 @@ class Target:
     def close(self):
         self.server.shutdown()
         self.server.server_close()
-
-
-@pytest.fixture
-def site(bench):
-    hub = bench.hub()
-    return hub, hub.agent("a1")
 
 
 @pytest.fixture
@@ -156,7 +145,7 @@ def test_who_may_not_is_told_so(site, target):
     for user in ("lan:wat_wrong", "nobody:"):
         code, got, errors = curl(hub, "-i", url, user=user)
         assert got.startswith(b"HTTP/1.1 407") and b'proxy-authenticate: Basic realm="warren"' in got
-    code, got, errors = curl(hub, "-i", url, user=f"elsewhere:{token_of(hub)}")
+    code, got, errors = curl(hub, "-i", url, user=f"elsewhere:{hub.token}")
     assert got.startswith(b"HTTP/1.1 404") and b"error=destination_not_found" in got
     code, got, errors = curl(hub, "-i", f"http://127.0.0.1:{hub.port}/")
     assert got.startswith(b"HTTP/1.1 403") and b"error=destination_ip_prohibited" in got
@@ -168,7 +157,7 @@ def test_who_may_not_is_told_so(site, target):
 
 
 def ask(hub, sock, head, body=b"", pieces=None):
-    credentials = base64.b64encode(f"lan:{token_of(hub)}".encode()).decode()
+    credentials = base64.b64encode(f"lan:{hub.token}".encode()).decode()
     text = head.replace("\n", "\r\n").encode() + \
         f"Proxy-Authorization: Basic {credentials}\r\n\r\n".encode() + body
     for at in range(0, len(text), pieces or len(text)):
@@ -281,6 +270,6 @@ def test_names_that_resolve_to_what_the_agent_may_not_reach_are_refused(bench):
 def test_git_and_wget_like_clients_use_it_by_environment(site, target):
     hub, agent = site
     done = run(["curl", "-sS", f"http://{target.address}/env"], env={
-        "http_proxy": f"https://lan:{token_of(hub)}@{hub.host}:{hub.port}",
+        "http_proxy": f"https://lan:{hub.token}@{hub.host}:{hub.port}",
         "CURL_CA_BUNDLE": hub.ca_path, "SSL_CERT_FILE": hub.ca_path}, check=False)
     assert target.seen or "SSL" in done.stderr or "certificate" in done.stderr, done.stderr

@@ -1,9 +1,7 @@
 """`warren proxy`: SOCKS 4a and 5 and HTTP on one port, with real programs."""
 
-import base64
 import hashlib
 import http.server
-import json
 import os
 import socket
 import struct
@@ -14,14 +12,7 @@ import pytest
 
 from lib.local import proxy
 from lib.process import SLOW, run, wait_until
-from lib.service import connect, exchange, hash_until_eof, read_all, reset
-from lib.warren import program
-
-
-@pytest.fixture
-def site(bench):
-    hub = bench.hub()
-    return hub, hub.agent("a1")
+from lib.service import connect, hash_until_eof, read_all
 
 
 @pytest.fixture

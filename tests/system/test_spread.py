@@ -24,22 +24,18 @@ def make_tunnels(hub, target, n, listen=10, **spec):
     return wait_until(lambda: all_active(hub, n) and addresses(hub, listen), "all tunnels to serve", 20)
 
 
-def tunnels(hub):
-    return hub.admin.items("/api/v1/tunnels?page_size=1000")
-
-
 def addresses(hub, n):
     return [endpoint(hub.admin.get(f"/api/v1/tunnels/t{i}")) for i in range(n)]
 
 
 def all_active(hub, n):
-    return sum(t["status"]["phase"] == "active" for t in tunnels(hub)) == n
+    return sum(t["status"]["phase"] == "active" for t in hub.tunnels()) == n
 
 
 def held_by(hub):
     """How many tunnels each agent serves."""
     count = collections.Counter()
-    for t in tunnels(hub):
+    for t in hub.tunnels():
         holder = t["status"]["lease"]["agent"]
         if holder and t["status"]["phase"] == "active":
             count[holder["id"]] += 1
@@ -55,7 +51,7 @@ def is_even(hub, agents, n):
 def is_settled(hub, agents, n):
     return is_even(hub, agents, n) and \
         all(len(t["status"]["leases"]) == 1 or any(x["phase"] == "lingering" for x in t["status"]["leases"])
-            for t in tunnels(hub))
+            for t in hub.tunnels())
 
 
 class Streams:
@@ -123,9 +119,9 @@ def test_a_drain_is_stored_shown_audited_and_ends_with_the_last_stream(hub, echo
     shown = hub.admin.get("/api/v1/agents/a1")["status"]
     assert (shown["tunnels"], shown["lingering"], shown["streams"]) == (0, 2, 2)
     assert "2 streams to end" in shown["reason"]
-    lingering = [x for t in tunnels(hub) for x in t["status"]["leases"] if x["phase"] == "lingering"]
+    lingering = [x for t in hub.tunnels() for x in t["status"]["leases"] if x["phase"] == "lingering"]
     assert len(lingering) == 2 and {x["agent"] for x in lingering} == {one.id}
-    reasons = {x["reason"] for t in tunnels(hub) for x in t["status"]["leases"] if x["phase"] == "held"}
+    reasons = {x["reason"] for t in hub.tunnels() for x in t["status"]["leases"] if x["phase"] == "held"}
     assert "a1 is being drained" in reasons
     streams.alive()
     streams.close()

@@ -2,7 +2,6 @@
 size, closed ports, silence, floods, congestion, fail-over."""
 
 import os
-import select
 import signal
 import socket
 import tempfile
@@ -12,14 +11,8 @@ import pytest
 
 from lib.datagram import (LARGEST4, LARGEST6, Dnsmasq, Snmpd, UdpServer, address_of, answers, ask,
                           closed_port, dig, snmpwalk, udp_socket)
-from lib.process import SLOW, amount, run, wait_until
+from lib.process import SLOW, amount, wait_until
 from lib.warren import endpoint
-
-
-@pytest.fixture
-def site(bench):
-    hub = bench.hub()
-    return hub, hub.agent("a1")
 
 
 def udp_tunnel(hub, target, **options):

@@ -1,6 +1,5 @@
 """Tunnels by name: HTTP that the hub takes apart, TLS that passes, certificates from files."""
 
-import base64
 import hashlib
 import http.server
 import json
@@ -15,15 +14,10 @@ import time
 import pytest
 
 from lib.process import SLOW, amount, run, wait_until
-from lib.service import read_all, silent
+from lib.service import read_all
 from lib.warren import Problem
 
 HOST = "device1.tunnels.example.org"
-
-
-def token_of(hub):
-    with open(hub.token_path) as f:
-        return f.read().strip()
 
 
 def web_tunnel(hub, target, host=HOST, name="web", protocol="http", wait=True, **access):
@@ -484,7 +478,7 @@ def test_a_crowd_of_wrong_passwords_is_bounded(site, app):
 
 def test_api_token_lets_in_the_tenant_and_is_not_passed_on(site, app):
     web_tunnel(site, app.address, auth="api-token")
-    url, token = f"https://{HOST}/", token_of(site)
+    url, token = f"https://{HOST}/", site.token
     status, head, _ = curl(site, url)
     assert status == 401 and "www-authenticate: bearer" in head
     assert curl(site, url, "-H", "Authorization: Bearer wat_nonsense")[0] == 401
@@ -501,7 +495,7 @@ def test_api_token_lets_in_the_tenant_and_is_not_passed_on(site, app):
 
 def test_tenant_login_by_a_page(site, app):
     web_tunnel(site, app.address, auth="tenant-login")
-    url, token = f"https://{HOST}", token_of(site)
+    url, token = f"https://{HOST}", site.token
     html = ["-H", "Accept: text/html"]
     status, head, body = curl(site, f"{url}/deep/page?a=1&b=2", *html)
     assert status == 401 and b'action="/.warren/login"' in body
@@ -680,7 +674,7 @@ def test_the_api_and_the_tunnels_do_not_meet(bench, directory, app):
     status, _, body = curl(hub, f"https://{HOST}/api/v1/tunnels")
     assert status == 200 and asked(body)[1]["path"] == "/api/v1/tunnels"  # the target's own
     assert curl(hub, f"https://{HOST}/.warren/x")[0] == 404
-    token = token_of(hub)
+    token = hub.token
     for version in ("--http1.1", "--http2"):
         # a connection to one, a request for the other
         assert curl(hub, f"https://{HOST}/healthz", version, "-H", "Host: hub.example.org")[0] == 421
