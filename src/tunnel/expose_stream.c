@@ -33,6 +33,7 @@ struct client {
     struct pool_bulk *bulk;     /* while it fills a connection */
     struct bridge *bridge;      /* NULL: a socket of the listener, or gone */
     struct exposure_dial *dial; /* NULL: nobody on the main loop asked for it */
+    bool is_udp;                /* it carries capsules: the agent's end is a flow */
     bool has_left;              /* its connection was lost, not ended */
     bool is_metered;            /* counts as an open stream of the meters */
     struct client *prev, *next; /* of `proxied` while there is a bridge */
@@ -144,7 +145,7 @@ static void on_relay_open(void *arg, struct relay *r)
     struct client *c = arg;
     exposure_tell_target(c->exposure, 0);
     if (c->bridge)
-        say_opened(c->bridge, c->exposure->udp != NULL);
+        say_opened(c->bridge, c->is_udp);
     if (c->dial)
         exposure_dial_opened(c->dial);
 }
@@ -169,7 +170,7 @@ static void on_relay_end(void *arg, struct relay *r, const struct relay_result *
 static void on_relay_bulk(void *arg, struct relay *r)
 {
     struct client *c = arg;
-    if (!c->exposure->udp) /* the agent's end of those is a flow, which stays where it is */
+    if (!c->is_udp) /* flows stay where they are */
         fleet_pool_bulk(c->exposure->pool, &c->bulk, r);
 }
 
@@ -244,7 +245,8 @@ static struct relay *open_relay(struct client *c, const struct exposure_goal *as
     int rc = find_goal(e, asked, &goal);
     if (rc == 0)
         host_port_format(&goal.target, authority, sizeof(authority));
-    if (rc == 0 && goal.is_udp) {
+    c->is_udp = rc == 0 && goal.is_udp;
+    if (c->is_udp) {
         connect_udp_path(&goal.target, path);
         params.udp_path = path;
     } else if (rc == 0) {

@@ -170,6 +170,7 @@ struct tunnel_demand {
     struct host_port target;
     enum tunnel_protocol protocol;
     bool wants_all; /* only a tunnel to the whole network will do */
+    bool wants_own; /* only one to this target: streams of it are kept for others' requests */
     /* tunnel_demand.c's. */
     struct tunnel_demands *demands; /* NULL: not waiting */
     struct timer deadline;

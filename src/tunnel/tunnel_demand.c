@@ -50,7 +50,7 @@ static bool same_target(const struct host_port *a, const struct host_port *b)
 static bool wants(const struct tunnel_demand *d, const struct tunnel_spec *spec)
 {
     if (spec->protocol == TUNNEL_ANY)
-        return true;
+        return !d->wants_own;
     return !d->wants_all && d->protocol == spec->protocol && same_target(&d->target, &spec->target);
 }
 

@@ -78,6 +78,7 @@ static void judge_on_main(void *arg)
     struct forward_ask *a = arg;
     struct diag d = {0};
     a->demand.ops = &demand_ops;
+    a->demand.wants_own = true;
     int rc = tunnel_proxy_judge(a->tunnels, &a->ask, &a->demand, &d);
     if (rc < 0)
         refuse(a, rc, diag_text(&d));

@@ -95,8 +95,12 @@ class H2Proxy:
         stream = self.streams[number] = Stream(self, number)
         return stream
 
-    def connect(self, target):
-        return self.request((":method", "CONNECT"), (":authority", target), end=False)
+    def connect(self, target, *headers):
+        return self.request((":method", "CONNECT"), (":authority", target), *headers, end=False)
+
+    def connect_as_a_mount(self, target):
+        """By a tunnel to the whole network."""
+        return self.connect(target, ("warren-scope", "network"))
 
     def pump(self, until, seconds=20):
         """Handles what arrives until the condition holds or nothing came in time."""

@@ -205,3 +205,16 @@ def test_http_1_upgrades_to_connect_udp(bench, site):
     assert status == 407 and "proxy-authenticate" in head
     _, status, head = upgrade(hub, "no-such-name.invalid:53")
     assert status == 502 and "dns_error" in head
+
+
+def test_http_1_upgrades_while_a_mount_has_a_tunnel_to_the_whole_network(bench, site, echo_server):
+    hub, _ = site
+    server = bench.keep(UdpServer(lambda data: data + b"!"))
+    mount = proxy_of(hub, "warren-client/1").connect_as_a_mount(echo_server.address).opened()
+    assert mount.status == 200
+    sock, status, head = upgrade(hub, server.address)
+    assert status == 101 and "upgrade: connect-udp" in head
+    sock.sendall(datagram(b"one"))
+    assert receive(sock)[0] == b"one!"
+    sock.close()
+    assert len(hub.tunnels()) == 1

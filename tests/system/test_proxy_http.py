@@ -9,6 +9,7 @@ import threading
 
 import pytest
 
+from lib.h2proxy import H2Proxy
 from lib.process import SLOW, run, wait_until
 from lib.warren import tls_socket
 
@@ -273,3 +274,15 @@ def test_git_and_wget_like_clients_use_it_by_environment(site, target):
         "http_proxy": f"https://lan:{hub.token}@{hub.host}:{hub.port}",
         "CURL_CA_BUNDLE": hub.ca_path, "SSL_CERT_FILE": hub.ca_path}, check=False)
     assert target.seen or "SSL" in done.stderr or "certificate" in done.stderr, done.stderr
+
+
+def test_each_target_gets_its_own_requests_while_a_mount_has_a_tunnel_to_the_whole_network(
+        bench, site, target, echo_server):
+    hub, _ = site
+    other = bench.keep(Target())
+    mount = H2Proxy(hub, f"lan:{hub.token}", "warren-client/1")
+    assert mount.connect_as_a_mount(echo_server.address).opened().status == 200
+    for at in (target, other, target):
+        code, got, errors = curl(hub, f"http://{at.address}/")
+        assert (code, got) == (0, f"GET 0 at {at.port}".encode()), errors
+    mount.close()
