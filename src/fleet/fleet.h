@@ -24,22 +24,23 @@ struct rpc_call;
 struct rpc_server;
 
 #define FLEET_NAME_SIZE 64
-#define FLEET_ALLOW_MAX 64 /* rules an agent may report */
+#define FLEET_KEY_SIZE  (ID_SIZE + FLEET_NAME_SIZE) /* "TENANT NAME", by which a name is found */
+#define FLEET_ALLOW_MAX 64                          /* rules an agent may report */
 
 struct fleet_network {
     char id[ID_SIZE], tenant[ID_SIZE];
-    char name[FLEET_NAME_SIZE];
+    char name[FLEET_NAME_SIZE], key[FLEET_KEY_SIZE];
     int64_t version, created;
     bool is_automatic;          /* made on an agent's enrolment; nobody named it */
     struct fleet_agent *agents; /* utlist through `next_in_network` */
     size_t online;              /* how many of them are logged in */
-    UT_hash_handle hh;
+    UT_hash_handle hh, hh_name;
 };
 
 struct fleet_agent {
     struct fleet *fleet;
     char id[ID_SIZE], tenant[ID_SIZE];
-    char name[FLEET_NAME_SIZE];
+    char name[FLEET_NAME_SIZE], key[FLEET_KEY_SIZE];
     struct fleet_network *network;
     char token[ID_SIZE];
     char serial[64];
@@ -59,7 +60,7 @@ struct fleet_agent {
     uint32_t short_sessions; /* in a row */
     bool is_touched;         /* see fleet_agent_touch */
     struct fleet_agent *prev, *next_in_network;
-    UT_hash_handle hh;
+    UT_hash_handle hh, hh_name;
 };
 
 /* What an agent does at present. */
@@ -95,10 +96,10 @@ struct fleet_observer {
 /* A network that was merged into another one, by whose id and name that one is still found. */
 struct fleet_alias {
     char id[ID_SIZE], tenant[ID_SIZE], network[ID_SIZE];
-    char name[FLEET_NAME_SIZE];
+    char name[FLEET_NAME_SIZE], key[FLEET_KEY_SIZE];
     int64_t at;
     char *why;
-    UT_hash_handle hh;
+    UT_hash_handle hh, hh_name;
 };
 
 struct fleet;

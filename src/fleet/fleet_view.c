@@ -7,8 +7,6 @@
 #include "base/error.h"
 #include "base/log.h"
 #include "base/mem.h"
-#include "base/time.h"
-#include "http/rest.h"
 
 #include <stdio.h>
 #include <string.h>
@@ -85,6 +83,23 @@ static void take_network_row(const struct rows *rows, struct network_row *r)
 
 /* ---- the view ---- */
 
+static void format_key(char key[FLEET_KEY_SIZE], const char *tenant, const char *name)
+{
+    snprintf(key, FLEET_KEY_SIZE, "%s %s", tenant, name);
+}
+
+/* Gives an agent, a network or an alias its name, by which `table` has it too. */
+#define SET_NAME(table, o, to)                              \
+    do {                                                    \
+        if ((o)->key[0] && strcmp((o)->name, to) == 0)      \
+            break;                                          \
+        if ((o)->key[0])                                    \
+            HASH_DELETE(hh_name, table, o);                 \
+        copy((o)->name, sizeof((o)->name), to);             \
+        format_key((o)->key, (o)->tenant, (o)->name);       \
+        HASH_ADD(hh_name, table, key, strlen((o)->key), o); \
+    } while (0)
+
 static struct fleet_network *put_network(struct fleet *f, const struct network_row *r)
 {
     struct fleet_network *n = fleet_network_find(f, r->id);
@@ -94,7 +109,7 @@ static struct fleet_network *put_network(struct fleet *f, const struct network_r
         copy(n->tenant, sizeof(n->tenant), r->tenant);
         HASH_ADD_STR(f->networks, id, n);
     }
-    copy(n->name, sizeof(n->name), r->name);
+    SET_NAME(f->networks_by_name, n, r->name);
     n->version = r->version;
     n->created = r->created;
     n->is_automatic = r->is_automatic;
@@ -112,7 +127,7 @@ void fleet_view_put_alias(struct fleet *f, const char *id, const char *tenant, c
         copy(a->tenant, sizeof(a->tenant), tenant);
         HASH_ADD_STR(f->aliases, id, a);
     }
-    copy(a->name, sizeof(a->name), name);
+    SET_NAME(f->aliases_by_name, a, name);
     a->at = at;
     mem_free(a->why);
     a->why = mem_strdup(why);
@@ -126,6 +141,7 @@ void fleet_view_put_alias(struct fleet *f, const char *id, const char *tenant, c
 static void remove_alias(struct fleet *f, struct fleet_alias *a)
 {
     HASH_DEL(f->aliases, a);
+    HASH_DELETE(hh_name, f->aliases_by_name, a);
     mem_free(a->why);
     mem_free(a);
 }
@@ -181,7 +197,7 @@ struct fleet_agent *fleet_view_put_agent(struct fleet *f, const struct fleet_row
     }
     fleet_view_relink(a, network_of_row(f, r));
     take_place(a, r);
-    copy(a->name, sizeof(a->name), r->name);
+    SET_NAME(f->agents_by_name, a, r->name);
     copy(a->token, sizeof(a->token), r->token);
     copy(a->serial, sizeof(a->serial), r->serial);
     a->version = r->version;
@@ -204,6 +220,22 @@ struct fleet_agent *fleet_view_put_agent(struct fleet *f, const struct fleet_row
     return a;
 }
 
+static void free_network(struct fleet *f, struct fleet_network *n)
+{
+    HASH_DEL(f->networks, n);
+    HASH_DELETE(hh_name, f->networks_by_name, n);
+    mem_free(n);
+}
+
+static void free_agent(struct fleet *f, struct fleet_agent *a)
+{
+    HASH_DEL(f->agents, a);
+    HASH_DELETE(hh_name, f->agents_by_name, a);
+    json_decref(a->allow);
+    fleet_lan_free(a);
+    mem_free(a);
+}
+
 void fleet_view_remove_network(struct fleet *f, const char *id)
 {
     struct fleet_alias *alias, *next;
@@ -214,8 +246,7 @@ void fleet_view_remove_network(struct fleet *f, const char *id)
         if (strcmp(alias->network, id) == 0)
             remove_alias(f, alias);
     }
-    HASH_DEL(f->networks, n);
-    mem_free(n);
+    free_network(f, n);
 }
 
 static void remove_agent(struct fleet *f, const char *id)
@@ -225,10 +256,7 @@ static void remove_agent(struct fleet *f, const char *id)
         return;
     fleet_cut(f, a, "the agent was deleted");
     DL_DELETE2(a->network->agents, a, prev, next_in_network);
-    HASH_DEL(f->agents, a);
-    json_decref(a->allow);
-    fleet_lan_free(a);
-    mem_free(a);
+    free_agent(f, a);
 }
 
 /* ---- telling watchers ---- */
@@ -397,19 +425,13 @@ void fleet_view_free(struct fleet *f)
     timer_stop(&f->touch_timer);
     if (f->feed.store)
         store_unsubscribe(&f->feed);
-    HASH_ITER (hh, f->agents, a, next_a) {
-        HASH_DEL(f->agents, a);
-        json_decref(a->allow);
-        fleet_lan_free(a);
-        mem_free(a);
-    }
+    HASH_ITER (hh, f->agents, a, next_a)
+        free_agent(f, a);
     struct fleet_alias *alias, *next_alias;
     HASH_ITER (hh, f->aliases, alias, next_alias)
         remove_alias(f, alias);
-    HASH_ITER (hh, f->networks, n, next_n) {
-        HASH_DEL(f->networks, n);
-        mem_free(n);
-    }
+    HASH_ITER (hh, f->networks, n, next_n)
+        free_network(f, n);
 }
 
 /* ---- looking things up ---- */
@@ -433,21 +455,20 @@ struct fleet_agent *fleet_agent_lookup(struct fleet *f, const char *tenant, cons
     struct fleet_agent *a = fleet_agent_find(f, ref);
     if (a)
         return strcmp(a->tenant, tenant) == 0 ? a : NULL;
-    for (a = f->agents; a; a = a->hh.next) {
-        if (strcmp(a->name, ref) == 0 && strcmp(a->tenant, tenant) == 0)
-            return a;
-    }
-    return NULL;
+    char key[FLEET_KEY_SIZE];
+    format_key(key, tenant, ref);
+    HASH_FIND(hh_name, f->agents_by_name, key, strlen(key), a);
+    return a;
 }
 
 static struct fleet_network *lookup_alias(struct fleet *f, const char *tenant, const char *ref)
 {
     struct fleet_alias *a;
+    char key[FLEET_KEY_SIZE];
+    format_key(key, tenant, ref);
     HASH_FIND_STR(f->aliases, ref, a);
-    for (struct fleet_alias *i = f->aliases; i && !a; i = i->hh.next) {
-        if (strcmp(i->name, ref) == 0 && strcmp(i->tenant, tenant) == 0)
-            a = i;
-    }
+    if (!a)
+        HASH_FIND(hh_name, f->aliases_by_name, key, strlen(key), a);
     return a && strcmp(a->tenant, tenant) == 0 ? fleet_network_find(f, a->network) : NULL;
 }
 
@@ -456,11 +477,10 @@ struct fleet_network *fleet_network_lookup(struct fleet *f, const char *tenant, 
     struct fleet_network *n = fleet_network_find(f, ref);
     if (n)
         return strcmp(n->tenant, tenant) == 0 ? n : NULL;
-    for (n = f->networks; n; n = n->hh.next) {
-        if (strcmp(n->name, ref) == 0 && strcmp(n->tenant, tenant) == 0)
-            return n;
-    }
-    return lookup_alias(f, tenant, ref);
+    char key[FLEET_KEY_SIZE];
+    format_key(key, tenant, ref);
+    HASH_FIND(hh_name, f->networks_by_name, key, strlen(key), n);
+    return n ? n : lookup_alias(f, tenant, ref);
 }
 
 struct fleet_agent *fleet_agents(struct fleet *f)
@@ -471,80 +491,4 @@ struct fleet_agent *fleet_agents(struct fleet *f)
 struct fleet_network *fleet_networks(struct fleet *f)
 {
     return f->networks;
-}
-
-/* ---- as JSON (api/openapi.yaml: agent, network) ---- */
-
-static json_t *session_json(const struct fleet *f, const struct fleet_agent *a)
-{
-    if (!a->call)
-        return json_null();
-    return json_pack("{s:I, s:s, s:s, s:s, s:s, s:O?, s:o}", "epoch", (json_int_t)a->epoch, "hub",
-                     f->cfg.hub.id, "address", a->address, "hostname", a->hostname, "software",
-                     a->software, "allow", a->allow, "connected", rest_time(a->connected));
-}
-
-static const char *phase_of(const struct fleet_agent *a, const struct fleet_agent_load *load)
-{
-    return a->revoked                        ? "revoked"
-           : a->pending                      ? "pending"
-           : !a->call                        ? "offline"
-           : a->draining || load->is_leaving ? "draining"
-                                             : "online";
-}
-
-static json_t *reason_of(const struct fleet_agent *a, const struct fleet_agent_load *load)
-{
-    bool is_draining = a->draining || load->is_leaving;
-    if (a->pending && !a->revoked)
-        return json_string("asks to renew an expired certificate; approve or revoke it");
-    if (fleet_clone_reason(a))
-        return json_string(fleet_clone_reason(a));
-    if (!is_draining || a->revoked)
-        return json_null();
-    if (!a->call)
-        return json_string("it is offline, and gets no tunnels until it is undrained");
-    if (!load->tunnels && !load->streams)
-        return json_string("it holds no tunnel and has no stream");
-    return json_sprintf("%s: %zu tunnels to move, %llu streams to end",
-                        load->is_leaving ? "it stops" : "it is being drained", load->tunnels,
-                        (unsigned long long)load->streams);
-}
-
-json_t *fleet_agent_json(const struct fleet *f, const struct fleet_agent *a)
-{
-    struct fleet_agent_load load = {0};
-    struct fleet_observer *o;
-    LL_FOREACH (f->observers, o)
-        o->describe(o, a, &load);
-    int64_t seen = a->call ? time_wall_ms() : a->disconnected ? a->disconnected : a->connected;
-    json_t *status = json_pack(
-        "{s:s, s:o, s:o, s:I, s:I, s:I, s:o, s:o, s:o, s:o}", "phase", phase_of(a, &load), "reason",
-        reason_of(a, &load), "draining", rest_time(a->draining), "tunnels",
-        (json_int_t)load.tunnels, "lingering", (json_int_t)load.lingering, "streams",
-        (json_int_t)load.streams, "last_seen", rest_time(seen), "session", session_json(f, a),
-        "placement", fleet_placement_json(a), "discovery", fleet_discovery_json(a));
-    return json_pack("{s:s, s:s, s:I, s:s, s:s, s:{s:s, s:o}, s:o, s:o, s:o}", "id", a->id, "name",
-                     a->name, "version", (json_int_t)a->version, "network", a->network->id, "token",
-                     a->token, "certificate", "serial", a->serial, "expires",
-                     rest_time(a->not_after), "created", rest_time(a->created), "revoked",
-                     rest_time(a->revoked), "status", status);
-}
-
-json_t *fleet_network_json(const struct fleet *f, const struct fleet_network *n)
-{
-    json_int_t online = 0, total = 0, tunnels = 0;
-    struct fleet_agent *a;
-    struct fleet_observer *o;
-    DL_FOREACH2 (n->agents, a, next_in_network) {
-        online += a->call != NULL;
-        total += !a->revoked;
-    }
-    LL_FOREACH (f->observers, o)
-        tunnels += (json_int_t)o->count_in_network(o, n->id);
-    return json_pack("{s:s, s:s, s:I, s:b, s:o, s:o, s:{s:{s:I, s:I}, s:I, s:o}}", "id", n->id,
-                     "name", n->name, "version", (json_int_t)n->version, "automatic",
-                     n->is_automatic, "aliases", fleet_aliases_json(f, n), "created",
-                     rest_time(n->created), "status", "agents", "online", online, "total", total,
-                     "tunnels", tunnels, "reason", fleet_conflict_json(f, n));
 }
