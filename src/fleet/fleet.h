@@ -58,6 +58,7 @@ struct fleet_agent {
 
     struct fleet_pool *pool; /* NULL: no reverse connection in this session so far */
     uint32_t short_sessions; /* in a row */
+    uint64_t logins_paid_ms; /* loop time; see fleet_session.c */
     bool is_touched;         /* see fleet_agent_touch */
     struct fleet_agent *prev, *next_in_network;
     UT_hash_handle hh, hh_name;
@@ -167,6 +168,7 @@ size_t fleet_online(const struct fleet *f);
 struct fleet_stats {
     size_t links;   /* reverse connections */
     uint64_t moves; /* of streams from one to another */
+    uint64_t logins_refused;
 };
 void fleet_stats(const struct fleet *f, struct fleet_stats *ret);
 

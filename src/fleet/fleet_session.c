@@ -23,6 +23,8 @@
 
 #define LINKS_MAX      32u
 #define LINKS_QUIET_MS 60000
+#define LOGINS_BURST   60u        /* of one agent; each is a transaction, */
+#define LOGIN_MS       1000u      /* and after these one in so long */
 #define BACKLOG        (8u << 20) /* bytes an agent is behind: a snapshot of the largest network fits */
 
 struct fleet_agent *fleet_caller(struct fleet *f, struct rpc_call *call, uint64_t session_epoch)
@@ -253,12 +255,33 @@ static void allow_text(const Warren__V1__ConnectRequest *req, char *out, size_t 
     out[n] = '\0';
 }
 
+/* Each login is paid with LOGIN_MS, of which LOGINS_BURST times as much is lent. */
+static bool may_log_in(struct fleet *f, const char *agent)
+{
+    struct fleet_agent *a = fleet_agent_find(f, agent);
+    uint64_t now = loop_now_ms(f->cfg.loop);
+    if (!a) /* its first, which comes before the feed's word of it */
+        return true;
+    if (a->logins_paid_ms > now + (LOGINS_BURST - 1) * LOGIN_MS) {
+        f->logins_refused++;
+        return false;
+    }
+    a->logins_paid_ms = MAX(a->logins_paid_ms, now) + LOGIN_MS;
+    return true;
+}
+
 static void handle_connect(struct rpc_call *call, const ProtobufCMessage *msg, void *ctx)
 {
     const Warren__V1__ConnectRequest *req = (const Warren__V1__ConnectRequest *)msg;
     const struct spiffe *id = fleet_peer_of(call);
     if (!id) {
         rpc_finish(call, RPC_UNAUTHENTICATED, "the certificate carries no agent's identity");
+        return;
+    }
+    if (!may_log_in(ctx, id->agent)) {
+        rpc_finish(call, RPC_RESOURCE_EXHAUSTED,
+                   "this agent logs in too often; is another process using a copy of its data "
+                   "folder?");
         return;
     }
     struct login *in = NEW(struct login);
@@ -392,7 +415,8 @@ size_t fleet_online(const struct fleet *f)
 
 void fleet_stats(const struct fleet *f, struct fleet_stats *ret)
 {
-    *ret = (struct fleet_stats){.moves = atomic_load_explicit(&f->moves, memory_order_relaxed)};
+    *ret = (struct fleet_stats){.moves = atomic_load_explicit(&f->moves, memory_order_relaxed),
+                                .logins_refused = f->logins_refused};
     for (const struct fleet_agent *a = f->agents; a; a = a->hh.next)
         ret->links += a->pool ? a->pool->n_members : 0;
 }

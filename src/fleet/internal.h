@@ -27,6 +27,7 @@ struct fleet {
     struct fleet_observer *observers;
     struct store_subscriber feed;
     size_t online;
+    uint64_t logins_refused;
     struct fleet_peer *peers; /* by agent */
     struct fleet_home {
         struct loop *worker;

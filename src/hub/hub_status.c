@@ -19,6 +19,7 @@ enum {
     AGENTS_ONLINE,
     REVERSE_CONNECTIONS,
     STREAM_MOVES,
+    LOGINS_REFUSED,
     TUNNELS,
     STREAMS_OPEN,
     STREAMS_TOTAL,
@@ -74,6 +75,8 @@ static const struct metric_row rows[METRIC_COUNT] = {
                              "Connections that carry agents' streams"},
     [STREAM_MOVES] = {"warren_stream_moves_total", METRIC_COUNTER,
                       "Bulk streams that were moved to another connection of their agent"},
+    [LOGINS_REFUSED] = {"warren_agent_logins_refused_total", METRIC_COUNTER,
+                        "Logins of agents that log in too often"},
     [TUNNELS] = {"warren_tunnels", METRIC_GAUGE, "Tunnel objects by phase",
                  .labels = {{"phase", phases, ARRAY_SIZE(phases)}}},
     [STREAMS_OPEN] = {"warren_streams_open", METRIC_GAUGE, "Client connections being relayed"},
@@ -203,6 +206,7 @@ static void collect_connections(struct hub *h, struct metrics *m)
     fleet_stats(h->fleet, &fleet);
     metric_set(m, REVERSE_CONNECTIONS, 0, (int64_t)fleet.links);
     metric_add(m, STREAM_MOVES, 0, (int64_t)fleet.moves);
+    metric_add(m, LOGINS_REFUSED, 0, (int64_t)fleet.logins_refused);
     rpc_server_stats(fleet_rpc(h->fleet), &rpc);
     metric_set(m, RPC_SESSIONS, 0, rpc.sessions);
     metric_add(m, RPC_CALLS, 0, (int64_t)rpc.calls);

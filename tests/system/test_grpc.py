@@ -130,6 +130,21 @@ def test_an_old_session_is_superseded_and_refused(hub, client, echo_server):
     assert code_of(error) == grpc.StatusCode.ABORTED
 
 
+def test_an_agent_that_logs_in_over_and_over_is_slowed_down(hub, client):
+    """Each login is a transaction, of which one agent gets no more than its share."""
+    def log_in():
+        try:
+            until(client.connect(), "welcome")
+        except grpc.RpcError as error:
+            assert error.code() == grpc.StatusCode.RESOURCE_EXHAUSTED and "too often" in error.details()
+            return False
+        return True
+    assert sum(1 for _ in iter(log_in, False)) >= 60
+    assert hub.metric("warren_agent_logins_refused_total") == 1
+    hub.agent("another")
+    wait_until(log_in, "the agent to be let in again")
+
+
 def test_tunnels_of_other_networks_are_not_to_be_had(bench, hub, client, stubs, echo_server):
     m = client.messages
     hub.admin.post("/api/v1/networks", {"name": "elsewhere"})
