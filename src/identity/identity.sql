@@ -113,3 +113,6 @@ ALTER TABLE agent ADD COLUMN drain_grace BIGINT; -- ms that open streams may go 
 
 -- migration 5: what a tenant may use
 ALTER TABLE tenant ADD COLUMN limits TEXT; -- JSON; NULL: no limits
+
+-- migration 6: a token's oldest answers are dropped when it has too many
+CREATE INDEX idempotency_by_token ON idempotency (token, created);

@@ -28,6 +28,7 @@ struct repeat {
     uint8_t hash[32];
     uint8_t seal_key[SEAL_KEY_SIZE];
     int64_t now_ms;
+    bool trims;
     int found; /* 1: used before */
     struct stored_answer answer;
 };
@@ -63,6 +64,8 @@ static void hash_request(struct http_request *req, uint8_t out[32])
 static int reserve_work(struct tx *tx, void *arg)
 {
     struct repeat *r = arg;
+    if (r->trims)
+        TRY(idempotency_trim(tx, r->token, REPEATS_MAX));
     r->found = TRY(idempotency_reserve(tx, r->token, r->key, r->hash, r->now_ms, &r->answer));
     return 0;
 }
@@ -161,6 +164,7 @@ int repeat_before(struct http_request *req, struct diag *d, void *identity)
     memcpy(r->seal_key, by->seal_key, sizeof(r->seal_key));
     memcpy(r->key, key, strlen(key));
     r->now_ms = identity_now(r->i);
+    r->trims = view_count_repeat(r->i, r->token);
     hash_request(req, r->hash);
     http_set_hook_data(req, r);
     store_run(r->i->cfg.store, STORE_WRITE, reserve_work, reserve_done, r);

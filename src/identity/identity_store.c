@@ -402,6 +402,14 @@ int idempotency_forget(struct tx *tx, const char *token, const char *key)
                    STORE_TEXT(key));
 }
 
+int idempotency_trim(struct tx *tx, const char *token, int64_t keep)
+{
+    return tx_exec(tx,
+                   "DELETE FROM idempotency WHERE token = $1 AND created < (SELECT created FROM "
+                   "idempotency WHERE token = $1 ORDER BY created DESC LIMIT 1 OFFSET $2)",
+                   STORE_TEXT(token), STORE_INT(keep - 1));
+}
+
 int identity_sweep(struct tx *tx, int64_t answers_before_ms, int64_t audit_before_ms)
 {
     TRY(tx_exec(tx, "DELETE FROM idempotency WHERE created < $1", STORE_INT(answers_before_ms)));

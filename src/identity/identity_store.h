@@ -104,6 +104,8 @@ int idempotency_reserve(struct tx *tx, const char *token, const char *key, const
 int idempotency_store(struct tx *tx, const char *token, const char *key, int status,
                       const void *body, size_t len);
 int idempotency_forget(struct tx *tx, const char *token, const char *key);
+/* Drops all but the newest. */
+int idempotency_trim(struct tx *tx, const char *token, int64_t keep);
 
 /* Drops what is older: answers of repeated requests, audit rows. */
 int identity_sweep(struct tx *tx, int64_t answers_before_ms, int64_t audit_before_ms);

@@ -111,6 +111,16 @@ const struct token_record *view_token_by_ref(struct identity *i, const char *ten
     return NULL;
 }
 
+bool view_count_repeat(struct identity *i, const char *token)
+{
+    struct token_view *t;
+    HASH_FIND_STR(i->tokens, token, t);
+    if (!t || ++t->n_repeats < REPEATS_TRIM)
+        return false;
+    t->n_repeats = 0;
+    return true;
+}
+
 int view_check_secret(struct identity *i, const struct token *t, const struct token_record **ret)
 {
     uint8_t hash[TOKEN_HASH_SIZE];

@@ -14,6 +14,10 @@
 
 #define RATE_ADDRESSES_MAX 65536
 
+/* Answers kept for one token, and after how many more the oldest are dropped. */
+#define REPEATS_MAX  10000
+#define REPEATS_TRIM 1000
+
 struct tenant_view {
     struct tenant_record r;
     UT_hash_handle hh;
@@ -21,6 +25,7 @@ struct tenant_view {
 
 struct token_view {
     struct token_record r;
+    uint32_t n_repeats; /* keys it has used since its answers were trimmed */
     UT_hash_handle hh;
 };
 
@@ -70,6 +75,9 @@ const struct tenant_record *view_tenant(struct identity *i, const char *ref); /*
 const struct token_record *view_token(struct identity *i, const char *id);
 const struct token_record *view_token_by_ref(struct identity *i, const char *tenant,
                                              const char *ref);
+
+/* Counts a use of an Idempotency-Key; true: REPEATS_TRIM of them since the last time. */
+bool view_count_repeat(struct identity *i, const char *token);
 
 /* The token whose secret this is; ERR_UNAUTHENTICATED. */
 int view_check_secret(struct identity *i, const struct token *t, const struct token_record **ret);

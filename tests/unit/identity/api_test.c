@@ -5,6 +5,7 @@
 #include "base/error.h"
 #include "base/file.h"
 #include "base/mem.h"
+#include "identity/identity_store.h"
 #include "net/dialer.h"
 #include "pki/token.h"
 
@@ -65,6 +66,41 @@ static void a_repeated_post_acts_once_and_gets_the_first_answer(void **state)
     assert_int_equal(bench_call(h, "POST", "/api/v1/tokens", body), 409);
     assert_int_equal(bench_call(h, "GET", "/api/v1/tokens?kind=bootstrap", NULL), 200);
     assert_int_equal(bench_items(h), 1);
+}
+
+/* Leaves the number of a token's answers, and of another's, in `arg`. */
+static int trim_answers(struct tx *tx, void *arg)
+{
+    static const uint8_t hash[32];
+    int64_t *left = arg;
+    struct stored_answer none = {0};
+    TRY(idempotency_reserve(tx, "tok_b", "k", hash, 1, &none));
+    for (int n = 1; n <= 20; n++) {
+        char key[8];
+        snprintf(key, sizeof(key), "k%d", n);
+        TRY(idempotency_reserve(tx, "tok_a", key, hash, n, &none));
+    }
+    TRY(idempotency_trim(tx, "tok_a", 15));
+    TRY(idempotency_trim(tx, "tok_b", 15));
+    TRY(tx_query_int(tx, &left[0], "SELECT COUNT(*) FROM idempotency WHERE token = 'tok_a'"));
+    TRY(tx_query_int(tx, &left[1], "SELECT MIN(created) FROM idempotency WHERE token = 'tok_a'"));
+    return tx_query_int(tx, &left[2], "SELECT COUNT(*) FROM idempotency WHERE token = 'tok_b'");
+}
+
+static void trim_on_hub(struct bench *h, const void *arg)
+{
+    assert_int_equal(store_run_wait(h->store, STORE_WRITE, trim_answers, (void *)(uintptr_t)arg),
+                     0);
+}
+
+static void of_a_tokens_answers_the_newest_are_kept(void **state)
+{
+    struct bench *h = *state;
+    int64_t left[3] = {0};
+    bench_on_hub(h, trim_on_hub, left);
+    assert_int_equal(left[0], 15);
+    assert_int_equal(left[1], 6);
+    assert_int_equal(left[2], 1);
 }
 
 /* A client that sends a request and resets the connection before it is answered. */
@@ -353,6 +389,7 @@ int main(void)
         TEST(without_a_token_nothing_is_shown),
         TEST(the_secret_is_shown_once_and_never_stored),
         TEST(a_repeated_post_acts_once_and_gets_the_first_answer),
+        TEST(of_a_tokens_answers_the_newest_are_kept),
         TEST(a_key_whose_client_left_before_anything_was_done_can_be_used_again),
         TEST(an_operator_does_not_end_an_administrators_token),
         TEST(tokens_are_listed_by_pages_in_order),
