@@ -66,6 +66,13 @@ static void on_agent_revoked(void *arg, const char *agent)
         fleet_cut_revoked(h->fleet, agent);
 }
 
+static void on_token_revoked(void *arg, const char *token)
+{
+    struct hub *h = arg;
+    if (h->tunnels)
+        tunnels_cut_token(h->tunnels, token);
+}
+
 static void on_server_cert(void *arg)
 {
     struct hub *h = arg;
@@ -127,6 +134,7 @@ static int open_identity(struct hub *h, struct diag *d)
                                         .n_public_names = s->public_names.n,
                                         .policy = policy_of(s),
                                         .on_agent_revoked = on_agent_revoked,
+                                        .on_token_revoked = on_token_revoked,
                                         .on_server_cert = on_server_cert,
                                         .arg = h};
     return identity_open(&cfg, &h->identity, d);

@@ -82,8 +82,12 @@ void view_put_token(struct identity *i, const struct token_record *r)
     struct token_view *t;
     HASH_FIND_STR(i->tokens, r->id, t);
     if (t) {
-        if (r->version >= t->r.version)
-            t->r = *r;
+        bool is_over = !t->r.revoked && r->revoked;
+        if (r->version < t->r.version)
+            return;
+        t->r = *r;
+        if (is_over && i->cfg.on_token_revoked)
+            i->cfg.on_token_revoked(i->cfg.arg, r->id);
         return;
     }
     t = NEW(struct token_view);

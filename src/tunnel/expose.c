@@ -140,9 +140,9 @@ int exposure_stop_reason(const struct exposure *e)
     return atomic_load_explicit(&e->stop_err, memory_order_acquire);
 }
 
-const char *exposure_cut_text(int stop_reason)
+const char *exposure_cut_text(int err)
 {
-    return stop_reason == ERR_REVOKED ? "revoked" : stop_reason == ERR_EXPIRED ? "expired" : "lost";
+    return err == ERR_REVOKED ? "revoked" : err == ERR_EXPIRED ? "expired" : "lost";
 }
 
 void exposure_name_record(const struct exposure *e, struct exposure_record *r)

@@ -31,11 +31,12 @@ struct exposure_record {
     int error;       /* 0 or why the target was not reached; UDP: what it answered with, at last */
 };
 
-/* Where a stream goes through a tunnel to a whole network; other tunnels have a target of their
- * own. */
+/* What a client of the proxy asked for. A stream goes to its target through a tunnel to a whole
+ * network; other tunnels have a target of their own. */
 struct exposure_goal {
     struct host_port target;
-    bool is_udp; /* it carries capsules */
+    bool is_udp;         /* it carries capsules */
+    char token[ID_SIZE]; /* the API token's id, see exposure_cut_token; "": none */
 };
 
 /* All on the main loop. */
@@ -79,6 +80,8 @@ void exposure_linger(struct exposure *e);
 void exposure_retarget(struct exposure *e, const char *authority, enum proxy_version proxy);
 /* New clients come from other sources. */
 void exposure_set_sources(struct exposure *e, const struct tunnel_access *who);
+/* Cuts the streams that this API token opened: it was revoked. */
+void exposure_cut_token(struct exposure *e, const char *token);
 /* No new clients; streams go on. */
 void exposure_stop_accepting(struct exposure *e);
 

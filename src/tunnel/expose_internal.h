@@ -86,7 +86,7 @@ void exposure_name_record(const struct exposure *e, struct exposure_record *r);
 void exposure_hold(struct exposure *e); /* a client more: it does not end before */
 void exposure_release(struct exposure *e);
 int exposure_stop_reason(const struct exposure *e); /* 0: it serves */
-const char *exposure_cut_text(int stop_reason);     /* how streams end by that */
+const char *exposure_cut_text(int err);             /* how streams end by that */
 
 /* expose_udp.c: the clients of a UDP tunnel. Made and freed with the exposure (free on the worker),
  * works on the worker. */

@@ -33,6 +33,7 @@ struct client {
     struct pool_bulk *bulk;     /* while it fills a connection */
     struct bridge *bridge;      /* NULL: a socket of the listener, or gone */
     struct exposure_dial *dial; /* NULL: nobody on the main loop asked for it */
+    char token[ID_SIZE];        /* see exposure_goal */
     bool is_udp;                /* it carries capsules: the agent's end is a flow */
     bool has_left;              /* its connection was lost, not ended */
     bool is_metered;            /* counts as an open stream of the meters */
@@ -57,7 +58,7 @@ static const char *end_text(const struct exposure *e, const struct client *c,
             return "target_reset";
         /* fall through */
     default:
-        return exposure_cut_text(stop_err);
+        return exposure_cut_text(stop_err ? stop_err : res->err);
     }
 }
 
@@ -225,6 +226,8 @@ static struct relay *open_relay(struct client *c, const struct exposure_goal *as
 {
     struct exposure *e = c->exposure;
     struct exposure_goal goal;
+    if (asked)
+        snprintf(c->token, sizeof(c->token), "%s", asked->token);
     int refused = exposure_enter(e, peer);
     if (refused < 0) {
         refuse_client(c, fd, peer, refused);
@@ -374,6 +377,33 @@ void exposure_give(struct exposure *e, int fd, const struct addr *peer)
     *g = (struct gift){e, fd, *peer};
     e->n_given++;
     loop_post(e->worker, give_on_worker, g);
+}
+
+struct cut {
+    struct exposure *exposure;
+    char token[ID_SIZE];
+};
+
+static void cut_on_worker(void *arg)
+{
+    CLEANUP(mem_free) struct cut *cut = arg;
+    struct relay *r, *next;
+    for (r = cut->exposure->relays.head; r; r = next) {
+        const struct client *c = relay_arg(r);
+        next = relay_next(r);
+        if (strcmp(c->token, cut->token) == 0)
+            relay_abort(r, ERR_REVOKED);
+    }
+}
+
+void exposure_cut_token(struct exposure *e, const char *token)
+{
+    if (e->is_stopping)
+        return;
+    struct cut *cut = NEW(struct cut);
+    cut->exposure = e;
+    snprintf(cut->token, sizeof(cut->token), "%s", token);
+    loop_post(e->worker, cut_on_worker, cut);
 }
 
 struct listing {

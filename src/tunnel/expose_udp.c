@@ -152,15 +152,14 @@ struct exposure_udp *exposure_udp_new(struct exposure *e, uint32_t idle_ms)
 
 int exposure_udp_start(struct exposure_udp *u, int fd)
 {
-    const struct flow_port_config cfg = {
-        .loop = u->exposure->worker,
-        .fd = fd,
-        .idle_ms = u->idle_ms,
-        .set = &u->flows,
-        .meters = {u->exposure->meters[0], u->exposure->meters[1]},
-        .proxy = u->exposure->proxy,
-        .ops = &port_ops,
-        .arg = u};
+    const struct flow_port_config cfg = {.loop = u->exposure->worker,
+                                         .fd = fd,
+                                         .idle_ms = u->idle_ms,
+                                         .set = &u->flows,
+                                         .meters = {u->exposure->meters[0], u->exposure->meters[1]},
+                                         .proxy = u->exposure->proxy,
+                                         .ops = &port_ops,
+                                         .arg = u};
     return flow_port_new(&cfg, &u->port);
 }
 

@@ -182,7 +182,9 @@ struct tunnel_demand_ops {
     void (*on_fail)(struct tunnel_demand *d, int err, const char *text);
 };
 void tunnel_demand_start(struct tunnels *ts, struct tunnel_demand *d);
-void tunnel_demand_cancel(struct tunnel_demand *d);     /* harmless when it is over */
+void tunnel_demand_goal(const struct tunnel_demand *d, struct exposure_goal *ret);
+void tunnel_demand_revoke(struct tunnels *ts, const char *token); /* those that wait fail */
+void tunnel_demand_cancel(struct tunnel_demand *d);               /* harmless when it is over */
 void tunnel_demand_changed(struct tunnels *ts);         /* something that one may wait for */
 void tunnel_demand_watch_idle(struct tunnel_object *o); /* if it was made on demand */
 void tunnel_demand_used(struct tunnel_object *o);

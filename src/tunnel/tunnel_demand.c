@@ -309,6 +309,21 @@ void tunnel_demand_cancel(struct tunnel_demand *d)
         leave(d);
 }
 
+void tunnel_demand_goal(const struct tunnel_demand *d, struct exposure_goal *ret)
+{
+    *ret = (struct exposure_goal){.target = d->target, .is_udp = d->protocol == TUNNEL_UDP};
+    snprintf(ret->token, sizeof(ret->token), "%s", d->by.token);
+}
+
+void tunnel_demand_revoke(struct tunnels *ts, const char *token)
+{
+    struct tunnel_demand *d, *next;
+    DL_FOREACH_SAFE (ts->demands->waiting, d, next) {
+        if (strcmp(d->by.token, token) == 0)
+            fail(d, ERR_UNAUTHENTICATED, "the API token was revoked");
+    }
+}
+
 void tunnel_demands_init(struct tunnels *ts)
 {
     ts->demands = NEW(struct tunnel_demands);

@@ -106,7 +106,8 @@ static void *on_dial(void *arg, struct gateway_stream *s, const char *key, int f
                      const struct addr *client)
 {
     struct tunnel_forward *f = arg;
-    return web_dial_new(f->tunnels, f->loop, s, key, fd, client);
+    const char *token = key + strcspn(key, " ");
+    return web_dial_new(f->tunnels, f->loop, s, key, fd, client, token + (*token == ' '));
 }
 
 static void on_done(void *arg, void *dialled, int err)

@@ -92,7 +92,7 @@ void web_dial_tell(struct web_dial *wd, int err, const char *reason)
 }
 
 struct web_dial *web_dial_new(struct tunnels *ts, struct loop *worker, struct gateway_stream *s,
-                              const char *key, int fd, const struct addr *client)
+                              const char *key, int fd, const struct addr *client, const char *token)
 {
     struct web_dial *wd = NEW(struct web_dial);
     wd->refs = 1; /* until done_on_main */
@@ -102,6 +102,7 @@ struct web_dial *web_dial_new(struct tunnels *ts, struct loop *worker, struct ga
     wd->fd = fd;
     wd->client = *client;
     snprintf(wd->tunnel, sizeof(wd->tunnel), "%.*s", (int)strcspn(key, " "), key);
+    snprintf(wd->goal.token, sizeof(wd->goal.token), "%s", token);
     loop_post(ts->loop, web_dial_start, wd);
     return wd;
 }
@@ -110,7 +111,7 @@ static void *on_dial(void *arg, struct gateway_stream *s, const char *key, int f
                      const struct addr *client)
 {
     struct tunnel_gateway *tg = arg;
-    return web_dial_new(tg->tunnels, tg->worker, s, key, fd, client);
+    return web_dial_new(tg->tunnels, tg->worker, s, key, fd, client, "");
 }
 
 struct done {

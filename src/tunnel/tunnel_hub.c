@@ -396,6 +396,15 @@ void tunnels_free(struct tunnels *ts)
     mem_free(ts);
 }
 
+void tunnels_cut_token(struct tunnels *ts, const char *token)
+{
+    tunnel_demand_revoke(ts, token);
+    for (struct tunnel_object *o = ts->objects; o; o = o->hh.next) {
+        for (struct exposure *e = o->exposures; e; e = exposure_next(e))
+            exposure_cut_token(e, token);
+    }
+}
+
 uint64_t tunnels_streams_open(const struct tunnels *ts)
 {
     struct tunnels_stats stats;

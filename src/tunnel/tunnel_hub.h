@@ -45,4 +45,7 @@ void tunnels_serve(struct tunnels *ts, struct http_server *http);
 struct identity;
 void tunnels_serve_proxy(struct tunnels *ts, struct http_server *http, struct identity *identity);
 
+/* An API token was revoked: the proxy's streams that it opened, and those it waits for, end. */
+void tunnels_cut_token(struct tunnels *ts, const char *token);
+
 extern const struct store_schema tunnel_schema;

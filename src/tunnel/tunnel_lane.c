@@ -240,7 +240,8 @@ static void on_ready(struct tunnel_demand *d, struct tunnel_object *o)
     struct news *n = news_new(s);
     n->fd = fds[0];
     send_news(n, begin_on_lane);
-    const struct exposure_goal goal = {d->target, d->protocol == TUNNEL_UDP};
+    struct exposure_goal goal;
+    tunnel_demand_goal(d, &goal);
     int rc = tunnel_dial(o, &goal, fds[1], &s->ask.peer, &dial_ops, s, &s->dial);
     assert(rc == 0);
 }

@@ -115,7 +115,8 @@ static void on_fail(struct tunnel_demand *d, int err, const char *text)
 static void on_ready(struct tunnel_demand *d, struct tunnel_object *o)
 {
     struct proxied *p = container_of(d, struct proxied, demand);
-    const struct exposure_goal goal = {d->target, d->protocol == TUNNEL_UDP};
+    struct exposure_goal goal;
+    tunnel_demand_goal(d, &goal);
     struct conn *c = http_take_conn(p->req);
     if (c)
         exposure_take(tunnel_pick_exposure(o), &goal, c);

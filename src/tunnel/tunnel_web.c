@@ -110,7 +110,7 @@ static bool try_dial(struct web_dial *wd)
         give_up(wd, ERR_UNAVAILABLE, "the tunnel is gone");
         return true;
     }
-    if (tunnel_dial(o, NULL, wd->fd, &wd->client, &dial_ops, wd, &wd->dialled) == 0) {
+    if (tunnel_dial(o, &wd->goal, wd->fd, &wd->client, &dial_ops, wd, &wd->dialled) == 0) {
         stop_waiting(wd);
         wd->fd = -1;
         return true;

@@ -41,7 +41,8 @@ struct web_dial {
     struct loop *worker;
     struct gateway_stream *stream; /* the worker's; NULL: it is done */
     char tunnel[ID_SIZE];
-    int fd; /* until it is dialled */
+    struct exposure_goal goal; /* whose token it is; the target is the tunnel's */
+    int fd;                    /* until it is dialled */
     struct addr client;
     struct exposure_dial *dialled; /* the main loop's */
     struct timer timer;
@@ -88,9 +89,11 @@ bool web_login_gate(struct web_ask *a, struct tunnel_object *o);
 void web_gateways_tell(struct tunnel_web *w, const char *key);
 /* Any thread. */
 void web_decided(struct web_ask *a);
-/* On the worker, for gateway_ops: the key begins with the tunnel's id. */
+/* On the worker, for gateway_ops: the key begins with the tunnel's id. `token`: see exposure_goal.
+ */
 struct web_dial *web_dial_new(struct tunnels *ts, struct loop *worker, struct gateway_stream *s,
-                              const char *key, int fd, const struct addr *client);
+                              const char *key, int fd, const struct addr *client,
+                              const char *token);
 void web_dial_end(struct web_dial *wd, int err);
 void web_dial_tell(struct web_dial *wd, int err, const char *reason);
 void web_dial_unref(struct web_dial *wd);

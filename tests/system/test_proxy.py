@@ -369,3 +369,13 @@ def test_a_stopping_hub_lets_streams_go_on_and_takes_no_new_ones(site, echo_serv
     sock.close()
     idle.close()
     hub.process.stop()
+
+
+def test_a_revoked_token_s_connection_is_cut(site, echo_server):
+    hub, _ = site
+    made = hub.admin.post("/api/v1/tokens", {"kind": "api", "name": "ci"})
+    sock, status, _, _ = open_tunnel(hub, echo_server.address, user=f"lan:{made['token']}")
+    assert status == 200
+    assert exchange(sock, b"ping") == b"ping"
+    hub.admin.post("/api/v1/tokens/ci:revoke")
+    assert end_of(sock) == "reset"

@@ -226,3 +226,25 @@ def test_streams_are_cut_when_their_tunnel_is_deleted(site, proxy, echo_server):
     assert stream.read_all()[1] == "reset"
     again = proxy.connect(echo_server.address).opened()
     assert again.status == 200, "the connection itself goes on"
+
+
+def test_a_revoked_token_s_streams_are_cut_and_others_go_on(site, proxy, echo_server):
+    hub, _ = site
+    made = hub.admin.post("/api/v1/tokens", {"kind": "api", "name": "ci"})
+    other = H2Proxy(hub, f"lan:{made['token']}")
+    streams = [proxy.connect(echo_server.address).opened(), other.connect(echo_server.address).opened(),
+               other.connect_as_a_mount(echo_server.address).opened()]
+    for stream in streams:
+        stream.send(b"ping")
+        assert stream.receive(4) == b"ping"
+    hub.admin.post("/api/v1/tokens/ci:revoke")
+    for stream in streams[1:]:
+        assert stream.read_all()[1] == "reset"
+    assert other.connect(echo_server.address).opened().status == 407
+    streams[0].send(b"still here")
+    assert streams[0].receive(10) == b"still here"
+    ends = wait_until(lambda: [row["end"] for tunnel in hub.tunnels()
+                               for row in hub.admin.items(f"/api/v1/tunnels/{tunnel['id']}/connections")
+                               if row["closed"]], "the rows")
+    assert ends == ["revoked", "revoked"]
+    other.close()
