@@ -173,6 +173,7 @@ struct tunnel_demand {
     bool wants_own; /* only one to this target: streams of it are kept for others' requests */
     /* tunnel_demand.c's. */
     struct tunnel_demands *demands; /* NULL: not waiting */
+    bool is_new;                    /* not looked at so far */
     struct timer deadline;
     struct tunnel_demand *prev, *next;
 };

@@ -6,9 +6,9 @@
  *                             │ no tunnel object for this target: one is made (audited), and
  *                             └ ends once it was not used for IDLE_MS
  *
- * A demand waits in the list `waiting` and is looked at again (`retry`) whenever some tunnel
- * changes; what it waits for is worked out anew each time, so nothing in it can go stale. It never
- * waits longer than WAIT_MS, and not at all while the network has no agent.
+ * A demand waits in the list `waiting` and is looked at once it is new, and again whenever some
+ * tunnel changes; what it waits for is worked out anew each time, so nothing in it can go stale. It
+ * never waits longer than WAIT_MS, and not at all while the network has no agent.
  */
 #include "tunnel/internal.h"
 
@@ -26,12 +26,15 @@
 #define WAIT_MS        10000
 #define IDLE_MS        60000
 #define PER_TENANT_MAX 256 /* tunnels made on demand, at once */
+#define WAITING_MAX    16384
 
 struct tunnel_demands {
     struct tunnels *tunnels;
     struct tunnel_demand *waiting;
+    size_t n_waiting;
     struct making *making;
-    struct defer retry;
+    struct defer look;
+    bool has_changed; /* all are to be looked at, not the new ones only */
 };
 
 /* A tunnel on its way into the database. */
@@ -58,6 +61,7 @@ static void leave(struct tunnel_demand *d)
 {
     timer_stop(&d->deadline);
     DL_DELETE(d->demands->waiting, d);
+    d->demands->n_waiting--;
     d->demands = NULL;
 }
 
@@ -260,6 +264,8 @@ static void advance(struct tunnel_demand *d)
     struct tunnel_object *o = find_tunnel(d);
     if (ts->is_draining)
         fail(d, ERR_UNAVAILABLE, "the hub is about to stop");
+    else if (TAKE(d->is_new) && demands->n_waiting > WAITING_MAX)
+        fail(d, ERR_LIMIT, "too many requests wait for an agent; try again");
     else if (o && tunnel_pick_exposure(o))
         serve(d, o);
     else if (!n)
@@ -274,18 +280,23 @@ static void advance(struct tunnel_demand *d)
     }
 }
 
-static void on_retry(struct defer *defer)
+static void on_look(struct defer *defer)
 {
-    struct tunnel_demands *demands = container_of(defer, struct tunnel_demands, retry);
+    struct tunnel_demands *demands = container_of(defer, struct tunnel_demands, look);
     struct tunnel_demand *d, *next;
-    DL_FOREACH_SAFE (demands->waiting, d, next)
-        advance(d);
+    bool all = TAKE(demands->has_changed);
+    DL_FOREACH_SAFE (demands->waiting, d, next) {
+        if (all || d->is_new)
+            advance(d);
+    }
 }
 
 void tunnel_demand_changed(struct tunnels *ts)
 {
-    if (ts->demands && ts->demands->waiting)
-        loop_defer(ts->loop, &ts->demands->retry);
+    if (!ts->demands || !ts->demands->waiting)
+        return;
+    ts->demands->has_changed = true;
+    loop_defer(ts->loop, &ts->demands->look);
 }
 
 static void on_deadline(struct timer *t)
@@ -299,8 +310,10 @@ void tunnel_demand_start(struct tunnels *ts, struct tunnel_demand *d)
     d->demands = ts->demands;
     timer_init(&d->deadline, ts->loop, on_deadline);
     timer_start(&d->deadline, WAIT_MS);
+    d->is_new = true;
     DL_APPEND(ts->demands->waiting, d);
-    tunnel_demand_changed(ts);
+    ts->demands->n_waiting++;
+    loop_defer(ts->loop, &ts->demands->look);
 }
 
 void tunnel_demand_cancel(struct tunnel_demand *d)
@@ -328,14 +341,14 @@ void tunnel_demands_init(struct tunnels *ts)
 {
     ts->demands = NEW(struct tunnel_demands);
     ts->demands->tunnels = ts;
-    ts->demands->retry.fn = on_retry;
+    ts->demands->look.fn = on_look;
 }
 
 void tunnel_demands_free(struct tunnels *ts)
 {
     struct tunnel_demands *demands = TAKE(ts->demands);
     struct tunnel_demand *d, *next;
-    loop_defer_cancel(&demands->retry);
+    loop_defer_cancel(&demands->look);
     DL_FOREACH_SAFE (demands->waiting, d, next)
         fail(d, ERR_UNAVAILABLE, "the hub stops");
     mem_free(demands);

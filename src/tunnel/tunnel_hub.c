@@ -97,6 +97,7 @@ static void expire(struct timer *t)
     tunnel_lose_all(o, ERR_EXPIRED, "expired");
     tunnel_tell_removed(o);
     tunnel_save_status(o);
+    tunnel_demand_changed(o->owner);
 }
 
 static void arm_end(struct tunnel_object *o)
