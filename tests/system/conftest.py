@@ -16,6 +16,7 @@ from lib.plant import Plant  # noqa: E402
 from lib.process import SLOW  # noqa: E402
 from lib.service import Nginx, Sshd, TcpServer, echo  # noqa: E402
 from lib.warren import BUILD, Hub, program  # noqa: E402
+from lib.web import App  # noqa: E402
 
 
 def pytest_configure(config):
@@ -147,6 +148,17 @@ def site(bench):
     """(hub, agent) on loopback, the agent in the network "lan"."""
     hub = bench.hub()
     return hub, hub.agent("a1")
+
+
+@pytest.fixture
+def lan_hub(site):
+    """The hub of `site`."""
+    return site[0]
+
+
+@pytest.fixture
+def app(bench):
+    return bench.keep(App())
 
 
 @pytest.fixture
