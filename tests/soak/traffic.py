@@ -4,7 +4,6 @@ excused is wrong content, and a proper end where the service made none."""
 import random
 import socket
 import threading
-import time
 
 from lib.datagram import address_of, udp_socket
 from lib.service import connect
@@ -19,7 +18,7 @@ class Traffic:
         self.ok = self.failed = 0
         self.wrong = []  # texts
         self.resting, self.ended = threading.Event(), threading.Event()
-        self.lock = threading.Lock()
+        self.idle = threading.Condition()
         self.at_work = 0
         self.threads = [threading.Thread(target=self._client, args=(seed * 1000 + n,), daemon=True)
                         for n in range(clients)]
@@ -29,10 +28,8 @@ class Traffic:
     def rest(self):
         """Returns when no client has a connection any more."""
         self.resting.set()
-        deadline = time.monotonic() + 60
-        while self.at_work and time.monotonic() < deadline:
-            time.sleep(0.02)
-        assert not self.at_work, "a client hangs"
+        with self.idle:
+            assert self.idle.wait_for(lambda: not self.at_work, 60), "a client hangs"
 
     def resume(self):
         self.resting.clear()
@@ -47,11 +44,11 @@ class Traffic:
         rng = random.Random(seed)
         while not self.ended.is_set():
             addresses = self.addresses()
-            with self.lock:
+            with self.idle:
                 works = bool(addresses) and not self.resting.is_set()
                 self.at_work += works
             if not works:
-                time.sleep(0.05)
+                self.ended.wait(0.05)
                 continue
             protocol, address = rng.choice(addresses)
             session = self._flow if protocol == "udp" else self._session
@@ -61,9 +58,10 @@ class Traffic:
             except OSError:
                 self.failed += 1
             finally:
-                with self.lock:
+                with self.idle:
                     self.at_work -= 1
-            time.sleep(rng.choice((0, 0, 0.05)))
+                    self.idle.notify_all()
+            self.resting.wait(rng.choice((0, 0, 0.05)))
 
     def _session(self, rng, address):
         deaths = self.hub_deaths()
@@ -73,7 +71,7 @@ class Traffic:
                 self._exchange(sock, rng, address, deaths)
                 if self.resting.is_set():
                     break
-                time.sleep(rng.choice((0, 0, 0.2, 1)))
+                self.resting.wait(rng.choice((0, 0, 0.2, 1)))
             if rng.random() < 0.5:
                 sock.shutdown(socket.SHUT_WR)
                 if sock.recv(1):
