@@ -203,6 +203,8 @@ void tunnel_limits_count(const struct tunnel_object *o, struct tunnel_traffic *s
 /* In a transaction: ERR_LIMIT when the tenant has all its tunnels; and that for people. */
 int tunnel_check_quota(struct tx *tx, const char *tenant);
 int tunnel_quota_diag(struct diag *d);
+/* ERR_LIMIT when the network (id or name; a new one has room) has TUNNELS_PER_NETWORK. */
+int tunnel_check_room(struct tunnels *ts, const char *tenant, const char *network, struct diag *d);
 
 /* tunnel_declare.c: PUT */
 struct http_server;

@@ -216,10 +216,7 @@ static int fill_new(struct tunnel_write *w, const json_t *body, struct diag *d)
 {
     struct tunnel *t = &w->t;
     TRY(tunnel_parse(body, t->name, &t->spec, w->network, d));
-    struct tunnel_network *n = tunnel_network_of(w->tunnels, t->spec.network);
-    if (n && n->count >= TUNNELS_PER_NETWORK)
-        return diag_set_field(d, ERR_LIMIT, "spec.target.network", "has %d tunnels, no more fit",
-                              TUNNELS_PER_NETWORK);
+    TRY(tunnel_check_room(w->tunnels, w->by.tenant, w->network, d));
     TRY(tunnel_access_keep(&t->spec.who, NULL, d));
     TRY(tunnel_check_host(w->tunnels, &t->spec, "", d));
     id_new(t->id, "tun");

@@ -140,10 +140,7 @@ static void compared(void *arg, int err)
 
 static int fill_new(struct tunnel_put *w, struct diag *d)
 {
-    struct tunnel_network *n = tunnel_network_of(w->tunnels, w->t.spec.network);
-    if (n && n->count >= TUNNELS_PER_NETWORK)
-        return diag_set_field(d, ERR_LIMIT, "spec.target.network", "has %d tunnels, no more fit",
-                              TUNNELS_PER_NETWORK);
+    TRY(tunnel_check_room(w->tunnels, w->by.tenant, w->t.spec.network, d));
     TRY(tunnel_access_keep(&w->t.spec.who, NULL, d));
     TRY(tunnel_check_host(w->tunnels, &w->t.spec, "", d));
     id_new(w->t.id, "tun");

@@ -125,6 +125,17 @@ int tunnel_quota_diag(struct diag *d)
                     "administrator for more (\"warren tenant get\" shows the limit)");
 }
 
+int tunnel_check_room(struct tunnels *ts, const char *tenant, const char *network, struct diag *d)
+{
+    const struct fleet_network *there = fleet_network_lookup(ts->fleet, tenant, network);
+    const struct tunnel_network *n = there ? tunnel_network_of(ts, there->id) : NULL;
+    if (n && n->count >= TUNNELS_PER_NETWORK)
+        return diag_set_field(d, ERR_LIMIT, "spec.target.network",
+                              "the network has %d tunnels, no more fit; delete one",
+                              TUNNELS_PER_NETWORK);
+    return 0;
+}
+
 /* ---- counting ---- */
 
 void tunnel_limits_count(const struct tunnel_object *o, struct tunnel_traffic *sum)

@@ -1,8 +1,10 @@
 """Limits of tunnels and tenants: held, counted, and answered with a reason."""
 
 import base64
+import contextlib
 import os
 import socket
+import sqlite3
 import ssl
 import threading
 import time
@@ -224,6 +226,27 @@ def test_a_tenants_tunnels_and_agents_are_limited(bench, hub):
     assert any(r["outcome"] == "denied" and "agents" in r["detail"] for r in admin.items("/api/v1/audit?action=agent.enroll"))
     hub.cli("tenant", "limit", "default", "--agents", "none")
     second.enroll(token)
+
+
+def test_a_network_holds_ten_thousand_tunnels(hub):
+    body = {"spec": {"target": {"network": "lan", "address": "127.0.0.1:1"}, "access": {"internal": True}}}
+    hub.admin.post("/api/v1/networks", {"name": "lan"})
+    hub.admin.post("/api/v1/tunnels", {"name": "t", **body})
+    hub.process.stop()
+    with contextlib.closing(sqlite3.connect(os.path.join(hub.data, "warren.db"))) as db, db:
+        columns = [row[1] for row in db.execute("PRAGMA table_info(tunnel)")]
+        rest = ", ".join(column for column in columns if column not in ("id", "name"))
+        db.execute(f"INSERT INTO tunnel (id, name, {rest}) WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 "
+                   f"FROM n WHERE i < 9999) SELECT printf('tun_%016d', i), 't' || i, {rest} FROM tunnel, n")
+    hub.start()
+    for call in (lambda: hub.admin.post("/api/v1/tunnels", {"name": "more", **body}),
+                 lambda: hub.admin.call("PUT", "/api/v1/tunnels/more", {"name": "more", **body},
+                                        headers={"If-None-Match": "*"})):
+        with pytest.raises(Problem) as refused:
+            call()
+        assert refused.value.status == 503 and refused.value.body["field"] == "spec.target.network"
+    hub.admin.delete("/api/v1/tunnels/t7")
+    hub.admin.post("/api/v1/tunnels", {"name": "more", **body})
 
 
 def test_a_tenants_streams_and_bandwidth_are_of_all_its_tunnels(bench, hub, echo_server):
