@@ -383,3 +383,30 @@ bool bench_is_ended(int fd)
     ssize_t n = recv(fd, &byte, 1, MSG_DONTWAIT | MSG_PEEK);
     return n == 0 || (n < 0 && errno != EAGAIN);
 }
+
+void bench_wait_active(struct bench *b, const struct tunnel_object *o)
+{
+    wait_for(b->loop, o->t.phase == TUNNEL_ACTIVE);
+}
+
+void bench_change_target(struct tunnel_object *o, uint16_t port)
+{
+    struct tunnel to = o->t;
+    to.spec.target.port = port;
+    tunnel_change(o, &to, 0);
+}
+
+static void count_listed(void *arg, const struct exposure_record *records, size_t n)
+{
+    --*(int *)arg;
+}
+
+void bench_settle_worker(struct bench *b, struct tunnel_object *o)
+{
+    int listings = 0;
+    for (struct exposure *e = o->exposures; e; e = exposure_next(e)) {
+        listings++;
+        exposure_list_open(e, count_listed, &listings);
+    }
+    wait_for(b->loop, listings == 0);
+}

@@ -69,3 +69,8 @@ int bench_connect(struct bench *b, struct tunnel_object *o);
 void bench_pass(struct bench *b, int from, int to, const char *text);
 /* Whether the other side has ended or reset the connection by now. */
 bool bench_is_ended(int fd);
+
+void bench_wait_active(struct bench *b, const struct tunnel_object *o);
+void bench_change_target(struct tunnel_object *o, uint16_t port);
+/* What the main loop told the worker before has been done when this returns. */
+void bench_settle_worker(struct bench *b, struct tunnel_object *o);

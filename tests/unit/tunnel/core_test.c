@@ -29,11 +29,6 @@ static uint64_t epoch_of(const struct tunnel_object *o)
     return l ? l->l.epoch : 0;
 }
 
-static void wait_active(struct bench *b, const struct tunnel_object *o)
-{
-    wait_for(b->loop, o->t.phase == TUNNEL_ACTIVE);
-}
-
 /* A client and the target's end of its stream, proven in both directions. */
 static int open_stream(struct bench *b, struct tunnel_object *o, int *ret_client)
 {
@@ -52,7 +47,7 @@ static void a_client_reaches_the_target(void **state)
     int client;
     bench_agent_start(b, &a, AGENT_1);
     struct tunnel_object *o = bench_tunnel(b, "web", "127.0.0.1:0", 0);
-    wait_active(b, o);
+    bench_wait_active(b, o);
     assert_string_equal(holder(o), AGENT_1);
     int target = open_stream(b, o, &client);
     assert_int_equal(tunnels_streams_open(b->tunnels), 1);
@@ -73,7 +68,7 @@ static void the_other_agent_serves_when_the_holder_leaves(void **state)
     int client, second;
     bench_agent_start(b, &a, AGENT_1);
     struct tunnel_object *o = bench_tunnel(b, "web", "127.0.0.1:0", 0);
-    wait_active(b, o);
+    bench_wait_active(b, o);
     uint64_t epoch = epoch_of(o);
     bench_agent_start(b, &other, AGENT_2);
     open_stream(b, o, &client);
@@ -104,7 +99,7 @@ static void a_tunnel_that_moves_keeps_its_streams(void **state)
     struct tunnel_object *o[] = {bench_tunnel(b, "one", "127.0.0.1:0", 0),
                                  bench_tunnel(b, "two", "127.0.0.1:0", 0)};
     for (int i = 0; i < 2; i++) {
-        wait_active(b, o[i]);
+        bench_wait_active(b, o[i]);
         targets[i] = open_stream(b, o[i], &clients[i]);
     }
     bench_agent_start(b, &other, AGENT_2);
@@ -137,7 +132,7 @@ static void an_agent_that_leaves_takes_nothing_and_keeps_its_streams(void **stat
     int client;
     bench_agent_start(b, &a, AGENT_1);
     struct tunnel_object *o = bench_tunnel(b, "web", "127.0.0.1:0", 0);
-    wait_active(b, o);
+    bench_wait_active(b, o);
     int target = open_stream(b, o, &client);
     tunnel_agent_leave(a.tunnels, 1000);
     wait_for(b->loop, o->t.phase == TUNNEL_PENDING);
@@ -159,8 +154,8 @@ static void an_agent_that_comes_and_goes_gets_nothing_for_a_while(void **state)
     struct bench_agent a, restless;
     bench_agent_start(b, &a, AGENT_1);
     struct tunnel_object *o[] = {bench_tunnel(b, "one", NULL, 0), bench_tunnel(b, "two", NULL, 0)};
-    wait_active(b, o[0]);
-    wait_active(b, o[1]);
+    bench_wait_active(b, o[0]);
+    bench_wait_active(b, o[1]);
     for (int i = 0; i < 3; i++) {
         bench_agent_start(b, &restless, AGENT_2);
         assert_false(tunnel_peer_is_silent(tunnel_peer_of(b->tunnels, AGENT_2)));
@@ -182,8 +177,8 @@ static void what_could_not_be_served_for_lack_of_descriptors_is_served_later(voi
     bench_agent_start(b, &a, AGENT_1);
     struct tunnel_object *o = bench_tunnel(b, "web", "127.0.0.1:0", 0);
     struct tunnel_object *other = bench_tunnel(b, "other", NULL, 0); /* keeps the connection */
-    wait_active(b, o);
-    wait_active(b, other);
+    bench_wait_active(b, o);
+    bench_wait_active(b, other);
     assert_int_equal(getrlimit(RLIMIT_NOFILE, &was), 0);
     low = was;
     low.rlim_cur = 3;
@@ -192,7 +187,7 @@ static void what_could_not_be_served_for_lack_of_descriptors_is_served_later(voi
     wait_for(b->loop, timer_is_running(&b->tunnels->serve_timer));
     assert_int_equal(o->t.phase, TUNNEL_PENDING);
     assert_int_equal(setrlimit(RLIMIT_NOFILE, &was), 0);
-    wait_active(b, o);
+    bench_wait_active(b, o);
     bench_agent_stop(&a);
 }
 
@@ -203,7 +198,7 @@ static void a_deleted_tunnel_cuts_its_streams_and_frees_its_address(void **state
     int client, again;
     bench_agent_start(b, &a, AGENT_1);
     struct tunnel_object *o = bench_tunnel(b, "web", "127.0.0.1:0", 0);
-    wait_active(b, o);
+    bench_wait_active(b, o);
     char address[ADDR_TEXT_SIZE];
     snprintf(address, sizeof(address), "%s", o->t.endpoint);
     open_stream(b, o, &client);
@@ -211,7 +206,7 @@ static void a_deleted_tunnel_cuts_its_streams_and_frees_its_address(void **state
     struct tunnel_object *next = bench_tunnel(b, "web", address, 0);
     assert_string_equal(next->t.endpoint, address);
     wait_for(b->loop, bench_is_ended(client));
-    wait_active(b, next);
+    bench_wait_active(b, next);
     open_stream(b, next, &again);
     /* The first one's access log went with it, though its last stream ended later. */
     wait_for(b->loop, b->tunnels->n_exposures == 1);
@@ -229,13 +224,13 @@ static void a_tunnel_moves_to_another_address(void **state)
     int client, again;
     bench_agent_start(b, &a, AGENT_1);
     struct tunnel_object *o = bench_tunnel(b, "web", "127.0.0.1:0", 0);
-    wait_active(b, o);
+    bench_wait_active(b, o);
     open_stream(b, o, &client);
     struct tunnel to = o->t;
     snprintf(to.spec.listen.host, sizeof(to.spec.listen.host), "127.0.0.2");
     tunnel_change(o, &to, 0);
     wait_for(b->loop, strncmp(o->t.endpoint, "127.0.0.2:", 10) == 0);
-    wait_active(b, o);
+    bench_wait_active(b, o);
     assert_true(bench_is_ended(client));
     open_stream(b, o, &again);
     close(client);
@@ -250,7 +245,7 @@ static void a_tunnel_ends_with_its_ttl(void **state)
     int client;
     bench_agent_start(b, &a, AGENT_1);
     struct tunnel_object *o = bench_tunnel(b, "web", "127.0.0.1:0", 300);
-    wait_active(b, o);
+    bench_wait_active(b, o);
     open_stream(b, o, &client);
     wait_for(b->loop, o->t.phase == TUNNEL_EXPIRED);
     wait_for(b->loop, bench_is_ended(client));
@@ -269,7 +264,7 @@ static void a_revoked_agent_is_cut_and_its_streams_say_so(void **state)
     int client;
     bench_agent_start(b, &a, AGENT_1);
     struct tunnel_object *o = bench_tunnel(b, "web", "127.0.0.1:0", 0);
-    wait_active(b, o);
+    bench_wait_active(b, o);
     open_stream(b, o, &client);
     fleet_cut_revoked(b->fleet, AGENT_1);
     wait_for(b->loop, bench_is_ended(client) && a.downs == 1);
@@ -287,11 +282,11 @@ static void a_newer_session_of_the_same_agent_supersedes(void **state)
     int client;
     bench_agent_start(b, &a, AGENT_1);
     struct tunnel_object *o = bench_tunnel(b, "web", "127.0.0.1:0", 0);
-    wait_active(b, o);
+    bench_wait_active(b, o);
     bench_agent_start(b, &copy, AGENT_1);
     wait_for(b->loop, a.downs == 1);
     assert_int_equal(fleet_online(b->fleet), 1);
-    wait_active(b, o);
+    bench_wait_active(b, o);
     open_stream(b, o, &client);
     assert_int_equal(tunnel_agent_streams(copy.tunnels), 1);
     assert_int_equal(tunnel_agent_streams(a.tunnels), 0);
@@ -365,7 +360,7 @@ static void a_lost_link_is_dialled_again_and_serves(void **state)
     int client, again;
     bench_agent_start(b, &a, AGENT_1);
     struct tunnel_object *o = bench_tunnel(b, "web", "127.0.0.1:0", 0);
-    wait_active(b, o);
+    bench_wait_active(b, o);
     uint64_t epoch = epoch_of(o);
     open_stream(b, o, &client);
     fleet_cut_links(fleet_agent_find(b->fleet, AGENT_1));
@@ -378,27 +373,9 @@ static void a_lost_link_is_dialled_again_and_serves(void **state)
     bench_agent_stop(&a);
 }
 
-static void change_target(struct tunnel_object *o, uint16_t port)
-{
-    struct tunnel to = o->t;
-    to.spec.target.port = port;
-    tunnel_change(o, &to, 0);
-}
-
 static void count_listed(void *arg, const struct exposure_record *records, size_t n)
 {
     --*(int *)arg;
-}
-
-/* What the main loop told the worker before has been done when this returns. */
-static void settle_worker(struct bench *b, struct tunnel_object *o)
-{
-    int listings = 0;
-    for (struct exposure *e = o->exposures; e; e = exposure_next(e)) {
-        listings++;
-        exposure_list_open(e, count_listed, &listings);
-    }
-    wait_for(b->loop, listings == 0);
 }
 
 static void a_refusing_target_is_the_reason_until_it_answers(void **state)
@@ -409,15 +386,15 @@ static void a_refusing_target_is_the_reason_until_it_answers(void **state)
     int client, again;
     bench_agent_start(b, &a, AGENT_1);
     struct tunnel_object *o = bench_tunnel(b, "web", "127.0.0.1:0", 0);
-    wait_active(b, o);
+    bench_wait_active(b, o);
     close(test_listen(&closed));
-    change_target(o, addr_port(&closed));
-    settle_worker(b, o);
+    bench_change_target(o, addr_port(&closed));
+    bench_settle_worker(b, o);
     client = bench_connect(b, o);
     wait_for(b->loop, strstr(o->t.reason, "connection_refused"));
     wait_for(b->loop, bench_is_ended(client));
-    change_target(o, addr_port(&b->target_address));
-    settle_worker(b, o);
+    bench_change_target(o, addr_port(&b->target_address));
+    bench_settle_worker(b, o);
     open_stream(b, o, &again);
     wait_for(b->loop, o->t.reason[0] == '\0');
     close(client);
@@ -437,8 +414,8 @@ static void everything_at_once_leaves_nothing_behind(void **state)
     for (int i = 0; i < 4; i++) {
         snprintf(name, sizeof(name), "t%d", i);
         o[i] = bench_tunnel(b, name, "127.0.0.1:0", 0);
-        wait_active(b, o[i]);
-        change_target(o[i], 9);
+        bench_wait_active(b, o[i]);
+        bench_change_target(o[i], 9);
     }
     for (int i = 0; i < 200; i++) {
         struct tunnel_object *t = o[i % 4];
@@ -453,7 +430,7 @@ static void everything_at_once_leaves_nothing_behind(void **state)
             listings++;
             exposure_list_open(e, count_listed, &listings);
         }
-        change_target(t, i % 2 ? 9 : 10);
+        bench_change_target(t, i % 2 ? 9 : 10);
         if (i % 20 == 19) {
             struct tunnel to = t->t;
             snprintf(to.spec.listen.host, sizeof(to.spec.listen.host), "127.0.0.%d", 1 + i / 20);
@@ -468,7 +445,7 @@ static void everything_at_once_leaves_nothing_behind(void **state)
     }
     wait_for(b->loop, listings == 0);
     for (int i = 0; i < 4; i++)
-        wait_active(b, o[i]);
+        bench_wait_active(b, o[i]);
     for (int i = 0; i < n; i++)
         close(clients[i]);
     wait_for(b->loop, tunnels_streams_open(b->tunnels) == 0);
@@ -482,7 +459,7 @@ static void a_hub_that_stops_amid_streams_ends_them_all(void **state)
     int clients[5];
     bench_agent_start(b, &a, AGENT_1);
     struct tunnel_object *o = bench_tunnel(b, "web", "127.0.0.1:0", 0);
-    wait_active(b, o);
+    bench_wait_active(b, o);
     for (size_t i = 0; i < ARRAY_SIZE(clients); i++)
         open_stream(b, o, &clients[i]);
     tunnels_drain(b->tunnels);
@@ -491,134 +468,6 @@ static void a_hub_that_stops_amid_streams_ends_them_all(void **state)
         wait_for(b->loop, bench_is_ended(clients[i]));
         close(clients[i]);
     }
-}
-
-/* ---- streams that the main loop opens ---- */
-
-struct dialled {
-    struct exposure_dial *dial;
-    int fd, opens, ends, err;
-};
-
-static void on_dial_open(void *arg)
-{
-    ((struct dialled *)arg)->opens++;
-}
-
-static void on_dial_end(void *arg, int err)
-{
-    struct dialled *d = arg;
-    d->ends++;
-    d->err = err;
-}
-
-static const struct exposure_dial_ops dial_ops = {.on_open = on_dial_open, .on_end = on_dial_end};
-
-static void dial_tunnel(struct bench *b, struct tunnel_object *o, struct dialled *d)
-{
-    int fds[2];
-    struct addr client;
-    *d = (struct dialled){0};
-    assert_int_equal(addr_parse("192.0.2.7", 1234, &client), 0);
-    assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0, fds), 0);
-    assert_int_equal(tunnel_dial(o, NULL, fds[1], &client, &dial_ops, d, &d->dial), 0);
-    d->fd = fds[0];
-}
-
-static void end_dial(struct dialled *d, int err)
-{
-    exposure_dial_done(d->dial, err);
-    close(d->fd);
-}
-
-static void the_main_loop_opens_a_stream_that_ends_properly(void **state)
-{
-    struct bench *b = *state;
-    struct bench_agent a;
-    struct dialled d;
-    bench_agent_start(b, &a, AGENT_1);
-    struct tunnel_object *o = bench_tunnel(b, "web", NULL, 0);
-    wait_active(b, o);
-    dial_tunnel(b, o, &d);
-    wait_for(b->loop, d.opens == 1 && b->n_served == 1);
-    bench_pass(b, d.fd, b->served[0], "question");
-    shutdown(d.fd, SHUT_WR);
-    wait_for(b->loop, bench_is_ended(b->served[0]));
-    bench_pass(b, b->served[0], d.fd, "answer");
-    close(b->served[0]);
-    b->served[0] = -1;
-    wait_for(b->loop, d.ends == 1);
-    assert_int_equal(d.err, 0);
-    assert_int_equal(read(d.fd, &(char){0}, 1), 0);
-    end_dial(&d, 0);
-    wait_for(b->loop, bench_query(b, "SELECT COUNT(*) FROM connection WHERE ended = 'closed' AND "
-                                     "client = '192.0.2.7:1234'") == 1);
-    bench_agent_stop(&a);
-}
-
-static void a_stream_of_the_main_loop_is_reset_from_either_side(void **state)
-{
-    struct bench *b = *state;
-    struct bench_agent a;
-    struct dialled d;
-    struct linger zero = {.l_onoff = 1};
-    bench_agent_start(b, &a, AGENT_1);
-    struct tunnel_object *o = bench_tunnel(b, "web", NULL, 0);
-    wait_active(b, o);
-    dial_tunnel(b, o, &d);
-    wait_for(b->loop, d.opens == 1 && b->n_served == 1);
-    end_dial(&d, ERR_RESET);
-    wait_for(b->loop, bench_is_ended(b->served[0]));
-    assert_int_equal(d.ends, 0);
-    wait_for(b->loop,
-             bench_query(b, "SELECT COUNT(*) FROM connection WHERE ended = 'client_reset'") == 1);
-
-    dial_tunnel(b, o, &d);
-    wait_for(b->loop, d.opens == 1 && b->n_served == 2);
-    setsockopt(b->served[1], SOL_SOCKET, SO_LINGER, &zero, sizeof(zero));
-    close(b->served[1]);
-    b->served[1] = -1;
-    wait_for(b->loop, d.ends == 1);
-    assert_int_equal(d.err, ERR_RESET);
-    end_dial(&d, 0);
-    bench_agent_stop(&a);
-}
-
-static void a_stream_of_the_main_loop_tells_why_the_target_is_not_reached(void **state)
-{
-    struct bench *b = *state;
-    struct bench_agent a;
-    struct dialled d;
-    struct addr closed;
-    bench_agent_start(b, &a, AGENT_1);
-    struct tunnel_object *o = bench_tunnel(b, "web", NULL, 0);
-    wait_active(b, o);
-    close(test_listen(&closed));
-    change_target(o, addr_port(&closed));
-    settle_worker(b, o);
-    dial_tunnel(b, o, &d);
-    wait_for(b->loop, d.ends == 1);
-    assert_int_equal(d.opens, 0);
-    assert_int_equal(d.err, ERR_REFUSED);
-    end_dial(&d, 0);
-    bench_agent_stop(&a);
-}
-
-static void a_stream_of_the_main_loop_is_cut_with_its_tunnel(void **state)
-{
-    struct bench *b = *state;
-    struct bench_agent a;
-    struct dialled d;
-    bench_agent_start(b, &a, AGENT_1);
-    struct tunnel_object *o = bench_tunnel(b, "web", NULL, 0);
-    wait_active(b, o);
-    dial_tunnel(b, o, &d);
-    wait_for(b->loop, d.opens == 1);
-    bench_delete(b, o);
-    wait_for(b->loop, d.ends == 1 && !b->tunnels->n_exposures);
-    assert_true(d.err < 0);
-    end_dial(&d, d.err);
-    bench_agent_stop(&a);
 }
 
 int main(void)
@@ -642,10 +491,6 @@ int main(void)
         T(a_lost_link_is_dialled_again_and_serves),
         T(a_refusing_target_is_the_reason_until_it_answers),
         T(everything_at_once_leaves_nothing_behind),
-        T(the_main_loop_opens_a_stream_that_ends_properly),
-        T(a_stream_of_the_main_loop_is_reset_from_either_side),
-        T(a_stream_of_the_main_loop_tells_why_the_target_is_not_reached),
-        T(a_stream_of_the_main_loop_is_cut_with_its_tunnel),
         T(a_hub_that_stops_amid_streams_ends_them_all),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

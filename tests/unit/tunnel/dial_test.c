@@ -1,0 +1,180 @@
+/* Streams that the main loop opens. */
+#include "bench.h"
+
+#include "base/error.h"
+#include "base/macro.h"
+
+#include <stdio.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <cmocka.h>
+
+struct dialled {
+    struct exposure_dial *dial;
+    int fd, opens, ends, err;
+};
+
+static void on_dial_open(void *arg)
+{
+    ((struct dialled *)arg)->opens++;
+}
+
+static void on_dial_end(void *arg, int err)
+{
+    struct dialled *d = arg;
+    d->ends++;
+    d->err = err;
+}
+
+static const struct exposure_dial_ops dial_ops = {.on_open = on_dial_open, .on_end = on_dial_end};
+
+static void dial_tunnel(struct bench *b, struct tunnel_object *o, struct dialled *d,
+                        const char *token)
+{
+    int fds[2];
+    struct addr client;
+    struct exposure_goal goal = {0};
+    *d = (struct dialled){0};
+    snprintf(goal.token, sizeof(goal.token), "%s", token);
+    assert_int_equal(addr_parse("192.0.2.7", 1234, &client), 0);
+    assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0, fds), 0);
+    assert_int_equal(tunnel_dial(o, &goal, fds[1], &client, &dial_ops, d, &d->dial), 0);
+    d->fd = fds[0];
+}
+
+static void end_dial(struct dialled *d, int err)
+{
+    exposure_dial_done(d->dial, err);
+    close(d->fd);
+}
+
+static void the_main_loop_opens_a_stream_that_ends_properly(void **state)
+{
+    struct bench *b = *state;
+    struct bench_agent a;
+    struct dialled d;
+    bench_agent_start(b, &a, AGENT_1);
+    struct tunnel_object *o = bench_tunnel(b, "web", NULL, 0);
+    bench_wait_active(b, o);
+    dial_tunnel(b, o, &d, "");
+    wait_for(b->loop, d.opens == 1 && b->n_served == 1);
+    bench_pass(b, d.fd, b->served[0], "question");
+    shutdown(d.fd, SHUT_WR);
+    wait_for(b->loop, bench_is_ended(b->served[0]));
+    bench_pass(b, b->served[0], d.fd, "answer");
+    close(b->served[0]);
+    b->served[0] = -1;
+    wait_for(b->loop, d.ends == 1);
+    assert_int_equal(d.err, 0);
+    assert_int_equal(read(d.fd, &(char){0}, 1), 0);
+    end_dial(&d, 0);
+    wait_for(b->loop, bench_query(b, "SELECT COUNT(*) FROM connection WHERE ended = 'closed' AND "
+                                     "client = '192.0.2.7:1234'") == 1);
+    bench_agent_stop(&a);
+}
+
+static void a_stream_of_the_main_loop_is_reset_from_either_side(void **state)
+{
+    struct bench *b = *state;
+    struct bench_agent a;
+    struct dialled d;
+    struct linger zero = {.l_onoff = 1};
+    bench_agent_start(b, &a, AGENT_1);
+    struct tunnel_object *o = bench_tunnel(b, "web", NULL, 0);
+    bench_wait_active(b, o);
+    dial_tunnel(b, o, &d, "");
+    wait_for(b->loop, d.opens == 1 && b->n_served == 1);
+    end_dial(&d, ERR_RESET);
+    wait_for(b->loop, bench_is_ended(b->served[0]));
+    assert_int_equal(d.ends, 0);
+    wait_for(b->loop,
+             bench_query(b, "SELECT COUNT(*) FROM connection WHERE ended = 'client_reset'") == 1);
+
+    dial_tunnel(b, o, &d, "");
+    wait_for(b->loop, d.opens == 1 && b->n_served == 2);
+    setsockopt(b->served[1], SOL_SOCKET, SO_LINGER, &zero, sizeof(zero));
+    close(b->served[1]);
+    b->served[1] = -1;
+    wait_for(b->loop, d.ends == 1);
+    assert_int_equal(d.err, ERR_RESET);
+    end_dial(&d, 0);
+    bench_agent_stop(&a);
+}
+
+static void a_stream_of_the_main_loop_tells_why_the_target_is_not_reached(void **state)
+{
+    struct bench *b = *state;
+    struct bench_agent a;
+    struct dialled d;
+    struct addr closed;
+    bench_agent_start(b, &a, AGENT_1);
+    struct tunnel_object *o = bench_tunnel(b, "web", NULL, 0);
+    bench_wait_active(b, o);
+    close(test_listen(&closed));
+    bench_change_target(o, addr_port(&closed));
+    bench_settle_worker(b, o);
+    dial_tunnel(b, o, &d, "");
+    wait_for(b->loop, d.ends == 1);
+    assert_int_equal(d.opens, 0);
+    assert_int_equal(d.err, ERR_REFUSED);
+    end_dial(&d, 0);
+    bench_agent_stop(&a);
+}
+
+static void a_stream_of_the_main_loop_is_cut_with_its_tunnel(void **state)
+{
+    struct bench *b = *state;
+    struct bench_agent a;
+    struct dialled d;
+    bench_agent_start(b, &a, AGENT_1);
+    struct tunnel_object *o = bench_tunnel(b, "web", NULL, 0);
+    bench_wait_active(b, o);
+    dial_tunnel(b, o, &d, "");
+    wait_for(b->loop, d.opens == 1);
+    bench_delete(b, o);
+    wait_for(b->loop, d.ends == 1 && !b->tunnels->n_exposures);
+    assert_true(d.err < 0);
+    end_dial(&d, d.err);
+    bench_agent_stop(&a);
+}
+
+static void the_streams_of_a_revoked_token_are_cut_and_no_others(void **state)
+{
+    struct bench *b = *state;
+    struct bench_agent a;
+    struct dialled cut, other;
+    bench_agent_start(b, &a, AGENT_1);
+    struct tunnel_object *o = bench_tunnel(b, "web", NULL, 0);
+    bench_wait_active(b, o);
+    dial_tunnel(b, o, &other, "tok_1");
+    wait_for(b->loop, other.opens == 1 && b->n_served == 1);
+    dial_tunnel(b, o, &cut, "tok_2");
+    wait_for(b->loop, cut.opens == 1 && b->n_served == 2);
+    tunnels_cut_token(b->tunnels, "tok_2");
+    wait_for(b->loop, cut.ends == 1 && bench_is_ended(b->served[1]));
+    assert_int_equal(cut.err, ERR_REVOKED);
+    bench_pass(b, other.fd, b->served[0], "goes on");
+    assert_int_equal(other.ends, 0);
+    end_dial(&cut, cut.err);
+    end_dial(&other, 0);
+    wait_for(b->loop,
+             bench_query(b, "SELECT COUNT(*) FROM connection WHERE ended = 'revoked'") == 1);
+    bench_agent_stop(&a);
+}
+
+int main(void)
+{
+#define T(name) cmocka_unit_test_setup_teardown(name, bench_set_up, bench_tear_down)
+    const struct CMUnitTest tests[] = {
+        T(the_main_loop_opens_a_stream_that_ends_properly),
+        T(a_stream_of_the_main_loop_is_reset_from_either_side),
+        T(a_stream_of_the_main_loop_tells_why_the_target_is_not_reached),
+        T(a_stream_of_the_main_loop_is_cut_with_its_tunnel),
+        T(the_streams_of_a_revoked_token_are_cut_and_no_others),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
