@@ -9,46 +9,27 @@
 #include "base/mem.h"
 #include "base/text.h"
 #include "http/gateway_rules.h"
+#include "http/h2_side.h"
 #include "net/h2conn.h"
 
 #include <stdio.h>
 #include <string.h>
 
-#define SHUTDOWN_MS  5000
-#define LINGER_MS    2000
-#define LINGER_BYTES (1024 * 1024)
-#define WINDOW       (256 * 1024)
-#define WINDOW_MAX   (2 * 1024 * 1024)
+#define WINDOW     (256 * 1024)
+#define WINDOW_MAX (2 * 1024 * 1024)
 
 struct h2_link {
-    struct http_link link;
+    struct http_h2_link l;
     struct gateway *gateway;
-    struct h2conn *hc;
-    struct timer idle;
-    uint32_t streams;
-    bool is_ending;
 };
 
 struct h2_side {
     struct h2_link *link;
-    struct h2_stream *stream;
     struct gateway_exchange *x; /* NULL once answered */
-    struct buf out;
-    size_t out_at, unconsumed;
-    bool is_ended; /* no more will be added to out */
+    struct http_h2_out out;
+    size_t unconsumed;
     bool expects, has_read_end;
-    /* An answer before the body was read: its end is held back while a little more of the body is
-     * read over; what ends the stream then is a reset, after which some clients throw the answer
-     * away. */
-    bool lingers;
-    size_t lingered;
-    struct timer deadline; /* of an answer that nobody takes, and of lingering */
 };
-
-static size_t unsent(const struct h2_side *side)
-{
-    return side->out.len - side->out_at;
-}
 
 /* ---- the answer: struct gateway_side_ops ---- */
 
@@ -56,7 +37,7 @@ static void side_go_on(struct gateway_exchange *x)
 {
     struct h2_side *side = x->side;
     if (side->expects)
-        h2_inform(side->stream, H2_HEADERS({":status", "100"}), 1);
+        h2_inform(side->out.stream, H2_HEADERS({":status", "100"}), 1);
     side->expects = false;
 }
 
@@ -75,46 +56,39 @@ static void side_begin(struct gateway_exchange *x, int status, const struct http
         headers[count++] = (struct h2_header){fields[i].name, fields[i].value};
     if (length >= 0 && !is_raw && status != 204)
         headers[count++] = (struct h2_header){"content-length", length_text};
-    if (h2_respond(side->stream, headers, count, has_body || is_raw || !side->has_read_end) < 0)
-        h2_reset(side->stream, H2_INTERNAL_ERROR);
+    if (h2_respond(side->out.stream, headers, count, has_body || is_raw || !side->has_read_end) < 0)
+        h2_reset(side->out.stream, H2_INTERNAL_ERROR);
 }
 
 static size_t side_send(struct gateway_exchange *x, const void *data, size_t len)
 {
     struct h2_side *side = x->side;
-    buf_append(&side->out, data, len);
-    if (!timer_is_running(&side->deadline))
-        timer_start(&side->deadline, HTTP_STALL_MS);
-    h2_resume(side->stream);
-    return unsent(side);
+    return http_h2_out_add(&side->out, data, len);
 }
 
 static void side_taken(struct gateway_exchange *x, size_t len)
 {
     struct h2_side *side = x->side;
     side->unconsumed -= len;
-    h2_consume(side->stream, len);
+    h2_consume(side->out.stream, len);
 }
 
 static void side_finish(struct gateway_exchange *x)
 {
     struct h2_side *side = gateway_exchange_leave(x);
     side->x = NULL;
-    side->is_ended = true;
-    side->lingers = !side->has_read_end;
     if (side->unconsumed)
-        h2_consume(side->stream, side->unconsumed);
+        h2_consume(side->out.stream, side->unconsumed);
     side->unconsumed = 0;
-    timer_start(&side->deadline, side->lingers ? LINGER_MS : HTTP_STALL_MS);
-    h2_resume(side->stream);
+    http_h2_out_end(&side->out, !side->has_read_end);
 }
 
 static void side_cut(struct gateway_exchange *x, int err)
 {
     struct h2_side *side = gateway_exchange_leave(x);
     side->x = NULL;
-    timer_stop(&side->deadline);
-    h2_reset(side->stream, x->is_raw ? H2_CONNECT_ERROR : H2_INTERNAL_ERROR);
+    timer_stop(&side->out.deadline);
+    h2_reset(side->out.stream, x->is_raw ? H2_CONNECT_ERROR : H2_INTERNAL_ERROR);
 }
 
 static const struct gateway_side_ops side_ops = {side_go_on, side_begin,  side_send,
@@ -122,28 +96,15 @@ static const struct gateway_side_ops side_ops = {side_go_on, side_begin,  side_s
 
 /* ---- streams ---- */
 
-static void stop_lingering(struct h2_side *side)
-{
-    side->lingers = false;
-    timer_start(&side->deadline, HTTP_STALL_MS);
-    h2_resume(side->stream);
-}
-
 static void on_data(void *arg, struct h2_stream *s, const uint8_t *data, size_t len)
 {
     struct h2_side *side = arg;
     if (side->x) {
         side->unconsumed += len;
         gateway_exchange_body(side->x, data, len);
-        return;
+    } else {
+        http_h2_out_read_over(&side->out, len);
     }
-    side->lingered += len;
-    if (!side->lingers)
-        return; /* what still comes stops at the stream's window */
-    if (side->lingered > LINGER_BYTES)
-        stop_lingering(side);
-    else
-        h2_consume(s, len);
 }
 
 static void on_end(void *arg, struct h2_stream *s)
@@ -152,28 +113,15 @@ static void on_end(void *arg, struct h2_stream *s)
     side->has_read_end = true;
     if (side->x)
         gateway_exchange_body_end(side->x);
-    else if (side->lingers)
-        stop_lingering(side);
+    else if (side->out.lingers)
+        http_h2_out_stop_lingering(&side->out);
 }
 
 static int on_produce(void *arg, struct h2_stream *s, uint8_t *out, size_t cap, bool *eof)
 {
     struct h2_side *side = arg;
-    size_t n = MIN(cap, unsent(side));
-    if (n > 0) {
-        memcpy(out, side->out.data + side->out_at, n);
-        side->out_at += n;
-        if (!side->lingers)
-            timer_start(&side->deadline, HTTP_STALL_MS);
-    }
-    if (unsent(side) > 0)
-        return (int)n;
-    buf_clear(&side->out);
-    side->out_at = 0;
-    *eof = side->is_ended && !side->lingers;
-    if (!side->is_ended)
-        timer_stop(&side->deadline);
-    if (side->x && n)
+    size_t n;
+    if (http_h2_out_produce(&side->out, out, cap, &n, eof) && side->x && n)
         gateway_exchange_room(side->x);
     return (int)n;
 }
@@ -182,13 +130,11 @@ static void on_stream_close(void *arg, struct h2_stream *s, uint32_t error)
 {
     struct h2_side *side = arg;
     struct h2_link *l = side->link;
-    timer_stop(&side->deadline);
+    http_h2_out_done(&side->out);
     if (side->x)
         gateway_exchange_gone(side->x);
-    buf_done(&side->out);
     mem_free(side);
-    if (--l->streams == 0 && l->link.server)
-        timer_start(&l->idle, l->link.server->limits.idle_ms);
+    http_h2_link_left(&l->l);
 }
 
 static const struct h2_stream_ops stream_ops = {
@@ -196,11 +142,11 @@ static const struct h2_stream_ops stream_ops = {
 
 static void on_side_deadline(struct timer *t)
 {
-    struct h2_side *side = container_of(t, struct h2_side, deadline);
-    if (side->lingers)
-        stop_lingering(side);
+    struct http_h2_out *out = container_of(t, struct http_h2_out, deadline);
+    if (out->lingers)
+        http_h2_out_stop_lingering(out);
     else
-        h2_reset(side->stream, H2_CANCEL);
+        h2_reset(out->stream, H2_CANCEL);
 }
 
 /* ---- requests ---- */
@@ -220,11 +166,6 @@ static struct http_header *copy_fields(struct arena *a, const struct h2_headers 
     }
     *ret_n = n;
     return fields;
-}
-
-static void refuse_stream(struct h2_stream *s, const char *status)
-{
-    h2_respond(s, H2_HEADERS({":status", status}), 1, false);
 }
 
 /* Of a request that says it in two places they must be one (RFC 9113 section 8.3.1). */
@@ -266,75 +207,44 @@ static void on_request(void *arg, struct h2_stream *s, const struct h2_headers *
     struct h2_link *l = arg;
     struct arena arena = {0};
     size_t n = 0;
-    if (!l->link.server || !h2_headers_get(h, ":method") || !h2_headers_get(h, ":path")) {
-        refuse_stream(s, "400");
+    if (!l->l.link.server || !h2_headers_get(h, ":method") || !h2_headers_get(h, ":path")) {
+        http_h2_refuse(s, "400");
         return;
     }
-    struct http_header *fields = copy_fields(&arena, h, l->link.server->limits.header_count, &n);
+    struct http_header *fields = copy_fields(&arena, h, l->l.link.server->limits.header_count, &n);
     if (!fields) {
         arena_done(&arena);
-        refuse_stream(s, "431");
+        http_h2_refuse(s, "431");
         return;
     }
     struct h2_side *side = NEW(struct h2_side);
     side->link = l;
-    side->stream = s;
-    side->x = gateway_exchange_new(l->gateway, &l->link, &side_ops, side, arena);
-    timer_init(&side->deadline, l->gateway->loop, on_side_deadline);
+    side->out.stream = s;
+    side->x = gateway_exchange_new(l->gateway, &l->l.link, &side_ops, side, arena);
+    timer_init(&side->out.deadline, l->gateway->loop, on_side_deadline);
     fill_exchange(side->x, h, fields, n);
     const char *expect = h2_headers_get(h, "expect");
     side->expects = expect && strcmp(expect, "100-continue") == 0;
-    l->streams++;
-    timer_stop(&l->idle);
+    http_h2_link_joined(&l->l);
     h2_stream_set(s, &stream_ops, side);
-    gateway_exchange_begin(side->x, l->link.conn);
+    gateway_exchange_begin(side->x, l->l.link.conn);
 }
 
 /* ---- the connection ---- */
 
-static void on_close(void *arg, int err)
-{
-    struct h2_link *l = arg;
-    timer_stop(&l->idle);
-    http_link_remove(&l->link);
-    mem_free(l);
-}
-
-static const struct h2conn_ops h2conn_ops = {.on_request = on_request, .on_close = on_close};
-
-static void shut_down(struct h2_link *l, uint32_t grace_ms)
-{
-    if (!l->is_ending)
-        h2conn_shutdown(l->hc, grace_ms);
-    l->is_ending = true;
-}
+static const struct h2conn_ops h2conn_ops = {.on_request = on_request,
+                                             .on_close = http_h2_link_closed};
 
 static void on_idle(struct timer *t)
 {
-    shut_down(container_of(t, struct h2_link, idle), SHUTDOWN_MS);
+    http_h2_link_close_idle(container_of(t, struct http_h2_link, idle));
 }
-
-static void link_drain(struct http_link *link)
-{
-    shut_down(container_of(link, struct h2_link, link), HTTP_STALL_MS);
-}
-
-static void link_abort(struct http_link *link)
-{
-    struct h2_link *l = container_of(link, struct h2_link, link);
-    timer_stop(&l->idle);
-    h2conn_abort(l->hc, ERR_CANCELED);
-}
-
-static const struct http_link_ops link_ops = {link_drain, link_abort};
 
 void gateway_h2_take(struct gateway *g, struct conn *c)
 {
     struct h2_link *l = NEW(struct h2_link);
     l->gateway = g;
-    http_link_add(&l->link, g->server, c, &link_ops);
-    timer_init(&l->idle, g->loop, on_idle);
-    timer_start(&l->idle, g->server->limits.idle_ms);
+    http_h2_link_init(&l->l, g->server, c, on_idle);
     const struct h2conn_config cfg = {.h2 = {.is_server = true,
                                              .max_streams = g->server->limits.requests_per_conn,
                                              .stream_window = WINDOW,
@@ -343,5 +253,5 @@ void gateway_h2_take(struct gateway *g, struct conn *c)
                                              .window_budget = 8 * 1024 * 1024,
                                              .max_header_bytes = g->server->limits.header_bytes,
                                              .enable_connect = true}};
-    l->hc = h2conn_new(c, &cfg, &h2conn_ops, l);
+    l->l.hc = h2conn_new(c, &cfg, &h2conn_ops, l);
 }

@@ -3,7 +3,7 @@
  * resets, floods, header bytes) are wire/h2's; here are the request's deadlines and its answer,
  * which waits in the side's `out` until the windows take it.
  */
-#include "http/internal.h"
+#include "http/h2_side.h"
 
 #include "base/error.h"
 #include "base/macro.h"
@@ -14,33 +14,13 @@
 #include <stdio.h>
 #include <string.h>
 
-#define SHUTDOWN_MS   5000
-#define LINGER_MS     2000
 #define PROXY_STREAMS 256 /* at once; requests have their own limit */
-#define LINGER_BYTES  (1024 * 1024)
-
-struct h2_link {
-    struct http_link link;
-    struct h2conn *hc;
-    struct timer idle;
-    uint32_t streams;
-    bool is_ending;
-};
 
 struct h2_side {
-    struct h2_link *link;
-    struct h2_stream *stream;
+    struct http_h2_link *link;
     struct http_request *req; /* NULL once answered */
-    struct buf out;
-    size_t out_at;
-    bool is_ended; /* no more will be added to out */
+    struct http_h2_out out;   /* its deadline is the body's before the answer's */
     bool is_run, has_begun;
-    /* A refusal before the body was read: its end is held back while a little more of the body is
-     * read over, because what ends the stream then is a reset, after which some clients (curl 7.88)
-     * throw the answer away. */
-    bool lingers;
-    size_t lingered;
-    struct timer deadline; /* of the body, then of an answer that nobody takes */
 };
 
 /* --- writing: struct http_side_ops ------------------------------------------------------------ */
@@ -59,8 +39,8 @@ static void respond(struct h2_side *side, const struct http_answer *a, bool has_
     if (has_length)
         headers[n++] = (struct h2_header){"content-length", length};
     side->has_begun = true;
-    if (h2_respond(side->stream, headers, n, has_body) < 0)
-        h2_reset(side->stream, H2_INTERNAL_ERROR);
+    if (h2_respond(side->out.stream, headers, n, has_body) < 0)
+        h2_reset(side->out.stream, H2_INTERNAL_ERROR);
 }
 
 static void side_answer(struct http_request *req, const struct http_answer *a)
@@ -69,46 +49,38 @@ static void side_answer(struct http_request *req, const struct http_answer *a)
     bool no_length = a->status == 204 || a->status == 304;
     bool has_body = !req->is_head && !no_length && a->len > 0;
     side->req = NULL;
-    side->is_ended = true;
     if (has_body)
-        buf_append(&side->out, a->body, a->len);
-    side->lingers = !side->is_run;
-    timer_start(&side->deadline, side->lingers ? LINGER_MS : HTTP_STALL_MS);
+        http_h2_out_add(&side->out, a->body, a->len);
+    http_h2_out_end(&side->out, !side->is_run);
     respond(side, a, !no_length, has_body);
 }
 
 static void side_begin(struct http_request *req, const struct http_answer *a)
 {
     struct h2_side *side = req->side;
-    timer_stop(&side->deadline);
+    timer_stop(&side->out.deadline);
     respond(side, a, false, true);
 }
 
 static size_t side_send(struct http_request *req, const void *data, size_t len)
 {
     struct h2_side *side = req->side;
-    buf_append(&side->out, data, len);
-    if (!timer_is_running(&side->deadline))
-        timer_start(&side->deadline, HTTP_STALL_MS);
-    h2_resume(side->stream);
-    return side->out.len - side->out_at;
+    return http_h2_out_add(&side->out, data, len);
 }
 
 static void side_finish(struct http_request *req)
 {
     struct h2_side *side = http_request_leave(req);
     side->req = NULL;
-    side->is_ended = true;
-    timer_start(&side->deadline, HTTP_STALL_MS);
-    h2_resume(side->stream);
+    http_h2_out_end(&side->out, false);
 }
 
 static void side_cut(struct http_request *req)
 {
     struct h2_side *side = http_request_leave(req);
     side->req = NULL;
-    timer_stop(&side->deadline);
-    h2_reset(side->stream, H2_CANCEL);
+    timer_stop(&side->out.deadline);
+    h2_reset(side->out.stream, H2_CANCEL);
 }
 
 static const struct http_side_ops side_ops = {side_answer, side_begin, side_send,
@@ -116,24 +88,11 @@ static const struct http_side_ops side_ops = {side_answer, side_begin, side_send
 
 /* --- streams ---------------------------------------------------------------------------------- */
 
-static void stop_lingering(struct h2_side *side)
-{
-    side->lingers = false;
-    timer_start(&side->deadline, HTTP_STALL_MS);
-    h2_resume(side->stream);
-}
-
 static void on_data(void *arg, struct h2_stream *s, const uint8_t *data, size_t len)
 {
     struct h2_side *side = arg;
     if (!side->req || side->is_run) {
-        side->lingered += len;
-        if (!side->lingers)
-            return; /* what still comes stops at the stream's window */
-        if (side->lingered > LINGER_BYTES)
-            stop_lingering(side);
-        else
-            h2_consume(s, len);
+        http_h2_out_read_over(&side->out, len);
         return;
     }
     if (http_request_body(side->req, data, len) < 0) {
@@ -148,31 +107,21 @@ static void on_data(void *arg, struct h2_stream *s, const uint8_t *data, size_t 
 static void on_end(void *arg, struct h2_stream *s)
 {
     struct h2_side *side = arg;
-    if (side->lingers)
-        stop_lingering(side);
+    if (side->out.lingers)
+        http_h2_out_stop_lingering(&side->out);
     if (!side->req || side->is_run)
         return;
     side->is_run = true;
-    timer_stop(&side->deadline);
+    timer_stop(&side->out.deadline);
     http_request_run(side->req);
 }
 
 static int on_produce(void *arg, struct h2_stream *s, uint8_t *out, size_t cap, bool *eof)
 {
     struct h2_side *side = arg;
-    size_t n = MIN(cap, side->out.len - side->out_at);
-    if (n > 0) {
-        memcpy(out, side->out.data + side->out_at, n);
-        side->out_at += n;
-        if (!side->lingers)
-            timer_start(&side->deadline, HTTP_STALL_MS);
-    }
-    if (side->out_at == side->out.len) {
-        buf_done(&side->out);
-        side->out_at = 0;
-        *eof = side->is_ended && !side->lingers;
-        if (!side->is_ended)
-            timer_stop(&side->deadline);
+    size_t n;
+    if (http_h2_out_produce(&side->out, out, cap, &n, eof)) {
+        buf_done(&side->out.data); /* an event stream may be silent for long */
         if (side->req && n && side->req->step == HTTP_STEP_STREAM)
             http_sse_sent(side->req);
     }
@@ -182,14 +131,12 @@ static int on_produce(void *arg, struct h2_stream *s, uint8_t *out, size_t cap, 
 static void on_stream_close(void *arg, struct h2_stream *s, uint32_t error)
 {
     struct h2_side *side = arg;
-    struct h2_link *l = side->link;
-    timer_stop(&side->deadline);
+    struct http_h2_link *l = side->link;
+    http_h2_out_done(&side->out);
     if (side->req)
         http_request_gone(side->req);
-    buf_done(&side->out);
     mem_free(side);
-    if (--l->streams == 0 && l->link.server)
-        timer_start(&l->idle, l->link.server->limits.idle_ms);
+    http_h2_link_left(l);
 }
 
 static const struct h2_stream_ops stream_ops = {
@@ -197,15 +144,15 @@ static const struct h2_stream_ops stream_ops = {
 
 static void on_side_deadline(struct timer *t)
 {
-    struct h2_side *side = container_of(t, struct h2_side, deadline);
+    struct h2_side *side = container_of(t, struct h2_side, out.deadline);
     if (side->req && !side->has_begun) {
         struct diag d;
         diag_set(&d, ERR_TIMEOUT, "the request did not arrive in time");
         http_respond_problem(side->req, 408, &d);
-    } else if (side->lingers) {
-        stop_lingering(side);
+    } else if (side->out.lingers) {
+        http_h2_out_stop_lingering(&side->out);
     } else {
-        h2_reset(side->stream, H2_CANCEL);
+        h2_reset(side->out.stream, H2_CANCEL);
     }
 }
 
@@ -231,11 +178,6 @@ static struct http_header *copy_fields(struct arena *a, const struct h2_headers 
     return fields;
 }
 
-static void refuse_stream(struct h2_stream *s, const char *status)
-{
-    h2_respond(s, H2_HEADERS({":status", status}), 1, false);
-}
-
 static int64_t content_length(const struct h2_headers *h)
 {
     const char *text = h2_headers_get(h, "content-length");
@@ -254,13 +196,13 @@ static void accept_request(struct h2_side *side, const struct h2_headers *h)
     }
     const char *expect = h2_headers_get(h, "expect");
     if (expect && strcmp(expect, "100-continue") == 0)
-        h2_inform(side->stream, H2_HEADERS({":status", "100"}), 1);
-    timer_start(&side->deadline, side->link->link.server->limits.body_ms);
+        h2_inform(side->out.stream, H2_HEADERS({":status", "100"}), 1);
+    timer_start(&side->out.deadline, side->link->link.server->limits.body_ms);
 }
 
 static void on_request(void *arg, struct h2_stream *s, const struct h2_headers *h)
 {
-    struct h2_link *l = arg;
+    struct http_h2_link *l = arg;
     const char *method = h2_headers_get(h, ":method");
     const char *path = h2_headers_get(h, ":path");
     struct arena arena = {0};
@@ -271,79 +213,48 @@ static void on_request(void *arg, struct h2_stream *s, const struct h2_headers *
         return;
     }
     if (l->link.server && l->streams >= l->link.server->limits.requests_per_conn) {
-        refuse_stream(s, "429");
+        http_h2_refuse(s, "429");
         return;
     }
     if (!l->link.server || !method || !path) {
-        refuse_stream(s, "400");
+        http_h2_refuse(s, "400");
         return;
     }
     struct http_header *fields = copy_fields(&arena, h, l->link.server->limits.header_count, &n);
     if (!fields) {
         arena_done(&arena);
-        refuse_stream(s, "431");
+        http_h2_refuse(s, "431");
         return;
     }
     struct h2_side *side = NEW(struct h2_side);
     side->link = l;
-    side->stream = s;
-    timer_init(&side->deadline, l->link.server->loop, on_side_deadline);
+    side->out.stream = s;
+    timer_init(&side->out.deadline, l->link.server->loop, on_side_deadline);
     const char *copy = arena_strdup(&arena, method);
     side->req = http_request_new(&l->link, &side_ops, side, arena, copy, path, fields, n);
-    l->streams++;
-    timer_stop(&l->idle);
+    http_h2_link_joined(l);
     h2_stream_set(s, &stream_ops, side);
     accept_request(side, h);
 }
 
 /* --- the connection --------------------------------------------------------------------------- */
 
-static void on_close(void *arg, int err)
-{
-    struct h2_link *l = arg;
-    timer_stop(&l->idle);
-    http_link_remove(&l->link);
-    mem_free(l);
-}
-
-static const struct h2conn_ops h2conn_ops = {.on_request = on_request, .on_close = on_close};
-
-static void shut_down(struct h2_link *l, uint32_t grace_ms)
-{
-    if (!l->is_ending)
-        h2conn_shutdown(l->hc, grace_ms);
-    l->is_ending = true;
-}
+static const struct h2conn_ops h2conn_ops = {.on_request = on_request,
+                                             .on_close = http_h2_link_closed};
 
 static void on_idle(struct timer *t)
 {
-    struct h2_link *l = container_of(t, struct h2_link, idle);
+    struct http_h2_link *l = container_of(t, struct http_h2_link, idle);
     if (h2_stream_count(h2conn_session(l->hc)) > 0 && l->link.server) /* they are the proxy's */
         timer_start(t, l->link.server->limits.idle_ms);
     else
-        shut_down(l, SHUTDOWN_MS);
+        http_h2_link_close_idle(l);
 }
-
-static void link_drain(struct http_link *link)
-{
-    shut_down(container_of(link, struct h2_link, link), HTTP_STALL_MS);
-}
-
-static void link_abort(struct http_link *link)
-{
-    struct h2_link *l = container_of(link, struct h2_link, link);
-    timer_stop(&l->idle);
-    h2conn_abort(l->hc, ERR_CANCELED);
-}
-
-static const struct http_link_ops link_ops = {link_drain, link_abort};
 
 void http_h2_take(struct http_server *s, struct conn *c)
 {
-    struct h2_link *l = NEW(struct h2_link);
-    http_link_add(&l->link, s, c, &link_ops);
-    timer_init(&l->idle, s->loop, on_idle);
-    timer_start(&l->idle, s->limits.idle_ms);
+    struct http_h2_link *l = NEW(struct http_h2_link);
+    http_h2_link_init(l, s, c, on_idle);
     const struct h2conn_config cfg = {
         .h2 = {.is_server = true,
                .enable_connect = s->on_connect_stream != NULL,
