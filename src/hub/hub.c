@@ -8,6 +8,7 @@
 #include "hub/hub.h"
 
 #include "base/error.h"
+#include "base/file.h"
 #include "base/log.h"
 #include "base/mem.h"
 #include "base/time.h"
@@ -102,25 +103,63 @@ static struct identity_policy policy_of(const struct hub_settings *s)
                                     .enroll_per_minute = (uint32_t)s->limits.enroll_per_minute};
 }
 
+static const struct store_schema *const schemas[] = {&identity_schema, &fleet_schema,
+                                                     &tunnel_schema};
+
+const struct store_schema *const *hub_schemas(size_t *ret_n)
+{
+    *ret_n = ARRAY_SIZE(schemas);
+    return schemas;
+}
+
 static int read_hub_row(struct tx *tx, void *arg)
 {
     struct hub *h = arg;
-    return store_hub_start(tx, WARREN_VERSION, time_wall_ms(), &h->row);
+    bool is_alone = !store_is_shared(h->settings->db ? h->settings->db : "");
+    return store_hub_start(tx, is_alone, WARREN_VERSION, time_wall_ms(), &h->row);
+}
+
+/* A hub is its data folder: what it is called in a database that several share is kept there. */
+static int read_hub_id(struct hub *h, struct diag *d)
+{
+    CLEANUP(mem_free) char *path = mem_printf("%s/hub.id", h->settings->data);
+    CLEANUP(buf_done) struct buf text = {0};
+    int rc = file_read(path, ID_SIZE, false, &text, d);
+    if (rc == ERR_NOT_FOUND)
+        return 0;
+    TRY(rc);
+    text.data[strcspn(text.data, "\n")] = '\0';
+    if (!id_is(text.data, "hub"))
+        return diag_set(d, ERR_INVALID, "%s does not hold the id of a hub", path);
+    snprintf(h->row.id, sizeof(h->row.id), "%s", text.data);
+    return 0;
+}
+
+static int keep_hub_id(struct hub *h, struct diag *d)
+{
+    CLEANUP(mem_free) char *path = mem_printf("%s/hub.id", h->settings->data);
+    char line[ID_SIZE + 1];
+    snprintf(line, sizeof(line), "%s\n", h->row.id);
+    return file_write_atomic(path, line, strlen(line), 0644, d);
 }
 
 static int open_store(struct hub *h, struct diag *d)
 {
-    static const struct store_schema *const schemas[] = {&identity_schema, &fleet_schema,
-                                                         &tunnel_schema};
     if (mkdir(h->settings->data, 0700) < 0 && errno != EEXIST)
         return diag_set_field(d, error_from_errno(errno), "data", "cannot make %s: %s",
                               h->settings->data, strerror(errno));
-    CLEANUP(mem_free) char *path = mem_printf("%s/warren.db", h->settings->data);
-    const struct store_options options = {
-        .path = path, .schemas = schemas, .n_schemas = ARRAY_SIZE(schemas)};
+    CLEANUP(mem_free) char *file = mem_printf("%s/warren.db", h->settings->data);
+    const struct store_options options = {.db = h->settings->db ? h->settings->db : file,
+                                          .db_password_file = h->settings->db_password_file,
+                                          .db_listen = h->settings->db_listen,
+                                          .schemas = schemas,
+                                          .n_schemas = ARRAY_SIZE(schemas)};
     TRY(store_open(h->loop, &options, &h->store, d));
+    TRY(read_hub_id(h, d));
     int rc = store_run_wait(h->store, STORE_WRITE, read_hub_row, h);
-    return rc < 0 ? diag_set(d, rc, "cannot write to %s: %s", path, error_text(rc)) : 0;
+    if (rc < 0)
+        return diag_set(d, rc, "cannot write to %s: %s", options.db, error_text(rc));
+    return keep_hub_id(h, d);
 }
 
 static int open_identity(struct hub *h, struct diag *d)

@@ -3,6 +3,7 @@
 #include "base/error.h"
 #include "base/macro.h"
 #include "fleet/pool.h"
+#include "store/store.h"
 
 #include <assert.h>
 #include <string.h>
@@ -52,6 +53,16 @@ static int check_proxy(const char *item, struct diag *d)
 static const struct conf_row rows[] = {
     {"data", CONF_PATH, AT(data), "/var/lib/warren", "WARREN_DATA", "--data", "DIR",
      "Folder of the database, the CA and the keys; made at the first start."},
+    {"db", CONF_STRING, AT(db), NULL, "WARREN_DB", "--db", "URL",
+     "The database: postgres://USER@HOST/NAME?sslmode=verify-full, which several hubs share, or "
+     "sqlite:PATH; without it a file in DIR.",
+     .check = store_check_url},
+    {"db_password_file", CONF_PATH, AT(db_password_file), NULL, "WARREN_DB_PASSWORD_FILE",
+     "--db-password-file", "FILE", "Holds the password for PostgreSQL."},
+    {"db_listen", CONF_STRING, AT(db_listen), NULL, "WARREN_DB_LISTEN", "--db-listen", "URL",
+     "PostgreSQL without the transaction pooler that db goes through, for the one session that "
+     "listens.",
+     .check = store_check_url},
     {"listen", CONF_ADDR, AT(listen), "0.0.0.0:8443", "WARREN_LISTEN", "--listen", "ADDR:PORT",
      "The one TLS port for agents, users and peers."},
     {"public_name", CONF_LIST, AT(public_names), "localhost 127.0.0.1", "WARREN_PUBLIC_NAME",

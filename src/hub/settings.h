@@ -23,7 +23,10 @@ enum metrics_access {
 };
 
 struct hub_settings {
-    char *data;                    /* folder of database, CA and keys */
+    char *data; /* folder of database, CA and keys */
+    char *db;   /* where the database is; NULL: a file in `data` */
+    char *db_password_file;
+    char *db_listen;               /* the same past a transaction pooler; NULL: db */
     struct host_port listen;       /* the one port */
     struct conf_list public_names; /* names and addresses that agents and users dial */
     struct conf_list certificates; /* files and folders, for the names of tunnels */

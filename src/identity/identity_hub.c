@@ -245,6 +245,7 @@ int identity_open(const struct identity_config *cfg, struct identity **ret, stru
     }
     i->cfg.public_names = NULL; /* the caller's, copied by now */
     timer_start(&i->housekeeping, HOUSEKEEPING_MS);
+    identity_follow(i);
     *ret = i;
     return 0;
 }
@@ -254,6 +255,7 @@ void identity_close(struct identity *i)
     if (!i)
         return;
     timer_stop(&i->housekeeping);
+    store_unsubscribe(&i->feed);
     view_free(i);
     rate_free(i->rate);
     ca_free(i->ca);

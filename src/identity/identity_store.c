@@ -24,19 +24,37 @@ static struct store_value text_or_null(const char *s)
 
 /* ---- tenants ---- */
 
+#define TENANT_COLUMNS "id, name, version, created, limits"
+
+static void take_tenant(const struct rows *rows, struct tenant_record *t)
+{
+    *t = (struct tenant_record){.version = row_int(rows, 2), .created = row_int(rows, 3)};
+    copy(t->id, sizeof(t->id), row_text(rows, 0));
+    copy(t->name, sizeof(t->name), row_text(rows, 1));
+    limits_read(row_text(rows, 4), &t->limits);
+}
+
 int tenant_each(struct tx *tx, void (*fn)(void *arg, const struct tenant_record *t), void *arg)
 {
-    struct rows rows =
-        tx_query(tx, "SELECT id, name, version, created, limits FROM tenant ORDER BY created, id");
+    struct rows rows = tx_query(tx, "SELECT " TENANT_COLUMNS " FROM tenant ORDER BY created, id");
     int rc;
     while ((rc = row_next(&rows)) > 0) {
-        struct tenant_record t = {.version = row_int(&rows, 2), .created = row_int(&rows, 3)};
-        copy(t.id, sizeof(t.id), row_text(&rows, 0));
-        copy(t.name, sizeof(t.name), row_text(&rows, 1));
-        limits_read(row_text(&rows, 4), &t.limits);
+        struct tenant_record t;
+        take_tenant(&rows, &t);
         fn(arg, &t);
     }
     return rc;
+}
+
+int tenant_read(struct tx *tx, const char *id, struct tenant_record *ret)
+{
+    struct rows rows =
+        tx_query(tx, "SELECT " TENANT_COLUMNS " FROM tenant WHERE id = $1", STORE_TEXT(id));
+    if (!TRY(row_next(&rows)))
+        return ERR_NOT_FOUND;
+    take_tenant(&rows, ret);
+    rows_done(&rows);
+    return 0;
 }
 
 int tenant_insert(struct tx *tx, const struct tenant_record *t)

@@ -18,6 +18,7 @@ int agent_each(struct tx *tx,
 
 /* ---- tenants and tokens ---- */
 
+int tenant_read(struct tx *tx, const char *id, struct tenant_record *ret);
 int tenant_insert(struct tx *tx, const struct tenant_record *t); /* ERR_EXISTS: the name */
 /* With its tokens, revoked agents and their audit; ERR_CONFLICT while it has networks. */
 int tenant_delete(struct tx *tx, const char *id);

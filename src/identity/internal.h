@@ -51,6 +51,7 @@ struct identity {
     struct timer housekeeping;
 
     struct rate *rate;
+    struct store_subscriber feed;
     struct tenant_view *tenants; /* in order of creation, as are the tokens */
     struct token_view *tokens;
 
@@ -67,6 +68,10 @@ static inline int64_t identity_now(const struct identity *i)
 
 int view_load(struct identity *i, struct tx *tx);
 void view_free(struct identity *i);
+
+/* identity_follow.c */
+void identity_follow(struct identity *i);
+
 void view_put_tenant(struct identity *i, const struct tenant_record *r);
 void view_remove_tenant(struct identity *i, const char *id); /* and all that is its */
 void view_put_token(struct identity *i, const struct token_record *r);

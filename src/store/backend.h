@@ -8,15 +8,30 @@
 
 struct backend;
 
+/* A commit whose answer was lost: was_committed tells, once there is a connection again. */
+#define STORE_UNSURE 1
+
 struct backend_ops {
+    const struct store_schema *schema; /* of the store's own tables */
+    uint32_t batch_max;                /* transactions that may share one of the database's */
+    bool is_shared;                    /* others write too: the feed has to be followed */
+
     int (*open)(const struct store_options *options, struct backend **ret, struct diag *d);
     void (*close)(struct backend *b);
 
+    /* Connects again if the connection was lost; at once when it was not. NULL: no connection. */
+    int (*connect)(struct backend *b);
+    bool (*is_lost)(struct backend *b);
+
     int (*begin)(struct backend *b, enum store_mode mode);
-    int (*commit)(struct backend *b);
+    int (*commit)(struct backend *b, enum store_mode mode); /* 0, STORE_UNSURE or an error */
+    int (*was_committed)(struct backend *b);                /* the last batch: 1, 0 or an error */
+    int (*begin_migration)(struct backend *b); /* keeps all other writers out, and waits for them */
+    int (*commit_migration)(struct backend *b);
     void (*rollback)(struct backend *b); /* harmless when the back end has rolled back already */
     bool (*in_transaction)(struct backend *b);
 
+    /* Around each of the transactions that share one, so that one fails alone. */
     int (*savepoint)(struct backend *b);
     int (*savepoint_keep)(struct backend *b);
     int (*savepoint_undo)(struct backend *b);
@@ -34,11 +49,20 @@ struct backend_ops {
     int64_t (*integer)(struct store_cursor *c, int column);
     const void *(*blob)(struct store_cursor *c, int column, size_t *ret_len);
     bool (*is_null)(struct store_cursor *c, int column);
+    int (*n_columns)(struct store_cursor *c);
+    const char *(*column_name)(struct store_cursor *c, int column);
+    struct store_value (*value)(struct store_cursor *c, int column); /* of the type it has */
 
     const char *(*last_error)(struct backend *b);
+
+    /* Of a shared one. `wake` comes from any thread: the feed may have grown. notify wakes others.
+     */
+    int (*listen)(struct backend *b, const struct store_options *options, void (*wake)(void *arg),
+                  void *arg);
+    void (*notify)(struct backend *b);
 };
 
-extern const struct backend_ops store_sqlite_ops;
+extern const struct backend_ops store_sqlite_ops, store_postgres_ops;
 
 /* One change that waits for its commit; lives in the transaction's arena. */
 struct change {
@@ -67,4 +91,8 @@ int store_migrate(const struct backend_ops *ops, struct backend *b,
 /* Drops feed rows that are too old or too many. */
 int store_feed_trim(struct tx *tx, int64_t now_ms, int64_t keep_ms, int64_t keep_rows);
 
-extern const struct store_schema store_schema;
+/* The file of an SQLite database. */
+const char *store_path(const char *db);
+
+/* Adds a change to those that are told after the commit. */
+struct change *tx_add_change(struct tx *tx, const struct store_change *c);

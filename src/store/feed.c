@@ -8,27 +8,33 @@
 
 #include <stdio.h>
 
-int store_publish(struct tx *tx, const char *tenant, const char *kind, const char *id,
-                  enum store_op op)
+struct change *tx_add_change(struct tx *tx, const struct store_change *c)
 {
-    int64_t seq, now = time_wall_ms();
-    TRY(tx_query_int(tx, &seq,
-                     "INSERT INTO feed (tenant, kind, id, op, at) VALUES ($1, $2, $3, $4, $5) "
-                     "RETURNING seq",
-                     STORE_TEXT(tenant), STORE_TEXT(kind), STORE_TEXT(id), STORE_INT(op),
-                     STORE_INT(now)));
     struct change *change = arena_alloc(tx->arena, sizeof(*change));
-    change->c = (struct store_change){
-        .seq = seq,
-        .tenant = arena_strdup(tx->arena, tenant),
-        .kind = arena_strdup(tx->arena, kind),
-        .id = arena_strdup(tx->arena, id),
-        .op = op,
-        .at_ms = now,
-    };
+    change->c = *c;
+    change->c.tenant = arena_strdup(tx->arena, c->tenant);
+    change->c.kind = arena_strdup(tx->arena, c->kind);
+    change->c.id = arena_strdup(tx->arena, c->id);
     *tx->changes_tail = change;
     tx->changes_tail = &change->next;
     tx->n_changes++;
+    return change;
+}
+
+/* One writer at a time, so the next number is the newest one's and one more: no gaps, and visible
+ * in their order. */
+int store_publish(struct tx *tx, const char *tenant, const char *kind, const char *id,
+                  enum store_op op)
+{
+    struct store_change c = {
+        .tenant = tenant, .kind = kind, .id = id, .op = op, .at_ms = time_wall_ms()};
+    TRY(tx_query_int(tx, &c.seq,
+                     "INSERT INTO feed (seq, tenant, kind, id, op, at) VALUES (COALESCE((SELECT "
+                     "MAX(seq) FROM feed), (SELECT seq FROM feed_floor)) + 1, $1, $2, $3, $4, $5) "
+                     "RETURNING seq",
+                     STORE_TEXT(tenant), STORE_TEXT(kind), STORE_TEXT(id), STORE_INT(op),
+                     STORE_INT(c.at_ms)));
+    tx_add_change(tx, &c);
     return 0;
 }
 
@@ -87,20 +93,28 @@ int store_feed_trim(struct tx *tx, int64_t now_ms, int64_t keep_ms, int64_t keep
     return tx_exec(tx, "UPDATE feed_floor SET seq = $1", STORE_INT(floor));
 }
 
-int store_hub_start(struct tx *tx, const char *version, int64_t now_ms, struct store_hub *ret)
+static int find_hub(struct tx *tx, char ret[ID_SIZE])
 {
-    struct store_hub hub = {.epoch = 0};
-    struct rows rows = tx_query(tx, "SELECT id FROM hub");
+    struct rows rows = tx_query(tx, "SELECT id FROM hub ORDER BY started DESC LIMIT 1");
     if (TRY(row_next(&rows)))
-        snprintf(hub.id, sizeof(hub.id), "%s", row_text(&rows, 0));
-    else
-        id_new(hub.id, "hub");
+        snprintf(ret, ID_SIZE, "%s", row_text(&rows, 0));
     rows_done(&rows);
-    TRY(tx_query_int(tx, &hub.epoch,
+    return 0;
+}
+
+int store_hub_start(struct tx *tx, bool is_alone, const char *version, int64_t now_ms,
+                    struct store_hub *hub)
+{
+    struct store_hub started = *hub;
+    if (!started.id[0] && is_alone)
+        TRY(find_hub(tx, started.id));
+    if (!started.id[0])
+        id_new(started.id, "hub");
+    TRY(tx_query_int(tx, &started.epoch,
                      "INSERT INTO hub (id, epoch, started, version) VALUES ($1, 1, $2, $3) "
                      "ON CONFLICT (id) DO UPDATE SET epoch = hub.epoch + 1, "
                      "started = excluded.started, version = excluded.version RETURNING epoch",
-                     STORE_TEXT(hub.id), STORE_INT(now_ms), STORE_TEXT(version)));
-    *ret = hub;
+                     STORE_TEXT(started.id), STORE_INT(now_ms), STORE_TEXT(version)));
+    *hub = started;
     return 0;
 }

@@ -8,10 +8,11 @@
 
 #include <string.h>
 
-static const struct store_schema *find(const struct store_options *o, const char *capability)
+static const struct store_schema *find(const struct tx *tx, const struct store_options *o,
+                                       const char *capability)
 {
-    if (strcmp(capability, store_schema.capability) == 0)
-        return &store_schema;
+    if (strcmp(capability, tx->ops->schema->capability) == 0)
+        return tx->ops->schema;
     for (size_t i = 0; i < o->n_schemas; i++) {
         if (strcmp(o->schemas[i]->capability, capability) == 0)
             return o->schemas[i];
@@ -26,14 +27,14 @@ static int refuse_newer(struct tx *tx, const struct store_options *o, struct dia
     int rc;
     while ((rc = row_next(&rows)) > 0) {
         const char *capability = row_text(&rows, 0);
-        const struct store_schema *schema = find(o, capability);
+        const struct store_schema *schema = find(tx, o, capability);
         size_t known = schema ? schema->n_steps : 0;
         if ((size_t)row_int(&rows, 1) > known)
             return diag_set(d, ERR_STALE,
                             "database %s was written by a newer Warren: its '%.40s' tables are at "
                             "step %lld, this program knows %zu. Run the newer program, or restore "
                             "a backup from before the upgrade",
-                            o->path, capability, (long long)row_int(&rows, 1), known);
+                            o->db, capability, (long long)row_int(&rows, 1), known);
     }
     return rc;
 }
@@ -48,7 +49,7 @@ static int apply(struct tx *tx, const struct store_options *o, const struct stor
     for (size_t i = (size_t)done; i < schema->n_steps; i++) {
         int rc = tx->ops->script(tx->backend, schema->steps[i]);
         if (rc < 0)
-            return diag_set(d, rc, "database %s: step %zu of '%s' failed: %s", o->path, i + 1,
+            return diag_set(d, rc, "database %s: step %zu of '%s' failed: %s", o->db, i + 1,
                             schema->capability, tx->ops->last_error(tx->backend));
         TRY(tx_exec(tx, "INSERT INTO migration (capability, number, at) VALUES ($1, $2, $3)",
                     STORE_TEXT(schema->capability), STORE_INT(i + 1), STORE_INT(time_wall_ms())));
@@ -62,7 +63,7 @@ static int migrate_in(struct tx *tx, const struct store_options *o, struct diag 
                         "CREATE TABLE IF NOT EXISTS migration (capability TEXT NOT NULL, number "
                         "BIGINT NOT NULL, at BIGINT NOT NULL, PRIMARY KEY (capability, number))"));
     TRY(refuse_newer(tx, o, d));
-    TRY(apply(tx, o, &store_schema, d));
+    TRY(apply(tx, o, tx->ops->schema, d));
     for (size_t i = 0; i < o->n_schemas; i++)
         TRY(apply(tx, o, o->schemas[i], d));
     return 0;
@@ -74,17 +75,17 @@ int store_migrate(const struct backend_ops *ops, struct backend *b, const struct
     struct arena arena = {0};
     struct diag why = {0};
     struct tx tx;
-    int rc = ops->begin(b, STORE_WRITE);
+    int rc = ops->begin_migration(b);
     if (rc >= 0) {
         tx_init(&tx, ops, b, STORE_WRITE, &arena);
         rc = migrate_in(&tx, o, &why);
         ops->end_all(b);
         if (rc >= 0)
-            rc = ops->commit(b);
+            rc = ops->commit_migration(b);
     }
     if (rc < 0) {
         if (!why.code)
-            diag_set(&why, rc, "database %s cannot be used: %s", o->path, ops->last_error(b));
+            diag_set(&why, rc, "database %s cannot be used: %s", o->db, ops->last_error(b));
         ops->rollback(b);
         if (d)
             *d = why;

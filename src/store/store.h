@@ -7,11 +7,16 @@
  * exactly once, in order. `err` >= 0 means that the transaction is on stable storage; `err` < 0
  * that nothing of it is. Queued writes share one commit, but fail alone.
  *
+ * A database may be a file (SQLite, one hub) or PostgreSQL, which several hubs share. Either way
+ * one transaction that writes runs at a time, so `work` sees a state that nobody changes under it.
+ *
  * Errors beside those that `work` itself returns:
- *   ERR_UNAVAILABLE  too many transactions wait, or the database is locked or read-only
- *   ERR_NO_SPACE     the disk is full
- *   ERR_IO           the disk or the file is broken
- * All three are transient as far as the caller is concerned: nothing was changed.
+ *   ERR_UNAVAILABLE  too many transactions wait; the database is locked or read-only; it is away,
+ * and has been for five seconds, or was lost while this transaction ran ERR_NO_SPACE     the disk
+ * is full ERR_IO           the disk or the file is broken All three are transient as far as the
+ * caller is concerned: nothing was changed. (A commit whose answer was lost is answered when the
+ * database can be asked again; only store_close gives up, with ERR_UNAVAILABLE and a line in the
+ * log.)
  *
  * SQL is written once for every back end (README.md): placeholders `$1`..`$n`, BIGINT, TEXT, BYTEA,
  * ON CONFLICT, RETURNING. Prepared statements are cached by their text.
@@ -38,7 +43,11 @@ struct store_schema {
 };
 
 struct store_options {
-    const char *path;                          /* of the database file; its folder must exist */
+    /* A file ("PATH" or "sqlite:PATH"; its folder must exist), or "postgres://USER@HOST/DATABASE"
+     * (libpq's URLs; those may name several hosts, and no password). */
+    const char *db;
+    const char *db_password_file;              /* of PostgreSQL; NULL: as libpq finds one */
+    const char *db_listen;                     /* PostgreSQL past a transaction pooler; NULL: db */
     const struct store_schema *const *schemas; /* in the order in which they may refer to others */
     size_t n_schemas;
     uint32_t queue_limit;   /* transactions that may wait; 0: 10,000 */
@@ -46,9 +55,19 @@ struct store_options {
     int64_t feed_keep_rows; /* how many are kept at most; 0: 100,000 */
 };
 
+/* Whether store_open will understand it; a password in it is refused. */
+int store_check_url(const char *db, struct diag *d);
+bool store_is_shared(const char *db); /* by several hubs: PostgreSQL */
+
 /* Blocks: for start-up. Applies missing migrations, all or none. ERR_STALE when the database was
- * written by a newer program, ERR_EXISTS when another process has it open. */
+ * written by a newer program, ERR_EXISTS when another process has it open (SQLite). */
 int store_open(struct loop *l, const struct store_options *options, struct store **ret,
+               struct diag *d);
+
+/* Copies everything of one database into another that has no tenants yet; all or nothing. Blocks;
+ * neither may be open. Of `options` the schemas and the password file count. */
+int store_copy(const char *from, const char *to, const struct store_options *options,
+               void (*progress)(void *arg, const char *table, int64_t rows), void *arg,
                struct diag *d);
 
 /* Blocks: runs all that waits, calls every outstanding `done`, then frees. On the store's loop. */
@@ -82,7 +101,7 @@ void store_stats(struct store *s, struct store_stats *ret); /* any thread */
 struct store_value {
     enum { STORE_VALUE_NULL, STORE_VALUE_INT, STORE_VALUE_TEXT, STORE_VALUE_BLOB } type;
     int64_t num;
-    const void *data; /* only read during the call */
+    const void *data; /* only read during the call; NULL: SQL's NULL */
     size_t len;
 };
 
@@ -91,7 +110,7 @@ struct store_value {
 #define STORE_BLOB(p, n) ((struct store_value){STORE_VALUE_BLOB, 0, (p), (n)})
 #define STORE_NULL       ((struct store_value){STORE_VALUE_NULL, 0, NULL, 0})
 
-struct store_value store_value_text(const char *s);
+struct store_value store_value_text(const char *s); /* one of type TEXT also when it is NULL */
 
 /* The values of `$1`..`$n`: store_args(...) makes the array and its length. */
 #define store_args(...)                                                               \
@@ -148,7 +167,8 @@ struct store_change {
     int64_t seq; /* rises with each change of any tenant */
     const char *tenant, *kind, *id;
     enum store_op op;
-    int64_t at_ms; /* wall clock */
+    int64_t at_ms;     /* wall clock */
+    bool is_elsewhere; /* made by another hub; told within a second or two */
 };
 
 /* Appends to the feed in the transaction that makes the change. `kind` such as "tunnel". */
@@ -156,9 +176,13 @@ int store_publish(struct tx *tx, const char *tenant, const char *kind, const cha
                   enum store_op op);
 
 /* Told of every committed change, in order, on the store's loop, before the `done` of the
- * transaction that made it. Embedded in its owner. */
+ * transaction that made it; of a shared database also of what others committed. Embedded in its
+ * owner. */
 struct store_subscriber {
     void (*fn)(struct store_subscriber *sub, const struct store_change *change);
+    /* A shared database failed over to a replica that was behind, or this hub was away for longer
+     * than changes are kept: start over from the objects. NULL: does not care. */
+    void (*reset)(struct store_subscriber *sub);
     struct store *store; /* NULL: not subscribed */
     struct store_subscriber *prev, *next;
 };
@@ -181,5 +205,7 @@ struct store_hub {
     int64_t epoch;    /* one higher with each start */
 };
 
-/* Makes or raises the row of the one hub that uses this database. */
-int store_hub_start(struct tx *tx, const char *version, int64_t now_ms, struct store_hub *ret);
+/* Makes or raises the hub's row. `hub->id`: as it was the last time; empty: the one hub's there is,
+ * or a new one, as it also is when others have rows (`is_alone` is false). */
+int store_hub_start(struct tx *tx, bool is_alone, const char *version, int64_t now_ms,
+                    struct store_hub *hub);

@@ -25,6 +25,7 @@
 #include <uthash.h>
 #include <utlist.h>
 
+#define BATCH_MAX       256
 #define CACHE_MAX       256
 #define PARAMETERS_MAX  64
 #define BUSY_TIMEOUT_MS 5000
@@ -290,6 +291,33 @@ static bool sqlite_is_null(struct store_cursor *c, int column)
     return sqlite3_column_type(c->stmt, column) == SQLITE_NULL;
 }
 
+static int sqlite_n_columns(struct store_cursor *c)
+{
+    return sqlite3_column_count(c->stmt);
+}
+
+static const char *sqlite_column_name_of(struct store_cursor *c, int column)
+{
+    return sqlite3_column_name(c->stmt, column);
+}
+
+static struct store_value sqlite_value_of(struct store_cursor *c, int column)
+{
+    struct store_value v = STORE_NULL;
+    switch (sqlite3_column_type(c->stmt, column)) {
+    case SQLITE_INTEGER:
+        return STORE_INT(sqlite3_column_int64(c->stmt, column));
+    case SQLITE_TEXT:
+        return store_value_text(sqlite_text(c, column));
+    case SQLITE_BLOB:
+        v.type = STORE_VALUE_BLOB;
+        v.data = sqlite_blob(c, column, &v.len);
+        return v;
+    default:
+        return v;
+    }
+}
+
 /* ---- transactions ---- */
 
 static int run(struct backend *b, const char *sql)
@@ -303,9 +331,19 @@ static int sqlite_begin(struct backend *b, enum store_mode mode)
     return run(b, mode == STORE_WRITE ? "BEGIN IMMEDIATE" : "BEGIN");
 }
 
-static int sqlite_commit(struct backend *b)
+static int sqlite_commit(struct backend *b, enum store_mode mode)
 {
     return run(b, "COMMIT");
+}
+
+static int sqlite_begin_migration(struct backend *b)
+{
+    return sqlite_begin(b, STORE_WRITE);
+}
+
+static int sqlite_commit_migration(struct backend *b)
+{
+    return sqlite_commit(b, STORE_WRITE);
 }
 
 static bool sqlite_in_transaction(struct backend *b)
@@ -406,9 +444,9 @@ static int sqlite_open(const struct store_options *options, struct backend **ret
 {
     struct backend *b = NEW(struct backend);
     b->lock_fd = -1;
-    int rc = take_lock(b, options->path, d);
+    int rc = take_lock(b, store_path(options->db), d);
     if (rc >= 0)
-        rc = open_file(b, options->path, d);
+        rc = open_file(b, store_path(options->db), d);
     if (rc < 0) {
         sqlite_close(b);
         return rc;
@@ -417,11 +455,17 @@ static int sqlite_open(const struct store_options *options, struct backend **ret
     return 0;
 }
 
+extern const struct store_schema store_schema;
+
 const struct backend_ops store_sqlite_ops = {
+    .schema = &store_schema,
+    .batch_max = BATCH_MAX,
     .open = sqlite_open,
     .close = sqlite_close,
     .begin = sqlite_begin,
     .commit = sqlite_commit,
+    .begin_migration = sqlite_begin_migration,
+    .commit_migration = sqlite_commit_migration,
     .rollback = sqlite_rollback,
     .in_transaction = sqlite_in_transaction,
     .savepoint = sqlite_savepoint,
@@ -437,5 +481,8 @@ const struct backend_ops store_sqlite_ops = {
     .integer = sqlite_integer,
     .blob = sqlite_blob,
     .is_null = sqlite_is_null,
+    .n_columns = sqlite_n_columns,
+    .column_name = sqlite_column_name_of,
+    .value = sqlite_value_of,
     .last_error = sqlite_last_error,
 };

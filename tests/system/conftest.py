@@ -11,7 +11,7 @@ import pytest
 
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
-from lib import network  # noqa: E402
+from lib import network, postgres  # noqa: E402
 from lib.plant import Plant  # noqa: E402
 from lib.process import SLOW  # noqa: E402
 from lib.service import Nginx, Sshd, TcpServer, echo  # noqa: E402
@@ -22,6 +22,10 @@ from lib.web import App  # noqa: E402
 def pytest_configure(config):
     if not os.path.exists(program("warren")):
         pytest.exit(f"no {program('warren')}: run make first, or set WARREN_BUILD (now {BUILD})", 2)
+
+
+def pytest_sessionfinish():
+    postgres.end_shared()
 
 
 TEST_SECONDS = 120
@@ -67,8 +71,19 @@ class Bench:
         self.started.append(thing)
         return thing
 
-    def hub(self, **kwargs):
+    def postgres(self, **kwargs):
+        """A PostgreSQL server of the test's own."""
+        if not postgres.binaries():
+            pytest.skip("PostgreSQL is not installed")
+        path = tempfile.mkdtemp(prefix="pg", dir=self.directory)
+        return self.keep(postgres.Postgres(path, **kwargs).make().start())
+
+    def hub(self, db=None, options=(), **kwargs):
+        """`db`: a URL. Without one SQLite, or with WARREN_TEST_DB=postgres a new database."""
         self.count += 1
+        if db is None and os.environ.get("WARREN_TEST_DB") == "postgres":
+            db = postgres.shared().new_database()
+        kwargs["options"] = (*options, "--db", db) if db else options
         return self.keep(Hub(os.path.join(self.directory, f"hub{self.count}"), **kwargs)).start()
 
     def nginx(self, **kwargs):

@@ -80,7 +80,7 @@ static int set_up(void **state)
     snprintf(b->dir, sizeof(b->dir), "/tmp/warren-watch-XXXXXX");
     assert_non_null(mkdtemp(b->dir));
     CLEANUP(mem_free) char *path = mem_printf("%s/warren.db", b->dir);
-    const struct store_options options = {.path = path};
+    const struct store_options options = {.db = path};
     assert_int_equal(loop_new(&b->loop), 0);
     assert_int_equal(store_open(b->loop, &options, &b->store, &d), 0);
     const struct http_server_config cfg = {.loop = b->loop};

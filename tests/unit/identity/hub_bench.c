@@ -63,7 +63,7 @@ static void start_identity(struct bench *h)
     static const struct store_schema *const schemas[] = {&identity_schema};
     static const char *const names[] = {"hub.test"};
     CLEANUP(mem_free) char *path = mem_printf("%s/warren.db", h->dir);
-    const struct store_options options = {.path = path, .schemas = schemas, .n_schemas = 1};
+    const struct store_options options = {.db = path, .schemas = schemas, .n_schemas = 1};
     struct diag d = {0};
     if (store_open(h->loop, &options, &h->store, &d))
         fail_msg("%s", d.text);

@@ -8,7 +8,7 @@
 #include <stdio.h>
 #include <string.h>
 
-char store_contract_path[256];
+char store_contract_db[256];
 
 static const char *const steps[] = {
     "CREATE TABLE item (name TEXT PRIMARY KEY, size BIGINT NOT NULL CHECK (size > 0), data BYTEA);"
@@ -17,17 +17,31 @@ static const char *const steps[] = {
 const struct store_schema store_contract_schema = {"contract", steps, ARRAY_SIZE(steps)};
 static const struct store_schema *const schemas[] = {&store_contract_schema};
 
+static int try_open(struct store_bench *b, const struct store_options *options, struct diag *d)
+{
+    assert_int_equal(loop_new(&b->loop), 0);
+    int rc = store_open(b->loop, options, &b->store, d);
+    if (rc < 0)
+        loop_free(b->loop);
+    return rc;
+}
+
+int store_bench_try(struct store_bench *b, const struct store_schema *const *tables, size_t n,
+                    struct diag *d)
+{
+    struct store_options options = {.db = store_contract_db, .schemas = tables, .n_schemas = n};
+    return try_open(b, &options, d);
+}
+
 void store_bench_open(struct store_bench *b, uint32_t queue_limit)
 {
     struct diag d = {0};
-    struct store_options options = {.path = store_contract_path,
+    struct store_options options = {.db = store_contract_db,
                                     .schemas = schemas,
                                     .n_schemas = ARRAY_SIZE(schemas),
                                     .queue_limit = queue_limit,
                                     .feed_keep_rows = 50};
-    assert_int_equal(loop_new(&b->loop), 0);
-    int rc = store_open(b->loop, &options, &b->store, &d);
-    if (rc < 0)
+    if (try_open(b, &options, &d) < 0)
         fail_msg("%s", diag_text(&d));
 }
 
@@ -246,7 +260,7 @@ static void many_writes_share_a_commit(void **state)
     pthread_mutex_unlock(&gate);
     wait_for(&b, 1 + (int)ARRAY_SIZE(names));
     store_stats(b.store, &after);
-    assert_true(after.commits - before.commits <= 2);
+    assert_true(after.commits - before.commits <= 5); /* a back end may bound its batches */
     assert_int_equal(after.done - before.done, 1 + ARRAY_SIZE(names));
     assert_int_equal(store_contract_count(&b), 201);
     store_bench_close(&b);
@@ -455,13 +469,13 @@ static void an_old_place_in_the_feed_is_refused_once_it_was_trimmed(void **state
 
 static int start_hub(struct tx *tx, void *hub)
 {
-    return store_hub_start(tx, "1.0", time_wall_ms(), hub);
+    return store_hub_start(tx, true, "1.0", time_wall_ms(), hub);
 }
 
 static void the_hubs_epoch_rises_with_each_start(void **state)
 {
     struct store_bench b;
-    struct store_hub first, second;
+    struct store_hub first = {0}, second = {0};
     store_bench_open(&b, 0);
     assert_int_equal(store_run_wait(b.store, STORE_WRITE, start_hub, &first), 0);
     store_bench_close(&b);

@@ -1,5 +1,5 @@
 /*
- * What every back end must do, as tests. A back end's own test file sets `store_contract_path` to
+ * What every back end must do, as tests. A back end's own test file sets `store_contract_db` to
  * an empty database before each of them and runs the list with its own.
  */
 #pragma once
@@ -13,7 +13,7 @@
 
 #include <cmocka.h>
 
-extern char store_contract_path[256];
+extern char store_contract_db[256];
 
 struct store_bench {
     struct loop *loop;
@@ -24,6 +24,8 @@ struct store_bench {
 extern const struct store_schema store_contract_schema;
 void store_bench_open(struct store_bench *b, uint32_t queue_limit);
 void store_bench_close(struct store_bench *b);
+int store_bench_try(struct store_bench *b, const struct store_schema *const *schemas, size_t n,
+                    struct diag *d); /* with other tables; negative: nothing was opened */
 
 /* Runs `work` with a text and waits. */
 int store_bench_write(struct store_bench *b, int (*work)(struct tx *tx, void *arg),

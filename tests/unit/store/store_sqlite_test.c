@@ -20,7 +20,7 @@ static int make_dir(void **state)
     snprintf(dir, sizeof(dir), "/tmp/warren-store-XXXXXX");
     if (!mkdtemp(dir))
         return -1;
-    snprintf(store_contract_path, sizeof(store_contract_path), "%s/warren.db", dir);
+    snprintf(store_contract_db, sizeof(store_contract_db), "%s/warren.db", dir);
     return 0;
 }
 
@@ -29,7 +29,7 @@ static int remove_dir(void **state)
     static const char *const suffixes[] = {"", "-wal", "-shm", ".lock"};
     for (size_t i = 0; i < ARRAY_SIZE(suffixes); i++) {
         char name[300];
-        snprintf(name, sizeof(name), "%s%s", store_contract_path, suffixes[i]);
+        snprintf(name, sizeof(name), "%s%s", store_contract_db, suffixes[i]);
         unlink(name);
     }
     return rmdir(dir);
@@ -40,8 +40,7 @@ static void open_fails(const struct store_schema *const *schemas, size_t n, int 
 {
     struct loop *l;
     struct store *s;
-    struct store_options options = {
-        .path = store_contract_path, .schemas = schemas, .n_schemas = n};
+    struct store_options options = {.db = store_contract_db, .schemas = schemas, .n_schemas = n};
     *d = (struct diag){0};
     assert_int_equal(loop_new(&l), 0);
     assert_int_equal(store_open(l, &options, &s, d), err);
@@ -55,7 +54,7 @@ static void the_file_is_for_its_owner_only(void **state)
     mode_t before = umask(0);
     store_bench_open(&b, 0);
     umask(before);
-    assert_int_equal(stat(store_contract_path, &st), 0);
+    assert_int_equal(stat(store_contract_db, &st), 0);
     assert_int_equal(st.st_mode & 0777, 0600);
     store_bench_close(&b);
 }
@@ -79,7 +78,7 @@ static void a_newer_database_is_refused_and_left_alone(void **state)
     struct diag d;
     struct loop *l;
     struct store *s;
-    struct store_options options = {.path = store_contract_path, .schemas = both, .n_schemas = 2};
+    struct store_options options = {.db = store_contract_db, .schemas = both, .n_schemas = 2};
     assert_int_equal(loop_new(&l), 0);
     assert_int_equal(store_open(l, &options, &s, NULL), ERR_BUG); /* both make the same table */
     options.n_schemas = 1;
@@ -97,7 +96,7 @@ static void garbage_is_not_taken_for_a_database(void **state)
     struct diag d;
     char junk[8192];
     memset(junk, 'x', sizeof(junk));
-    int fd = open(store_contract_path, O_WRONLY | O_CREAT, 0600);
+    int fd = open(store_contract_db, O_WRONLY | O_CREAT, 0600);
     assert_int_equal(write(fd, junk, sizeof(junk)), sizeof(junk));
     close(fd);
     open_fails(NULL, 0, ERR_IO, &d);
@@ -108,11 +107,11 @@ static void a_missing_folder_is_named(void **state)
 {
     struct diag d;
     char before[256];
-    memcpy(before, store_contract_path, sizeof(before));
-    snprintf(store_contract_path, sizeof(store_contract_path), "%.200s/nowhere/x.db", before);
+    memcpy(before, store_contract_db, sizeof(before));
+    snprintf(store_contract_db, sizeof(store_contract_db), "%.200s/nowhere/x.db", before);
     open_fails(NULL, 0, ERR_NOT_FOUND, &d);
     assert_non_null(strstr(d.text, "nowhere"));
-    memcpy(store_contract_path, before, sizeof(before));
+    memcpy(store_contract_db, before, sizeof(before));
 }
 
 static int limit_pages(struct tx *tx, void *pages)

@@ -138,7 +138,7 @@ int bench_set_up(void **state)
     assert_non_null(mkdtemp(b->dir));
     CLEANUP(mem_free) char *path = mem_printf("%s/warren.db", b->dir);
     const struct store_options options = {
-        .path = path, .schemas = schemas, .n_schemas = ARRAY_SIZE(schemas)};
+        .db = path, .schemas = schemas, .n_schemas = ARRAY_SIZE(schemas)};
     assert_int_equal(loop_new(&b->loop), 0);
     assert_int_equal(store_open(b->loop, &options, &b->store, &d), 0);
     bench_write(b, write_tenant, NULL);

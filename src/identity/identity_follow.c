@@ -1,0 +1,87 @@
+/*
+ * Tenants, tokens and agents that other hubs of the same database wrote, into this hub's view. What
+ * this hub writes itself is in the view when its transaction is answered.
+ */
+#include "identity/internal.h"
+
+#include "base/log.h"
+#include "base/mem.h"
+
+#include <assert.h>
+#include <stdio.h>
+#include <string.h>
+
+enum followed { FOLLOWED_TENANT, FOLLOWED_TOKEN, FOLLOWED_AGENT, FOLLOWED_COUNT };
+static const char *const kinds[] = {"tenant", "token", "agent"};
+static_assert(ARRAY_SIZE(kinds) == FOLLOWED_COUNT, "a name for each");
+
+struct change {
+    struct identity *i;
+    enum followed kind;
+    char id[ID_SIZE];
+    struct tenant_record tenant;
+    struct token_record token;
+    struct agent_facts agent;
+};
+
+static int read_changed(struct tx *tx, void *arg)
+{
+    struct change *c = arg;
+    switch (c->kind) {
+    case FOLLOWED_TENANT:
+        return tenant_read(tx, c->id, &c->tenant);
+    case FOLLOWED_TOKEN:
+        return token_read(tx, c->id, &c->token);
+    default:
+        return agent_read(tx, c->id, &c->agent);
+    }
+}
+
+static void take_agent(struct change *c)
+{
+    bool was_admitted = identity_agent_status(c->i, c->agent.tenant, c->id) == 0;
+    view_put_agent(c->i, c->id, c->agent.tenant, c->agent.revoked != 0);
+    if (was_admitted && c->agent.revoked && c->i->cfg.on_agent_revoked)
+        c->i->cfg.on_agent_revoked(c->i->cfg.arg, c->id);
+}
+
+static void changed_read(void *arg, int err)
+{
+    CLEANUP(mem_free) struct change *c = arg;
+    if (err == ERR_NOT_FOUND)
+        return; /* deleted meanwhile: the feed tells that next */
+    if (err < 0)
+        LOG_ERROR("cannot follow what another hub changed", LOG_STR("id", c->id), LOG_ERR(err));
+    else if (c->kind == FOLLOWED_TENANT)
+        view_put_tenant(c->i, &c->tenant);
+    else if (c->kind == FOLLOWED_TOKEN)
+        view_put_token(c->i, &c->token);
+    else
+        take_agent(c);
+}
+
+static void on_change(struct store_subscriber *sub, const struct store_change *change)
+{
+    struct identity *i = container_of(sub, struct identity, feed);
+    int kind = 0;
+    while (kind < FOLLOWED_COUNT && strcmp(change->kind, kinds[kind]) != 0)
+        kind++;
+    if (!change->is_elsewhere || kind == FOLLOWED_COUNT)
+        return;
+    if (change->op == STORE_DELETE) {
+        if (kind == FOLLOWED_TENANT)
+            view_remove_tenant(i, change->id);
+        return;
+    }
+    struct change *c = NEW(struct change);
+    c->i = i;
+    c->kind = (enum followed)kind;
+    snprintf(c->id, sizeof(c->id), "%s", change->id);
+    store_run(i->cfg.store, STORE_READ, read_changed, changed_read, c);
+}
+
+void identity_follow(struct identity *i)
+{
+    i->feed.fn = on_change;
+    store_subscribe(i->cfg.store, &i->feed);
+}

@@ -1,0 +1,102 @@
+/*
+ * The store's own state, shared by store.c (any thread, the loop) and store_thread.c.
+ *
+ * `lock` guards queue, completed, stats, poll_at and the flags beside them. The back end belongs to
+ * the thread once that runs; subscribers belong to the loop.
+ */
+#pragma once
+
+#include "store/backend.h"
+
+#include "base/arena.h"
+#include "base/backoff.h"
+
+#include <pthread.h>
+
+struct request {
+    enum store_mode mode;
+    int (*work)(struct tx *tx, void *arg);
+    void (*done)(void *arg, int err); /* NULL: nobody to tell */
+    void *arg;
+    int err;
+    bool is_internal; /* nobody asked for it: not counted */
+    bool was_put_back;
+    bool is_reset;  /* the feed went back: subscribers start over, */
+    int64_t newest; /* and this is where */
+    int *waiter;    /* where store_run_wait looks for the result; 1 means not yet */
+    struct arena arena;
+    struct change *changes; /* told if all went well */
+    struct request *next;
+};
+
+struct feed_place {
+    int64_t seq, at_ms; /* at_ms 0: not known */
+};
+
+struct request_list {
+    struct request *head, **tail;
+    uint64_t n;
+};
+
+struct store {
+    struct loop *loop;
+    const struct backend_ops *ops;
+    struct backend *backend;
+    struct store_options options;
+    pthread_t thread;
+
+    pthread_mutex_t lock;
+    pthread_cond_t wake;     /* the thread: something is queued, or stopping */
+    pthread_cond_t finished; /* store_run_wait */
+    struct request_list queue, completed;
+    struct store_stats stats;
+    bool stopping, posted;
+
+    struct store_subscriber *subscribers, *next_subscriber;
+    bool delivering;
+
+    /* The thread's own. */
+    uint32_t changes_since_trim;
+    bool in_trouble;        /* the last commit failed, and it was logged */
+    struct feed_place seen; /* of a shared database: all changes up to here were told */
+    uint64_t away_since;    /* monotonic clock, since when the database is away; 0: it is there */
+    struct backoff backoff;
+    struct request_list unsure; /* committed or not: the answer was lost */
+
+    uint64_t poll_at; /* with the lock: when the feed is read next */
+};
+
+static inline void list_init(struct request_list *list)
+{
+    *list = (struct request_list){.tail = &list->head};
+}
+
+static inline void list_push(struct request_list *list, struct request *r)
+{
+    r->next = NULL;
+    *list->tail = r;
+    list->tail = &r->next;
+    list->n++;
+}
+
+static inline struct request *list_pop(struct request_list *list)
+{
+    struct request *r = list->head;
+    if (r) {
+        list->head = r->next;
+        list->n--;
+        if (!list->head)
+            list->tail = &list->head;
+    }
+    return r;
+}
+
+struct request *store_request_new(enum store_mode mode, int (*work)(struct tx *tx, void *arg),
+                                  void (*done)(void *arg, int err), void *arg);
+/* With the lock held: to the loop, and to who waits. */
+void store_complete(struct store *s, struct request *r);
+
+/* The database's newest change is the first that is not told. */
+int store_thread_prepare(struct store *s);
+void *store_thread_main(void *arg);
+void store_thread_wake(void *arg); /* any thread: the feed may have grown */

@@ -1,0 +1,447 @@
+/*
+ * The store's thread: batches of transactions, and the feed of a database that others write to.
+ *
+ * While the database is away (a restart, a fail-over, a cut) requests wait for PATIENCE_MS, then
+ * fail with ERR_UNAVAILABLE, and from then on at once, until it is back. Those that were lost with
+ * the connection fail; what had not begun yet is tried again. A batch whose commit was not answered
+ * is `unsure` until the database can be asked.
+ *
+ * `seen` is the last change that was told. Changes of our own batch that follow
+ * it directly are all there is; otherwise others have written in between, and theirs are read and
+ * told first, so that subscribers hear of every change once and in order.
+ */
+#include "store/store_private.h"
+
+#include "base/error.h"
+#include "base/log.h"
+#include "base/macro.h"
+#include "base/time.h"
+
+#define FEED_TRIM_EVERY 1000 /* changes */
+#define FEED_READ_MAX   1000 /* changes read at a time */
+#define POLL_MS         1000
+#define PATIENCE_MS     5000
+#define RECONNECT_FIRST 100
+#define RECONNECT_MAX   2000
+
+/* ---- the feed ---- */
+
+static int trim_work(struct tx *tx, void *arg)
+{
+    struct store *s = arg;
+    return store_feed_trim(tx, time_wall_ms(), s->options.feed_keep_ms, s->options.feed_keep_rows);
+}
+
+static void take_change(void *arg, const struct store_change *c)
+{
+    tx_add_change(arg, c)->c.is_elsewhere = true;
+}
+
+/* Whether the last change that was told is still what it was: after a fail-over to a replica that
+ * was behind, its number may be another's. 1, 0 or an error. */
+static int is_same_history(struct store *s, struct tx *tx)
+{
+    int64_t oldest, newest, at;
+    TRY(store_feed_range(tx, &oldest, &newest));
+    if (s->seen.seq < oldest || s->seen.seq > newest)
+        return 0;
+    if (s->seen.seq == oldest || !s->seen.at_ms)
+        return 1; /* dropped because of its age, or told by nobody */
+    int rc = tx_query_int(tx, &at, "SELECT at FROM feed WHERE seq = $1", STORE_INT(s->seen.seq));
+    return rc == ERR_NOT_FOUND ? 0 : rc < 0 ? rc : at == s->seen.at_ms;
+}
+
+static int poll_work(struct tx *tx, void *arg)
+{
+    struct request *r = container_of(tx->arena, struct request, arena);
+    struct store *s = arg;
+    if (TRY(is_same_history(s, tx)))
+        return store_feed_read(tx, NULL, s->seen.seq, FEED_READ_MAX, take_change, tx);
+    int64_t oldest;
+    r->is_reset = true;
+    return store_feed_range(tx, &oldest, &r->newest);
+}
+
+/* With the lock held. */
+static void take_poll(struct store *s, struct request_list *batch)
+{
+    uint64_t now = time_mono_ms();
+    if (!s->ops->is_shared || now < s->poll_at)
+        return;
+    s->poll_at = now + POLL_MS;
+    struct request *poll = store_request_new(STORE_READ, poll_work, NULL, s);
+    poll->is_internal = true;
+    list_push(batch, poll);
+}
+
+void store_thread_wake(void *arg)
+{
+    struct store *s = arg;
+    pthread_mutex_lock(&s->lock);
+    s->poll_at = 0;
+    pthread_cond_signal(&s->wake);
+    pthread_mutex_unlock(&s->lock);
+}
+
+struct gap {
+    struct store *store;
+    struct tx *tx;
+    int64_t before;
+};
+
+static void take_change_in_gap(void *arg, const struct store_change *c)
+{
+    const struct gap *gap = arg;
+    if (c->seq < gap->before)
+        take_change(gap->tx, c);
+}
+
+/* Others' changes before the first of ours, as a request that stands before all that `ran`. In the
+ * transaction, whose lock keeps more from coming. */
+static int fill_gap(struct store *s, struct request_list *ran)
+{
+    int64_t seen = s->seen.seq, first = 0;
+    for (struct request *r = ran->head; r && !first; r = r->next) {
+        for (struct change *c = r->err < 0 ? NULL : r->changes; c && !first; c = c->next) {
+            if (c->c.is_elsewhere)
+                seen = c->c.seq;
+            else
+                first = c->c.seq;
+        }
+    }
+    if (!first || first <= seen + 1)
+        return 0; /* a number that was told already: the next poll finds that out */
+    struct request *r = store_request_new(STORE_READ, NULL, NULL, NULL);
+    r->is_internal = true;
+    struct tx tx;
+    tx_init(&tx, s->ops, s->backend, STORE_READ, &r->arena);
+    struct gap gap = {s, &tx, first};
+    int rc = store_feed_read(&tx, NULL, seen, (int)MIN(first - seen, (int64_t)INT32_MAX),
+                             take_change_in_gap, &gap);
+    r->changes = tx.changes;
+    r->next = ran->head;
+    ran->head = r;
+    ran->n++;
+    return rc == ERR_EXPIRED ? 0 : rc;
+}
+
+static void note_seen(struct store *s, const struct request *r)
+{
+    if (r->is_reset && r->err >= 0) {
+        LOG_WARN("the database has lost changes, or dropped some that this hub had not read; "
+                 "starting over from what it holds",
+                 LOG_INT("seen", s->seen.seq), LOG_INT("newest", r->newest));
+        s->seen = (struct feed_place){.seq = r->newest};
+    }
+    for (const struct change *c = r->err < 0 ? NULL : r->changes; c; c = c->next) {
+        if (c->c.seq > s->seen.seq)
+            s->seen = (struct feed_place){c->c.seq, c->c.at_ms};
+    }
+}
+
+static int read_newest(struct tx *tx, void *arg)
+{
+    struct store *s = arg;
+    int64_t oldest;
+    return store_feed_range(tx, &oldest, &s->seen.seq);
+}
+
+int store_thread_prepare(struct store *s)
+{
+    struct arena arena = {0};
+    struct tx tx;
+    s->changes_since_trim = FEED_TRIM_EVERY; /* what grew old while nobody ran */
+    s->backoff = (struct backoff){.first_ms = RECONNECT_FIRST, .max_ms = RECONNECT_MAX};
+    list_init(&s->unsure);
+    TRY(s->ops->begin(s->backend, STORE_READ));
+    tx_init(&tx, s->ops, s->backend, STORE_READ, &arena);
+    int rc = read_newest(&tx, s);
+    s->ops->end_all(s->backend);
+    s->ops->rollback(s->backend);
+    arena_done(&arena);
+    return rc;
+}
+
+/* ---- batches ---- */
+
+static void run_work(struct store *s, struct request *r)
+{
+    const struct backend_ops *ops = s->ops;
+    struct backend *b = s->backend;
+    bool is_undoable = r->mode == STORE_WRITE || ops->is_shared;
+    struct tx tx;
+    tx_init(&tx, ops, b, r->mode, &r->arena);
+    if (is_undoable)
+        r->err = ops->savepoint(b);
+    if (r->err >= 0) {
+        r->err = r->work(&tx, r->arg);
+        if (tx.err < 0 && r->err >= 0)
+            r->err = tx.err;
+        ops->end_all(b);
+        if (is_undoable && ops->in_transaction(b)) {
+            int rc = r->err < 0 ? ops->savepoint_undo(b) : ops->savepoint_keep(b);
+            if (rc < 0) { /* what it wrote would be committed with the rest: nothing is, then */
+                r->err = rc;
+                ops->rollback(b);
+            }
+        }
+    }
+    r->changes = tx.changes;
+    if (r->err >= 0 && r->mode == STORE_WRITE)
+        s->changes_since_trim += tx.n_changes;
+}
+
+/* Some errors (a full disk, a lost connection) roll back everything; then what ran before in this
+ * batch is lost too, and what has not run yet is left in `batch`. */
+static int run_transaction(struct store *s, struct request_list *batch, enum store_mode mode,
+                           struct request_list *ran)
+{
+    const struct backend_ops *ops = s->ops;
+    struct request *r;
+    TRY(ops->begin(s->backend, mode));
+    while ((r = list_pop(batch))) {
+        run_work(s, r);
+        list_push(ran, r);
+        if (!ops->in_transaction(s->backend))
+            return r->err < 0 ? r->err : ERR_IO;
+    }
+    int rc = ops->is_shared && mode == STORE_WRITE ? fill_gap(s, ran) : 0;
+    if (rc >= 0)
+        rc = ops->commit(s->backend, mode);
+    if (rc < 0)
+        ops->rollback(s->backend);
+    return rc;
+}
+
+static void log_trouble(struct store *s, int rc)
+{
+    if (rc < 0 && !s->in_trouble)
+        LOG_ERROR("database cannot commit", LOG_ERR(rc),
+                  LOG_STR("reason", s->ops->last_error(s->backend)), LOG_STR("db", s->options.db));
+    else if (rc >= 0 && s->in_trouble)
+        LOG_INFO("database commits again", LOG_STR("db", s->options.db));
+    s->in_trouble = rc < 0;
+}
+
+/* To their callers, in order. `rc`: what became of their transaction. */
+static void complete_all(struct store *s, struct request_list *ran, int rc)
+{
+    struct request *r;
+    pthread_mutex_lock(&s->lock);
+    while ((r = list_pop(ran))) {
+        if (rc < 0 && r->err >= 0)
+            r->err = rc;
+        s->stats.failed += !r->is_internal && r->err < 0;
+        s->stats.done += !r->is_internal && r->err >= 0;
+        note_seen(s, r);
+        store_complete(s, r);
+    }
+    pthread_mutex_unlock(&s->lock);
+}
+
+static bool has_own_changes(const struct request_list *ran)
+{
+    for (const struct request *r = ran->head; r; r = r->next) {
+        for (const struct change *c = r->err < 0 ? NULL : r->changes; c; c = c->next) {
+            if (!c->c.is_elsewhere)
+                return true;
+        }
+    }
+    return false;
+}
+
+static void committed(struct store *s, struct request_list *ran, enum store_mode mode)
+{
+    bool is_news = s->ops->is_shared && has_own_changes(ran);
+    pthread_mutex_lock(&s->lock);
+    s->stats.commits += mode == STORE_WRITE;
+    pthread_mutex_unlock(&s->lock);
+    complete_all(s, ran, 0);
+    if (is_news)
+        s->ops->notify(s->backend);
+}
+
+/* Puts back before the queue what has not run. Once: a database that takes no transaction, though
+ * it can be reached, shall not be asked for ever. */
+static void put_back(struct store *s, struct request_list *batch)
+{
+    struct request_list again;
+    struct request_list failed;
+    struct request *r;
+    list_init(&again);
+    list_init(&failed);
+    while ((r = list_pop(batch))) {
+        list_push(r->was_put_back ? &failed : &again, r);
+        r->was_put_back = true;
+    }
+    complete_all(s, &failed, ERR_UNAVAILABLE);
+    pthread_mutex_lock(&s->lock);
+    while ((r = list_pop(&s->queue)))
+        list_push(&again, r);
+    s->queue = again;
+    if (!again.head)
+        list_init(&s->queue);
+    pthread_mutex_unlock(&s->lock);
+}
+
+static void run_batch(struct store *s, struct request_list *batch)
+{
+    enum store_mode mode = STORE_READ;
+    for (struct request *r = batch->head; r; r = r->next) {
+        if (r->mode == STORE_WRITE)
+            mode = STORE_WRITE;
+    }
+    while (batch->head) {
+        struct request_list ran;
+        list_init(&ran);
+        int rc = run_transaction(s, batch, mode, &ran);
+        bool has_begun = ran.n > 0;
+        log_trouble(s, rc);
+        if (rc == STORE_UNSURE) {
+            s->unsure = ran;
+            return;
+        }
+        if (rc == 0)
+            committed(s, &ran, mode);
+        else
+            complete_all(s, &ran, rc);
+        if (rc < 0 && s->ops->is_lost && s->ops->is_lost(s->backend)) {
+            put_back(s, batch);
+            return;
+        }
+        if (!has_begun)
+            complete_all(s, batch, rc);
+    }
+}
+
+/* ---- a database that is away ---- */
+
+static int settle_unsure(struct store *s)
+{
+    if (!s->unsure.head)
+        return 0;
+    int rc = TRY(s->ops->was_committed(s->backend));
+    if (rc)
+        committed(s, &s->unsure, STORE_WRITE);
+    else
+        complete_all(s, &s->unsure, ERR_UNAVAILABLE);
+    return 0;
+}
+
+static bool is_patience_over(const struct store *s)
+{
+    return s->stopping || time_mono_ms() - s->away_since >= PATIENCE_MS;
+}
+
+/* With the lock held. */
+static void refuse_waiting(struct store *s)
+{
+    struct request *r;
+    while ((r = list_pop(&s->queue))) {
+        r->err = ERR_UNAVAILABLE;
+        s->stats.refused++;
+        store_complete(s, r);
+    }
+}
+
+/* With the lock held; `at_ms` of the monotonic clock, 0: never. */
+static void sleep_until(struct store *s, uint64_t at_ms)
+{
+    struct timespec at = {.tv_sec = (time_t)(at_ms / 1000),
+                          .tv_nsec = (long)(at_ms % 1000) * 1000000};
+    if (at_ms)
+        pthread_cond_timedwait(&s->wake, &s->lock, &at);
+    else
+        pthread_cond_wait(&s->wake, &s->lock);
+}
+
+/* With the lock held. Until it is time to try again. */
+static void wait_away(struct store *s)
+{
+    uint64_t until = time_mono_ms() + backoff_next(&s->backoff);
+    if (!s->away_since)
+        s->away_since = time_mono_ms();
+    do {
+        if (is_patience_over(s))
+            refuse_waiting(s);
+        else
+            until = MIN(until, s->away_since + PATIENCE_MS);
+        if (s->stopping)
+            return;
+        sleep_until(s, until);
+    } while (time_mono_ms() < until);
+}
+
+/* With the lock held, which is released meanwhile. */
+static bool is_there(struct store *s)
+{
+    if (!s->ops->connect)
+        return true;
+    pthread_mutex_unlock(&s->lock);
+    int rc = s->ops->connect(s->backend);
+    if (rc >= 0)
+        rc = settle_unsure(s);
+    if (rc < 0)
+        log_trouble(s, rc);
+    pthread_mutex_lock(&s->lock);
+    if (rc < 0)
+        return false;
+    s->away_since = 0;
+    backoff_reset(&s->backoff);
+    return true;
+}
+
+/* ---- the thread ---- */
+
+/* With the lock held. */
+static void take_batch(struct store *s, struct request_list *batch)
+{
+    list_init(batch);
+    if (s->changes_since_trim >= FEED_TRIM_EVERY) {
+        s->changes_since_trim = 0;
+        list_push(batch, store_request_new(STORE_WRITE, trim_work, NULL, s));
+    }
+    take_poll(s, batch);
+    while (s->queue.head && batch->n < s->ops->batch_max)
+        list_push(batch, list_pop(&s->queue));
+}
+
+/* With the lock held. False: stopping, and nothing is left to do. */
+static bool wait_for_work(struct store *s)
+{
+    while (!s->queue.head && !s->stopping && !s->unsure.head) {
+        if (s->ops->is_shared && time_mono_ms() >= s->poll_at)
+            break;
+        sleep_until(s, s->ops->is_shared ? s->poll_at : 0);
+    }
+    return s->queue.head || !s->stopping;
+}
+
+/* What nobody will ever be able to tell. */
+static void give_up_unsure(struct store *s)
+{
+    if (s->unsure.head)
+        LOG_ERROR("the last changes may or may not be in the database; its answer never came",
+                  LOG_INT("transactions", s->unsure.n));
+    complete_all(s, &s->unsure, ERR_UNAVAILABLE);
+}
+
+void *store_thread_main(void *arg)
+{
+    struct store *s = arg;
+    pthread_mutex_lock(&s->lock);
+    while (wait_for_work(s)) {
+        struct request_list batch;
+        if (!is_there(s)) {
+            wait_away(s);
+            continue;
+        }
+        take_batch(s, &batch);
+        pthread_mutex_unlock(&s->lock);
+        run_batch(s, &batch);
+        pthread_mutex_lock(&s->lock);
+    }
+    pthread_mutex_unlock(&s->lock);
+    give_up_unsure(s);
+    return NULL;
+}

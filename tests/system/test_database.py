@@ -1,0 +1,84 @@
+"""Hubs on PostgreSQL: what a hub does on its own file it does there too, and survives what happens to
+databases."""
+
+import os
+import signal
+import time
+
+import pytest
+
+from lib.process import SLOW, run, wait_until
+from lib.service import serves
+from lib.warren import Problem, endpoint, program
+
+TABLES = ("tenant", "token", "network", "agent", "audit", "tunnel", "connection", "feed", "hub")
+
+
+@pytest.fixture
+def server(bench):
+    return bench.postgres()
+
+
+def test_a_running_hub_moves_to_postgres_without_re_enrolling_an_agent(bench, server, echo_server):
+    hub = bench.hub(db="")
+    agent = hub.agent("a1")
+    tunnel = hub.tunnel(echo_server.address, listen="127.0.0.1:0")
+    assert serves(endpoint(tunnel))
+    serial = agent.serial()
+    wait_until(lambda: hub.admin.items(f"/api/v1/tunnels/{tunnel['id']}/connections"), "the access log")
+    hub.process.stop()
+    url, file = server.new_database(), f"sqlite:{hub.data}/warren.db"
+    said = run([program("warren"), "db", "copy", "--from", file, "--to", url]).stdout
+    assert "tunnel" in said
+    database = url.split("/")[3].split("?")[0]
+    for table in TABLES:
+        query = f"select count(*) from {table}"
+        in_file = run(["sqlite3", f"{hub.data}/warren.db", query]).stdout.strip()
+        assert server.sql(query, database) == in_file, table
+    again = run([program("warren"), "db", "copy", "--from", file, "--to", url], check=False)
+    assert again.returncode != 0 and "in use already" in again.stderr
+
+    hub.process.argv += ["--db", url]
+    hub.start()
+    agent.wait_online(20)
+    assert agent.serial() == serial
+    wait_until(lambda: serves(endpoint(hub.wait_active(tunnel["id"], 20))), "the tunnel to serve", 20)
+
+
+def test_a_password_in_the_url_is_refused_and_not_repeated(bench, directory):
+    done = run([program("warren"), "hub", "--data", os.path.join(directory, "x"), "--db",
+                "postgres://warren:hunter2@db/warren"], check=False)
+    assert done.returncode == 2
+    assert "db_password_file" in done.stderr and "hunter2" not in done.stderr + done.stdout
+
+
+def writes(hub, seconds=60):
+    """Makes tokens until one is made; how long that took."""
+    start = time.monotonic()
+    wait_until(lambda: writes_now(hub), "the hub to write", seconds)
+    return time.monotonic() - start
+
+
+def writes_now(hub):
+    try:
+        return hub.admin.post("/api/v1/tokens", {"network": "lan", "uses": 1})
+    except Problem as problem:
+        assert problem.status == 503, problem
+        return None
+
+
+def test_a_restarted_database_costs_a_moment_and_no_stream(bench, server, echo_server):
+    hub = bench.hub(db=server.new_database())
+    agent = hub.agent("a1")
+    tunnel = hub.tunnel(echo_server.address)
+    from lib.service import connect, exchange
+    with connect(endpoint(tunnel)) as stream:
+        exchange(stream, b"before")
+        for number, name in ((signal.SIGINT, "stopped"), (signal.SIGQUIT, "crashed")):
+            server.stop(number)
+            exchange(stream, b"without a database")
+            assert serves(endpoint(tunnel)), "a new stream needs no database"
+            server.start(wait=False)
+            print(f"database {name} and started: the hub writes again after {writes(hub):.2f} s")
+        exchange(stream, b"after")
+    assert agent.identity()["status"]["phase"] == "online"
