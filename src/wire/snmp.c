@@ -363,3 +363,11 @@ bool snmp_is_within(const struct snmp *root, const struct snmp *request)
     }
     return true;
 }
+
+bool snmp_is_before(const struct snmp *a, const struct snmp *b)
+{
+    struct snmp_bytes x = a->bindings, y = b->bindings;
+    struct snmp_binding p, q;
+    return snmp_next_binding(&x, &p) && snmp_next_binding(&y, &q) &&
+           snmp_compare(p.name, q.name) < 0;
+}

@@ -87,3 +87,5 @@ int snmp_request(const struct snmp *like, int32_t id, const struct snmp_bytes *n
 int snmp_follow(const struct snmp *request, const struct snmp *answer, uint8_t *out, size_t cap);
 /* Whether a request's names are all at or below those of another with as many. */
 bool snmp_is_within(const struct snmp *root, const struct snmp *request);
+/* Whether a request's first name comes before another's. */
+bool snmp_is_before(const struct snmp *a, const struct snmp *b);

@@ -12,7 +12,9 @@
 #define GIVE_UP_MS    5000 /* of a request that nobody waits for */
 #define PATIENCE_MS   50   /* of one that the program waits for: at least, and ... */
 #define PATIENCE_RTTS 4
-#define LESSON_SHARE  8 /* of the window stays after a walk of which nothing was used */
+#define START_MS      100  /* the device's time that may be spent before any answer was used ... */
+#define START_MAX     2048 /* ... and for how many; fewer than WALKER_START never count */
+#define LESSON_SHARE  8    /* of the window stays after a walk of which nothing was used */
 
 enum walk_state {
     WALK_NONE,
@@ -28,6 +30,8 @@ struct walk {
     int32_t asked_id;
     uint64_t asked_ms;
     uint64_t used; /* order of use */
+    bool was_behind;
+    uint64_t behind_hits; /* of the note then */
 };
 
 /* An answer on its way to the mount, as far as we know. */
@@ -54,6 +58,7 @@ struct walker {
     struct walk *asking; /* NULL: no request is under way */
     int32_t id;
     uint64_t asking_ms, read_ms;
+    uint64_t begun_ms; /* the first was asked */
     struct buf joined; /* the program's own request for the same */
     struct buf orphan;
     bool has_orphan;
@@ -256,6 +261,27 @@ static struct walk *find(struct walker *w, const struct snmp *m)
     return NULL;
 }
 
+static struct walk *find_root(struct walker *w, const struct snmp *m)
+{
+    for (size_t i = 0; i < WALKS; i++) {
+        if (is_from(&w->walks[i], m))
+            return &w->walks[i];
+    }
+    return NULL;
+}
+
+/* Whether the program asks for what was sent already, such as what got lost or too old, and goes on
+ * with what it has: the walk is where it should be. */
+static bool is_catching_up(struct walker *w, struct walk *k, const struct snmp *m)
+{
+    struct snmp next;
+    bool is_stuck = k->was_behind && k->behind_hits == w->note.hits;
+    k->was_behind = k->state == WALK_READY && parse(&k->next, &next) && snmp_is_before(m, &next) &&
+                    (n_sent(w) || w->note.held);
+    k->behind_hits = w->note.hits;
+    return k->was_behind && !is_stuck;
+}
+
 static struct walk *pick_place(struct walker *w)
 {
     struct walk *best = NULL;
@@ -272,24 +298,16 @@ static struct walk *pick_place(struct walker *w)
     return best;
 }
 
-/* A walk that goes on where one was interrupted has its root. Others make way until they are asked
- * for: most likely the program is through with them. */
+/* A new walk. Others make way until they are asked for: most likely the program is through with
+ * them. */
 static struct walk *begin(struct walker *w, const struct snmp *m)
 {
     struct walk *k = pick_place(w);
-    __attribute__((cleanup(buf_done_cleanup))) struct buf root = {0};
-    for (size_t i = 0; i < WALKS && !root.len; i++) {
-        if (is_from(&w->walks[i], m))
-            set(&root, w->walks[i].root.data, w->walks[i].root.len);
-    }
     for (size_t i = 0; i < WALKS; i++) {
         if (w->walks[i].state == WALK_READY)
             w->walks[i].state = WALK_PAUSED;
     }
-    if (root.len)
-        set(&k->root, root.data, root.len);
-    else
-        set(&k->root, m->whole.data, m->whole.len);
+    set(&k->root, m->whole.data, m->whole.len);
     return k;
 }
 
@@ -320,10 +338,12 @@ bool walker_request(struct walker *w, const uint8_t *data, size_t len, uint64_t 
         return true;
     }
     struct walk *k = find(w, &m);
+    if (k && k->state != WALK_ASKED)
+        confirm(w, k, &m);
+    if (!k && (k = find_root(w, &m)) && (k == w->asking || is_catching_up(w, k, &m)))
+        return false;
     if (!k)
         k = begin(w, &m);
-    else if (k->state != WALK_ASKED)
-        confirm(w, k, &m);
     k->state = WALK_ASKED;
     k->asked_id = m.id;
     k->asked_ms = now_ms;
@@ -382,11 +402,20 @@ static uint64_t usable(const struct walker *w)
     return MAX(w->note.ttl_ms * 500 / w->note.think_us, UINT64_C(1));
 }
 
-static bool is_far_enough(const struct walker *w)
+/* A fast device may be asked more before we know that it is of use: the whole of a short walk, or
+ * as much as a program reads until we hear from it. */
+static bool is_worth_trying(const struct walker *w, uint64_t now_ms)
 {
+    return w->window >= WALKER_START && !w->used && w->sent_ever < START_MAX &&
+           (!w->sent_ever || now_ms - w->begun_ms < START_MS);
+}
+
+static bool is_far_enough(const struct walker *w, uint64_t now_ms)
+{
+    uint64_t window = is_worth_trying(w, now_ms) ? START_MAX : w->window;
     uint64_t unused = n_sent(w) + MIN(w->note.held, (uint64_t)READ_AHEAD_WINDOW);
     uint64_t bytes = w->sent_bytes + MIN(w->note.held_bytes, (uint64_t)READ_AHEAD_BYTES);
-    return unused >= MIN((uint64_t)w->window, usable(w)) || bytes >= READ_AHEAD_BYTES;
+    return unused >= MIN(window, usable(w)) || bytes >= READ_AHEAD_BYTES;
 }
 
 static struct walk *least_used_that_is_ready(struct walker *w)
@@ -404,7 +433,7 @@ size_t walker_next(struct walker *w, uint64_t now_ms, uint8_t out[WALKER_REQUEST
 {
     struct snmp m;
     w->has_orphan = false;
-    if (w->asking || !w->is_permitted || is_far_enough(w))
+    if (w->asking || !w->is_permitted || is_far_enough(w, now_ms))
         return 0;
     struct walk *k = least_used_that_is_ready(w);
     if (!k || !parse(&k->next, &m))
@@ -416,6 +445,8 @@ size_t walker_next(struct walker *w, uint64_t now_ms, uint8_t out[WALKER_REQUEST
         return 0;
     }
     touch(w, k);
+    if (!w->sent_ever)
+        w->begun_ms = now_ms;
     w->asking = k;
     w->asking_ms = now_ms;
     w->read_ms = w->note.now_ms + (now_ms - w->note_at_ms);

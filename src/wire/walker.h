@@ -24,7 +24,7 @@
 #include <stdbool.h>
 
 #define WALKER_REQUEST_MAX 1472 /* bytes; longer ones are not followed */
-#define WALKER_START       64   /* answers ahead before any was used */
+#define WALKER_START       64   /* answers ahead before any was used, more of a fast device */
 #define WALKER_GROWTH      16
 #define WALKER_NEVER       UINT64_MAX
 
