@@ -23,9 +23,10 @@ struct fleet_pool;
 struct rpc_call;
 struct rpc_server;
 
-#define FLEET_NAME_SIZE 64
-#define FLEET_KEY_SIZE  (ID_SIZE + FLEET_NAME_SIZE) /* "TENANT NAME", by which a name is found */
-#define FLEET_ALLOW_MAX 64                          /* rules an agent may report */
+#define FLEET_NAME_SIZE     64
+#define FLEET_KEY_SIZE      (ID_SIZE + FLEET_NAME_SIZE) /* "TENANT NAME", by which a name is found */
+#define FLEET_ALLOW_MAX     64                          /* rules an agent may report */
+#define FLEET_ADDRESSES_MAX 8                           /* ... and addresses of its machine */
 
 struct fleet_network {
     char id[ID_SIZE], tenant[ID_SIZE];
@@ -51,10 +52,10 @@ struct fleet_agent {
     uint64_t epoch;
     int64_t connected, disconnected;
     char address[64], hostname[FLEET_NAME_SIZE], software[FLEET_NAME_SIZE];
-    json_t *allow;         /* array of texts */
-    struct fleet_lan *lan; /* what it reports of its LANs (lan_hub.c) */
-    bool was_moved;        /* during on_network_merged: it was in the network that is gone */
-    struct rpc_call *call; /* of Connect; NULL: offline */
+    json_t *allow, *addresses; /* arrays of texts */
+    struct fleet_lan *lan;     /* what it reports of its LANs (lan_hub.c) */
+    bool was_moved;            /* during on_network_merged: it was in the network that is gone */
+    struct rpc_call *call;     /* of Connect; NULL: offline */
 
     struct fleet_pool *pool; /* NULL: no reverse connection in this session so far */
     uint32_t short_sessions; /* in a row */

@@ -27,3 +27,6 @@ CREATE TABLE network_apart (
     b      TEXT NOT NULL,
     PRIMARY KEY (a, b)
 );
+
+-- migration 3: where an agent is found on its LAN
+ALTER TABLE agent_session ADD COLUMN addresses TEXT NOT NULL DEFAULT '[]';

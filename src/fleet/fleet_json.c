@@ -10,9 +10,10 @@ static json_t *session_json(const struct fleet *f, const struct fleet_agent *a)
 {
     if (!a->call)
         return json_null();
-    return json_pack("{s:I, s:s, s:s, s:s, s:s, s:O?, s:o}", "epoch", (json_int_t)a->epoch, "hub",
-                     f->cfg.hub.id, "address", a->address, "hostname", a->hostname, "software",
-                     a->software, "allow", a->allow, "connected", rest_time(a->connected));
+    return json_pack("{s:I, s:s, s:s, s:s, s:s, s:O?, s:O?, s:o}", "epoch", (json_int_t)a->epoch,
+                     "hub", f->cfg.hub.id, "address", a->address, "hostname", a->hostname,
+                     "software", a->software, "allow", a->allow, "addresses", a->addresses,
+                     "connected", rest_time(a->connected));
 }
 
 static const char *phase_of(const struct fleet_agent *a, const struct fleet_agent_load *load)

@@ -151,13 +151,16 @@ static int write_login(struct tx *tx, void *arg)
         return ERR_REVOKED;
     TRY(tx_query_int(tx, &epoch,
                      "INSERT INTO agent_session (agent, epoch, connected, disconnected, address, "
-                     "hostname, version, allow) VALUES ($1, 1, $2, NULL, $3, $4, $5, $6) "
+                     "hostname, version, allow, addresses) "
+                     "VALUES ($1, 1, $2, NULL, $3, $4, $5, $6, $7) "
                      "ON CONFLICT (agent) DO UPDATE SET epoch = agent_session.epoch + 1, "
                      "connected = excluded.connected, disconnected = NULL, "
                      "address = excluded.address, hostname = excluded.hostname, "
-                     "version = excluded.version, allow = excluded.allow RETURNING epoch",
+                     "version = excluded.version, allow = excluded.allow, "
+                     "addresses = excluded.addresses RETURNING epoch",
                      STORE_TEXT(r->id), STORE_INT(r->connected), STORE_TEXT(r->address),
-                     STORE_TEXT(r->hostname), STORE_TEXT(r->software), STORE_TEXT(r->allow)));
+                     STORE_TEXT(r->hostname), STORE_TEXT(r->software), STORE_TEXT(r->allow),
+                     STORE_TEXT(r->addresses)));
     TRY(fleet_row_read(tx, r->id, r));
     if (in->discovery)
         TRY(network_keys_write(tx, r->tenant, r->connected, LAN_KEY_LIFE_MS, false, &in->keys));
@@ -238,6 +241,16 @@ static void copy_text(char *out, size_t size, const char *in)
     out[n] = '\0';
 }
 
+/* As text; "[]" if it does not fit. The list is stolen. */
+static void put_list(json_t *list, char *out, size_t size)
+{
+    size_t n = json_dumpb(list, out, size - 1, JSON_COMPACT);
+    json_decref(list);
+    if (n >= size)
+        n = (size_t)snprintf(out, size, "[]");
+    out[n] = '\0';
+}
+
 /* The rules as a JSON array; those beyond what is kept, or malformed, are left out: the list is for
  * people, the agent itself enforces it. */
 static void allow_text(const Warren__V1__ConnectRequest *req, char *out, size_t size)
@@ -248,11 +261,18 @@ static void allow_text(const Warren__V1__ConnectRequest *req, char *out, size_t 
         if (addr_rule_parse(req->allow[i], &rule, NULL) == 0)
             json_array_append_new(list, json_string(req->allow[i]));
     }
-    size_t n = json_dumpb(list, out, size - 1, JSON_COMPACT);
-    json_decref(list);
-    if (n >= size)
-        n = (size_t)snprintf(out, size, "[]");
-    out[n] = '\0';
+    put_list(list, out, size);
+}
+
+static void addresses_text(const Warren__V1__ConnectRequest *req, char *out, size_t size)
+{
+    json_t *list = json_array();
+    for (size_t i = 0; i < req->n_addresses && i < FLEET_ADDRESSES_MAX; i++) {
+        struct addr a;
+        if (addr_parse(req->addresses[i], 0, &a) == 0)
+            json_array_append_new(list, json_string(req->addresses[i]));
+    }
+    put_list(list, out, size);
 }
 
 /* Each login is paid with LOGIN_MS, of which LOGINS_BURST times as much is lent. */
@@ -297,6 +317,7 @@ static void handle_connect(struct rpc_call *call, const ProtobufCMessage *msg, v
     copy_text(in->instance, sizeof(in->instance), req->instance);
     in->discovery = req->discovery;
     allow_text(req, in->row.allow, sizeof(in->row.allow));
+    addresses_text(req, in->row.addresses, sizeof(in->row.addresses));
     store_run(in->f->cfg.store, STORE_WRITE, write_login, login_written, in);
 }
 

@@ -16,7 +16,7 @@
     "SELECT a.id, a.tenant, a.network, a.token, a.name, a.serial, a.version, a.not_after, " \
     "a.created, a.revoked, a.pending, s.epoch, s.connected, s.disconnected, s.address, "    \
     "s.hostname, s.version, s.allow, p.places, p.how, p.why, p.at, a.draining, "            \
-    "a.drain_grace FROM agent a "                                                           \
+    "a.drain_grace, s.addresses FROM agent a "                                              \
     "LEFT JOIN agent_session s ON s.agent = a.id LEFT JOIN agent_place p ON p.agent = a.id "
 
 struct network_row {
@@ -58,6 +58,7 @@ static void take_agent_row(const struct rows *rows, struct fleet_row *r)
     r->placed = row_int(rows, 21);
     r->draining = row_int(rows, 22);
     r->drain_grace_ms = row_int(rows, 23);
+    copy(r->addresses, sizeof(r->addresses), row_text(rows, 24));
 }
 
 int fleet_row_read(struct tx *tx, const char *agent, struct fleet_row *ret)
@@ -215,7 +216,9 @@ struct fleet_agent *fleet_view_put_agent(struct fleet *f, const struct fleet_row
         copy(a->hostname, sizeof(a->hostname), r->hostname);
         copy(a->software, sizeof(a->software), r->software);
         json_decref(a->allow);
+        json_decref(a->addresses);
         a->allow = json_loads(r->allow, 0, NULL);
+        a->addresses = json_loads(r->addresses, 0, NULL);
     }
     return a;
 }
@@ -232,6 +235,7 @@ static void free_agent(struct fleet *f, struct fleet_agent *a)
     HASH_DEL(f->agents, a);
     HASH_DELETE(hh_name, f->agents_by_name, a);
     json_decref(a->allow);
+    json_decref(a->addresses);
     fleet_lan_free(a);
     mem_free(a);
 }

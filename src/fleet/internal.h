@@ -1,6 +1,7 @@
 /* Shared by the files of this folder only. */
 #pragma once
 
+#include "base/addr.h"
 #include "fleet/fleet.h"
 #include "fleet/link.h"
 #include "loop/loop.h"
@@ -49,7 +50,8 @@ struct fleet_row {
     int64_t version, not_after, created, revoked, pending, draining, drain_grace_ms;
     int64_t epoch, connected, disconnected;
     char address[64], hostname[FLEET_NAME_SIZE], software[FLEET_NAME_SIZE];
-    char allow[4096]; /* JSON array */
+    char allow[4096];                                     /* JSON array */
+    char addresses[FLEET_ADDRESSES_MAX * ADDR_TEXT_SIZE]; /* JSON array */
     char places[800], how[16], why[320];
     int64_t placed;
 };

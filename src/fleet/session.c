@@ -9,7 +9,9 @@
 #include "base/time.h"
 #include "fleet/link.h"
 #include "fleet/reverse.h"
+#include "net/conn.h"
 #include "net/dialer.h"
+#include "net/interface.h"
 #include "warren/v1/agent.pb-c.h"
 
 #include <stdio.h>
@@ -20,6 +22,7 @@
 #define UNANSWERED_DELAY_MS 500 /* between dials that nobody answered; the dial itself repeats */
 #define SUPERSEDED_DELAY_MS 30000
 #define WELCOME_MS          15000 /* for the hub to answer Connect */
+#define ADDRESSES_MAX       8     /* of this machine that the hub is told */
 
 struct hub {
     struct host_port at;
@@ -181,10 +184,24 @@ static void on_no_welcome(struct timer *t)
     fail(s, &d, backoff_next(&s->backoff));
 }
 
+/* Fills `list`, whose texts are in `room`. */
+static size_t own_addresses(struct conn *c, char (*room)[ADDR_TEXT_SIZE], char **list)
+{
+    struct addr own = {.len = sizeof(own.in6)};
+    if (getsockname(conn_fd(c), &own.sa, &own.len) < 0)
+        return 0;
+    size_t n = interface_addresses(&own, room, ADDRESSES_MAX);
+    for (size_t i = 0; i < n; i++)
+        list[i] = room[i];
+    return n;
+}
+
 static int open_stream(struct session *s, struct conn *c)
 {
+    char addresses[ADDRESSES_MAX][ADDR_TEXT_SIZE], *list[ADDRESSES_MAX];
     char authority[HOST_SIZE + 8];
     host_port_format(&s->hubs[s->current].at, authority, sizeof(authority));
+    size_t n_addresses = own_addresses(c, addresses, list);
     int rc = rpc_client_new(c, authority, on_rpc_close, s, &s->rpc);
     if (rc < 0)
         return rc;
@@ -196,6 +213,8 @@ static int open_stream(struct session *s, struct conn *c)
     req.discovery = s->cfg.discovery;
     req.n_allow = s->n_allow;
     req.allow = s->allow;
+    req.n_addresses = n_addresses;
+    req.addresses = list;
     timer_start(&s->welcome, WELCOME_MS);
     rpc_call_stream(s->rpc, "/warren.v1.AgentService/Connect", &req.base,
                     &warren__v1__hub_event__descriptor, 0, on_message, on_stream_end, s);
