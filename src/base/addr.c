@@ -238,14 +238,19 @@ int addr_rule_parse(const char *s, struct addr_rule *ret, struct diag *d)
     return 0;
 }
 
-bool addr_rule_match(const struct addr_rule *r, const struct addr *a)
+static bool begins_alike(const struct addr *a, const uint8_t with[16], uint8_t prefix)
 {
     uint8_t ip[16];
     to_mapped(a, ip);
-    size_t whole = r->prefix / 8, rest = r->prefix % 8;
-    if (memcmp(ip, r->ip, whole) != 0)
+    size_t whole = prefix / 8, rest = prefix % 8;
+    if (memcmp(ip, with, whole) != 0)
         return false;
-    if (rest && (ip[whole] ^ r->ip[whole]) >> (8 - rest))
+    return !rest || !((ip[whole] ^ with[whole]) >> (8 - rest));
+}
+
+bool addr_rule_match(const struct addr_rule *r, const struct addr *a)
+{
+    if (!begins_alike(a, r->ip, r->prefix))
         return false;
     uint16_t port = addr_port(a);
     for (size_t i = 0; i < r->n_ports; i++) {
@@ -253,4 +258,29 @@ bool addr_rule_match(const struct addr_rule *r, const struct addr *a)
             return true;
     }
     return r->n_ports == 0;
+}
+
+int addr_range_parse(const char *s, struct addr_range *ret)
+{
+    struct addr_rule r = {0};
+    if (*s == '[' || parse_rule(s, &r) < 0 || r.n_ports)
+        return ERR_INVALID;
+    for (size_t bit = r.prefix; bit < 128; bit++)
+        r.ip[bit / 8] &= (uint8_t) ~(0x80 >> bit % 8);
+    memcpy(ret->ip, r.ip, sizeof(ret->ip));
+    ret->prefix = r.prefix;
+    return 0;
+}
+
+void addr_range_format(const struct addr_range *r, char out[ADDR_TEXT_SIZE])
+{
+    char ip[INET6_ADDRSTRLEN];
+    bool is_v4 = r->prefix >= 96 && IN6_IS_ADDR_V4MAPPED((const struct in6_addr *)r->ip);
+    inet_ntop(is_v4 ? AF_INET : AF_INET6, is_v4 ? r->ip + 12 : r->ip, ip, sizeof(ip));
+    snprintf(out, ADDR_TEXT_SIZE, "%s/%d", ip, is_v4 ? r->prefix - 96 : r->prefix);
+}
+
+bool addr_range_match(const struct addr_range *r, const struct addr *a)
+{
+    return begins_alike(a, r->ip, r->prefix);
 }

@@ -63,3 +63,13 @@ struct addr_rule {
 
 int addr_rule_parse(const char *s, struct addr_rule *ret, struct diag *d);
 bool addr_rule_match(const struct addr_rule *r, const struct addr *a);
+
+/* Addresses that begin alike: "10.0.0.0/24", "fd00::/8", "10.0.0.17". */
+struct addr_range {
+    uint8_t ip[16]; /* IPv4 as ::ffff:a.b.c.d; zero behind the prefix */
+    uint8_t prefix; /* bits of the 128 */
+};
+
+int addr_range_parse(const char *s, struct addr_range *ret);
+void addr_range_format(const struct addr_range *r, char out[ADDR_TEXT_SIZE]); /* with its bits */
+bool addr_range_match(const struct addr_range *r, const struct addr *a);

@@ -287,6 +287,7 @@ static void linger_on_worker(void *arg)
     if (e->udp)
         exposure_udp_linger(e->udp);
     e->is_closed = true;
+    exposure_end_watches(e);
     check_stopped(e);
 }
 

@@ -63,6 +63,7 @@ bool exposure_admits(const struct exposure *e, const struct addr *client); /* by
 void exposure_accept(void *arg, int fd, const struct addr *peer); /* a client of the listener */
 void exposure_cut_proxied(
     struct exposure *e); /* whose relay has ended; they take their last bytes */
+void exposure_end_watches(struct exposure *e); /* flows to TUNNEL_LEASE */
 /* Relays `fd` (taken) to the target for `d`; NULL: exposure_dial_ended was
  * called. */
 struct relay *exposure_open_dial(struct exposure *e, struct exposure_dial *d,

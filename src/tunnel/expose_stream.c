@@ -37,6 +37,7 @@ struct client {
     bool is_udp;                /* it carries capsules: the agent's end is a flow */
     bool has_left;              /* its connection was lost, not ended */
     bool is_metered;            /* counts as an open stream of the meters */
+    bool is_watch;              /* to TUNNEL_LEASE */
     struct client *prev, *next; /* of `proxied` while there is a bridge */
 };
 
@@ -160,7 +161,7 @@ static void on_relay_end(void *arg, struct relay *r, const struct relay_result *
         exposure_log_not_reached(e, relay_peer(r), res->err);
         exposure_tell_target(e, res->err);
     }
-    if (!is_missed || !e->is_any)
+    if (!c->is_watch && (!is_missed || !e->is_any))
         add_record(e, c, relay_peer(r), res);
     c->relay = NULL;
     fleet_pool_bulk_end(&c->bulk);
@@ -177,6 +178,16 @@ static void on_relay_bulk(void *arg, struct relay *r)
 
 static const struct relay_ops client_ops = {
     .on_open = on_relay_open, .on_bulk = on_relay_bulk, .on_end = on_relay_end};
+
+void exposure_end_watches(struct exposure *e)
+{
+    struct relay *r, *next;
+    for (r = e->relays.head; r; r = next) {
+        next = relay_next(r);
+        if (((struct client *)relay_arg(r))->is_watch)
+            relay_abort(r, ERR_UNAVAILABLE);
+    }
+}
 
 /* The header that goes before what the client of `fd` sends; 0: none. */
 static size_t write_proxy_header(const struct exposure *e, int fd, const struct addr *client,
@@ -234,6 +245,7 @@ static struct relay *open_relay(struct client *c, const struct exposure_goal *as
         return NULL;
     }
     c->is_metered = true;
+    c->is_watch = asked && strcmp(asked->target.host, TUNNEL_LEASE) == 0;
     uint8_t prefix[PROXY_HEADER_OUT_MAX];
     char path[CONNECT_UDP_PATH_SIZE], authority[EXPOSURE_AUTHORITY_SIZE];
     struct relay_open_params params = {.peer = *peer,

@@ -169,7 +169,8 @@ struct tunnel_demand {
     char network[ID_SIZE];
     struct host_port target;
     enum tunnel_protocol protocol;
-    bool wants_all; /* only a tunnel to the whole network will do */
+    bool wants_all; /* only a tunnel to the whole network will do, or to just these of it */
+    struct tunnel_ranges allow;
     bool wants_own; /* only one to this target: streams of it are kept for others' requests */
     /* tunnel_demand.c's. */
     struct tunnel_demands *demands; /* NULL: not waiting */

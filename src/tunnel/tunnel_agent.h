@@ -7,11 +7,9 @@
 
 #include "base/addr.h"
 #include "fleet/session.h"
+#include "tunnel/tunnel_ranges.h"
 
 #include <jansson.h>
-
-/* A target of this name, port 53, is the name server that the agent's machine asks. */
-#define TUNNEL_RESOLVER "resolver.agent"
 
 struct tunnel_agent;
 

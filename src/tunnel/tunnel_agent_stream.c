@@ -120,6 +120,25 @@ static void accept_stream(struct held *held, struct h2_stream *s, const struct h
         held->n_relays--;
 }
 
+static void ignore_datagram(void *arg, struct flow *f, const uint8_t *data, size_t len,
+                            bool is_kept)
+{
+}
+
+static void on_lease_flow_end(void *arg, struct flow *f, const struct flow_result *res)
+{
+    stream_ended(arg, 0);
+}
+
+static void accept_lease_flow(struct held *held, struct h2_stream *s)
+{
+    static const struct flow_ops ops = {.on_datagram = ignore_datagram,
+                                        .on_end = on_lease_flow_end};
+    static const struct addr nowhere;
+    held->n_relays++;
+    flow_answer(flow_accept(s, &held->flows, &ops, held), 0, &nowhere);
+}
+
 static void accept_flow(struct held *held, struct h2_stream *s, const struct host_port *target)
 {
     const struct flow_target_params p = {.target = *target,
@@ -154,7 +173,9 @@ void tunnel_agent_on_request(struct tunnel_agent *ta, struct h2_stream *s,
         relay_refuse(s, ERR_STALE);
         return;
     }
-    if (find_resolver(&target) < 0)
+    if (is_udp && strcmp(target.host, TUNNEL_LEASE) == 0)
+        accept_lease_flow(held, s);
+    else if (find_resolver(&target) < 0)
         relay_refuse(s, ERR_DNS);
     else if (is_udp)
         accept_flow(held, s, &target);

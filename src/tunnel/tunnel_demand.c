@@ -52,8 +52,8 @@ static bool same_target(const struct host_port *a, const struct host_port *b)
 
 static bool wants(const struct tunnel_demand *d, const struct tunnel_spec *spec)
 {
-    if (spec->protocol == TUNNEL_ANY)
-        return !d->wants_own;
+    if (spec->protocol == TUNNEL_ANY && (d->wants_all || !spec->allow.n))
+        return !d->wants_own && tunnel_ranges_equal(&d->allow, &spec->allow);
     return !d->wants_all && d->protocol == spec->protocol && same_target(&d->target, &spec->target);
 }
 
@@ -135,7 +135,9 @@ static void make(const struct tunnel_demand *d)
     snprintf(t->spec.network, sizeof(t->spec.network), "%s", d->network);
     t->version = 1;
     t->spec.protocol = d->wants_all ? TUNNEL_ANY : d->protocol;
-    if (!d->wants_all)
+    if (d->wants_all)
+        t->spec.allow = d->allow;
+    else
         t->spec.target = d->target;
     t->spec.internal = true;
     t->created = time_wall_ms();

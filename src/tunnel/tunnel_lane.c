@@ -67,6 +67,7 @@ struct lane_stream {
     struct tunnel_lane *lane;
     struct tunnel_proxy_ask ask;              /* its strings are this stream's */
     char *credentials, *authority, *udp_path; /* no target: "OPTIONS *" */
+    char *scope;
 
     /* The lane's loop's. */
     struct relay *relay;      /* NULL: ended */
@@ -87,6 +88,7 @@ static void unref(struct lane_stream *s)
     mem_free(s->credentials);
     mem_free(s->authority);
     mem_free(s->udp_path);
+    mem_free(s->scope);
     mem_free(s);
 }
 
@@ -319,8 +321,8 @@ static void start(struct tunnel_lane *lane, struct client_conn *conn, struct h2_
     s->ask.udp_path = s->udp_path;
     s->ask.peer = *conn_peer_addr(c);
     own_address(c, &s->ask.own);
-    const char *scope = h2_headers_get(h, TUNNEL_LANE_SCOPE);
-    s->ask.wants_all = scope && strcmp(scope, "network") == 0;
+    s->scope = mem_strdup(h2_headers_get(h, TUNNEL_LANE_SCOPE));
+    s->ask.scope = s->scope;
     s->relay = relay_await(h2, &lane->relays, &relay_ops, s);
     loop_post(lane->main, asked_on_main, s);
 }

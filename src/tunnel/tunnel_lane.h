@@ -18,8 +18,9 @@ struct tunnel_lane;
 
 #define TUNNEL_LANE_ALPN "warren-client/1"
 
-/* A request header: "network" asks for a tunnel to the whole network, which is made on demand and
- * serves every target, where otherwise each target gets a tunnel of its own. */
+/* A request header: "network" asks for a tunnel to the whole network, "10.0.0.0/24,10.1.0.0/16" for
+ * one to these addresses of it. It is made on demand and serves every target, where otherwise each
+ * target gets a tunnel of its own. */
 #define TUNNEL_LANE_SCOPE "warren-scope"
 
 /* Main loop. `l`: where it works. */

@@ -56,6 +56,17 @@ static int read_target(const struct tunnel_proxy_ask *ask, struct host_port *ret
                          : host_port_parse(ask->authority, false, ret, d);
 }
 
+static int read_scope(const char *scope, struct tunnel_demand *ret, struct diag *d)
+{
+    ret->wants_all = scope != NULL;
+    if (!scope || strcmp(scope, "network") == 0)
+        return 0;
+    if (tunnel_ranges_read(scope, &ret->allow) < 0)
+        return diag_set(d, ERR_INVALID, "the scope is neither \"network\" nor up to %d ranges",
+                        TUNNEL_RANGES_MAX);
+    return 0;
+}
+
 int tunnel_proxy_judge(struct tunnels *ts, const struct tunnel_proxy_ask *ask,
                        struct tunnel_demand *ret, struct diag *d)
 {
@@ -69,11 +80,13 @@ int tunnel_proxy_judge(struct tunnels *ts, const struct tunnel_proxy_ask *ask,
         return ERR_INVALID;
     if (!n)
         return diag_set(d, ERR_NOT_FOUND, "the tenant has no network of this name");
+    TRY(read_scope(ask->scope, ret, d));
+    if (has_target && !tunnel_ranges_permit(&ret->allow, &ret->target))
+        return diag_set(d, ERR_DENIED, "the target is outside of what was asked for");
     if (has_target && is_hub_itself(&ask->own, &ret->target))
         return diag_set(d, ERR_DENIED, "this is the hub's own address");
     snprintf(ret->network, sizeof(ret->network), "%s", n->id);
     ret->protocol = ask->udp_path ? TUNNEL_UDP : TUNNEL_TCP;
-    ret->wants_all = ask->wants_all;
     return 0;
 }
 

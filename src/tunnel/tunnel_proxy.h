@@ -10,7 +10,9 @@ struct tunnel_proxy_ask {
     const char *credentials; /* Proxy-Authorization; NULL: none */
     const char *authority;   /* "host:port"; NULL: only who asks is judged */
     const char *udp_path;    /* of connect-udp instead; NULL: a stream */
-    bool wants_all;          /* by a tunnel to the whole network: many targets will follow */
+    /* By a tunnel to the whole network ("network"), or to ranges of it (tunnel_ranges_read): many
+     * targets will follow. NULL: by any that leads to the target. */
+    const char *scope;
     struct addr peer;
     struct addr own; /* where the client found this hub; len 0: unknown */
 };

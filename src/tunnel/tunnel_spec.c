@@ -104,7 +104,8 @@ static int parse_address(const char *address, struct tunnel_spec *spec, struct d
 static int parse_target(const json_t *target, struct tunnel_spec *spec,
                         char network_ref[TUNNEL_NAME_SIZE], struct diag *d)
 {
-    static const char *const members[] = {"network", "address", "protocol", "proxy_protocol", NULL};
+    static const char *const members[] = {"network",        "address", "protocol",
+                                          "proxy_protocol", "allow",   NULL};
     const char *network = NULL, *address = NULL, *protocol = NULL;
     TRY(tunnel_check_members(target, "spec.target", members, d));
     TRY(tunnel_get_string(target, "network", "spec.target.network", NULL, &network, d));
@@ -123,7 +124,12 @@ static int parse_target(const json_t *target, struct tunnel_spec *spec,
     if (spec->protocol == TUNNEL_UDP && spec->proxy == PROXY_V1)
         return diag_set_field(d, ERR_INVALID, "spec.target.proxy_protocol",
                               "version 1 is for connections; udp has \"v2\"");
-    return parse_address(address, spec, d);
+    TRY(parse_address(address, spec, d));
+    TRY(tunnel_ranges_parse(json_object_get(target, "allow"), &spec->allow, d));
+    if (spec->allow.n && spec->protocol != TUNNEL_ANY)
+        return diag_set_field(d, ERR_INVALID, "spec.target.allow",
+                              "is for a tunnel whose address is \"*\"");
+    return 0;
 }
 
 static int parse_listen(const char *listen, struct tunnel_spec *spec, struct diag *d)
@@ -435,13 +441,13 @@ static json_t *make_json(const struct tunnel_spec *spec, bool with_hashes)
     json_t *access =
         json_pack("{s:o, s:b}", "endpoint", endpoint_json(spec), "internal", (int)spec->internal);
     tunnel_access_json(&spec->who, with_hashes, access);
-    return json_pack("{s:{s:s, s:s, s:s, s:s?}, s:o, s:s, s:o, s:o, s:o, s:o}", "target", "network",
-                     spec->network, "address", target, "protocol",
+    return json_pack("{s:{s:s, s:s, s:s, s:s?, s:o*}, s:o, s:s, s:o, s:o, s:o, s:o}", "target",
+                     "network", spec->network, "address", target, "protocol",
                      tunnel_protocol_name(spec->protocol), "proxy_protocol",
-                     proxy_version_name(spec->proxy), "access", access, "spread",
-                     spread_names[spec->spread], "check", check_json(&spec->check), "idle_timeout",
-                     duration_json(spec->idle_timeout_ms), "limits", limits_json(&spec->limits),
-                     "ttl", duration_json(spec->ttl_ms));
+                     proxy_version_name(spec->proxy), "allow", tunnel_ranges_json(&spec->allow),
+                     "access", access, "spread", spread_names[spec->spread], "check",
+                     check_json(&spec->check), "idle_timeout", duration_json(spec->idle_timeout_ms),
+                     "limits", limits_json(&spec->limits), "ttl", duration_json(spec->ttl_ms));
 }
 
 json_t *tunnel_spec_json(const struct tunnel_spec *spec)

@@ -10,6 +10,7 @@
 #include "net/meter.h"
 #include "wire/proxy_header.h"
 #include "tunnel/tunnel_access.h"
+#include "tunnel/tunnel_ranges.h"
 
 #include <jansson.h>
 #include <stdbool.h>
@@ -56,7 +57,8 @@ struct tunnel_check {
 
 struct tunnel_spec {
     char network[ID_SIZE];
-    struct host_port target; /* none for TUNNEL_ANY: whatever is asked for */
+    struct host_port target;    /* none for TUNNEL_ANY: whatever is asked for */
+    struct tunnel_ranges allow; /* ... in these */
     enum tunnel_protocol protocol;
     enum proxy_version proxy; /* told to the target before each connection's first byte */
     bool has_endpoint;
