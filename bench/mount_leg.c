@@ -150,5 +150,5 @@ int main(int argc, char **argv)
     space_go(&leg.space);
     loop_run(leg.loop);
     stop(&leg);
-    return space_wait(&leg.space);
+    return space_exit_code(space_wait(&leg.space));
 }

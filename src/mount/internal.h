@@ -1,4 +1,5 @@
-/* Shared by the files of a mount: mount.c (device, table of flows), mount_tcp.c, mount_udp.c. */
+/* Shared by the files of a mount: mount.c (device, table of flows), mount_tcp.c, mount_udp.c,
+ * mount_dns.c. */
 #pragma once
 
 #include "mount/ahead.h"
@@ -67,6 +68,11 @@ void mount_quote(uint8_t quote[QUOTE_SIZE], const struct packet *p);
 void mount_tell_error(struct mount *m, const uint8_t quote[QUOTE_SIZE], int err);
 
 void mount_free_if_over(struct mount *m);
+
+/* mount_dns.c */
+bool mount_is_resolver(const struct packet_ends *e);
+/* Whether the packet was for the mount itself, which has done with it what is to be done. */
+bool mount_dns_input(struct mount *m, const struct packet *p);
 
 /* mount_tcp.c */
 void mount_tcp_input(struct mount *m, const struct packet *p);

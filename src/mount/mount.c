@@ -13,9 +13,8 @@
 
 void mount_format_target(const struct packet_ends *e, char out[AUTHORITY_SIZE])
 {
-    static const uint8_t resolver[16] = {[10] = 0xff, 0xff, 198, 18, 0, 1};
     char host[INET6_ADDRSTRLEN];
-    if (e->far_port == 53 && memcmp(e->far, resolver, sizeof(resolver)) == 0) {
+    if (mount_is_resolver(e)) {
         snprintf(out, AUTHORITY_SIZE, "%s", MOUNT_RESOLVER_TARGET);
         return;
     }
@@ -74,6 +73,10 @@ static void on_packet(void *arg, const uint8_t *data, size_t len, bool sum_is_pa
     if (packet_parse(data, len, sum_is_partial, &p) < 0)
         m->stats.packets_ignored++;
     else if (!join(m, &p))
+        return;
+    else if (packet_is_of_no_network(p.ends.far))
+        m->stats.packets_ignored++;
+    else if (mount_dns_input(m, &p))
         return;
     else if (p.protocol == IPPROTO_TCP)
         mount_tcp_input(m, &p);

@@ -38,8 +38,18 @@ struct mount_uplink {
     void *arg;
     const struct h2_header *headers; /* of each request: who asks, and for which tunnel */
     size_t n_headers;
-    const char *authority;      /* the hub's, for requests that name their target elsewhere */
-    uint32_t read_ahead_ttl_ms; /* how long an answer lives that was read ahead; 0: none are */
+    const char *authority;           /* the hub's, for requests that name their target elsewhere */
+    uint32_t read_ahead_ttl_ms;      /* how long an answer lives that was read ahead; 0: none are */
+    const struct mount_names *names; /* NULL: the network's name server knows all there are */
+};
+
+/* What the mount itself says to who asks its name server. */
+struct mount_names {
+    /* The addresses of the agent that is "NAME.agent" (IPv4 as ::ffff:a.b.c.d): their number, or
+     * ERR_NOT_FOUND, or ERR_UNAVAILABLE: not known yet. */
+    int (*find_agent)(void *arg, const char *name, uint8_t (*ret)[16], size_t max);
+    void *arg;
+    bool is_all; /* there are no others: the network's name server is not asked */
 };
 
 struct mount_stats {

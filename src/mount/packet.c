@@ -51,6 +51,14 @@ bool packet_is_v4(const uint8_t address[16])
     return memcmp(address, v4_prefix, sizeof(v4_prefix)) == 0;
 }
 
+bool packet_is_of_no_network(const uint8_t address[16])
+{
+    static const uint8_t zero[15];
+    if (packet_is_v4(address))
+        return address[12] == 0 || address[12] == 127;
+    return memcmp(address, zero, sizeof(zero)) == 0 && address[15] <= 1;
+}
+
 /* ---- checksums (RFC 1071) ---- */
 
 static uint64_t sum_bytes(uint64_t sum, const uint8_t *p, size_t len)

@@ -68,6 +68,9 @@ struct packet {
 int packet_parse(const uint8_t *data, size_t len, bool sum_is_partial, struct packet *ret);
 
 bool packet_is_v4(const uint8_t address[16]);
+/* An address that is no other machine's: unspecified, loopback. To a machine that relays it, it
+ * would be its own. */
+bool packet_is_of_no_network(const uint8_t address[16]);
 
 /*
  * Headers of packets to the program (from `far` to `near`); the payload of `payload_len` bytes is
