@@ -4,7 +4,6 @@
 #include "base/macro.h"
 #include "base/text.h"
 
-#include <inttypes.h>
 #include <string.h>
 
 #define BANDWIDTH_HELP "such as 5MiB, in each direction; \"none\" lifts the limit."
@@ -42,6 +41,11 @@ static const struct flag_row tenant_rows[] = {
      .type = FLAG_TEXT,
      .metavar = "BYTES",
      .help = "Bytes per second of all its tunnels, " BANDWIDTH_HELP},
+    {.name = "--hosts",
+     .type = FLAG_TEXT,
+     .metavar = "DOMAIN,...",
+     .help = "Where public names of its tunnels must be: one of these domains, or below one; "
+             "\"none\" lifts the limit."},
 };
 const struct flag_set tenant_limit_flags = {"Limits", tenant_rows, ARRAY_SIZE(tenant_rows)};
 
@@ -55,6 +59,16 @@ static const char *member_of(const char *flag)
     return flag + 2;
 }
 
+static json_t *read_domains(const char *text)
+{
+    json_t *list = json_array();
+    for (size_t n; *text; text += n + (text[n] == ',')) {
+        n = strcspn(text, ",");
+        json_array_append_new(list, json_stringn(text, n));
+    }
+    return list;
+}
+
 static int read_one(struct call *c, const char *flag, json_t *limits)
 {
     const char *text = call_text(c, flag);
@@ -63,6 +77,10 @@ static int read_one(struct call *c, const char *flag, json_t *limits)
         return 0;
     bool is_bytes = strcmp(flag, "--bandwidth") == 0;
     bool is_none = strcmp(text, "none") == 0;
+    if (strcmp(flag, "--hosts") == 0) {
+        json_object_set_new(limits, "hosts", is_none ? json_null() : read_domains(text));
+        return 0;
+    }
     int rc = is_none ? 0 : is_bytes ? text_to_bytes(text, &n) : text_to_u64(text, INT64_MAX, &n);
     if (rc < 0 || n > INT64_MAX)
         return call_fail(c, ERR_USAGE, NULL, "%s: '%.40s' is neither %s nor \"none\"", flag, text,

@@ -91,7 +91,8 @@ static const struct command rows[] = {
      .flags = REMOTE_FLAGS(&tenant_limit_flags, &if_version_flags),
      .details = "Only an administrator of the hub may. What is there already stays when a limit is "
                 "below it.",
-     .examples = "warren tenant limit acme --tunnels 50 --bandwidth 100MiB"},
+     .examples = "warren tenant limit acme --tunnels 50 --bandwidth 100MiB\n"
+                 "warren tenant limit acme --hosts acme.example.org"},
     {.words = "tenant delete",
      .summary = "Deletes tenants that have no networks any more.",
      .run = run_delete,

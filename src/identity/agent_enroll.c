@@ -9,7 +9,6 @@
 
 #include "base/addr.h"
 #include "base/error.h"
-#include "base/file.h"
 #include "base/mem.h"
 #include "base/text.h"
 #include "base/time.h"

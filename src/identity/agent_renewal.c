@@ -19,7 +19,6 @@
 #include "http/client.h"
 #include "pki/csr.h"
 
-#include <stdlib.h>
 #include <string.h>
 
 #define RENEW_ALPN      "warren-renew/1"

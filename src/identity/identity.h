@@ -183,11 +183,16 @@ int identity_applied_forget(struct tx *tx, const char *object); /* it is deleted
 
 /* ---- what a tenant may use, inside a transaction ---- */
 
-struct identity_limits { /* 0: no limit */
+#define IDENTITY_HOSTS_SIZE 512
+
+struct identity_limits { /* 0 or "": no limit */
     int64_t tunnels, agents;
-    int64_t streams;   /* open at once, of all its tunnels */
-    int64_t bandwidth; /* bytes per second in each direction, of all its tunnels */
+    int64_t streams;                 /* open at once, of all its tunnels */
+    int64_t bandwidth;               /* bytes per second in each direction, of all its tunnels */
+    char hosts[IDENTITY_HOSTS_SIZE]; /* domains with a blank between them */
 };
+/* Whether a public name (as host_name_parse makes it) is one of these domains, or below one. */
+bool identity_host_is_in(const char *hosts, const char *name);
 int identity_limits_of(struct tx *tx, const char *tenant, struct identity_limits *ret);
 /* `tenant` NULL: of all. */
 int identity_limits_each(struct tx *tx, const char *tenant,

@@ -22,10 +22,70 @@ static const struct limit_row {
     {"bandwidth", offsetof(struct identity_limits, bandwidth), 1024, INT64_C(1000000000000)},
 };
 
+#define HOSTS_MAX 16
+
 static int64_t *limit_at(struct identity_limits *l, const struct limit_row *row)
 {
     return (int64_t *)((char *)l + row->offset);
 }
+
+/* ---- domains of public names ---- */
+
+bool identity_host_is_in(const char *hosts, const char *name)
+{
+    size_t len = strlen(name), n;
+    for (const char *at = hosts; *at; at += n + (at[n] == ' ')) {
+        n = strcspn(at, " ");
+        const char *tail = len >= n ? name + len - n : "";
+        if (strncmp(tail, at, n) == 0 && (tail == name || tail[-1] == '.'))
+            return true;
+    }
+    return false;
+}
+
+static json_t *hosts_json(const char *hosts)
+{
+    json_t *list = json_array();
+    size_t n;
+    for (const char *at = hosts; *at; at += n + (at[n] == ' ')) {
+        n = strcspn(at, " ");
+        json_array_append_new(list, json_stringn(at, n));
+    }
+    return list;
+}
+
+static int add_host(char hosts[IDENTITY_HOSTS_SIZE], const char *domain)
+{
+    char host[HOST_SIZE];
+    size_t len = strlen(hosts);
+    TRY(domain ? host_name_parse(domain, host) : ERR_INVALID);
+    if (len + strlen(host) + 2 > IDENTITY_HOSTS_SIZE)
+        return ERR_LIMIT;
+    snprintf(hosts + len, IDENTITY_HOSTS_SIZE - len, "%s%s", len ? " " : "", host);
+    return 0;
+}
+
+static int patch_hosts(json_t *patch, char hosts[IDENTITY_HOSTS_SIZE], struct diag *d)
+{
+    json_t *list = NULL, *domain;
+    size_t i;
+    bool is_null = rest_is_null(patch, "limits.hosts");
+    if (!is_null)
+        TRY(rest_array(patch, "limits.hosts", HOSTS_MAX, false, &list, d));
+    if (is_null || list)
+        hosts[0] = '\0';
+    json_array_foreach (list, i, domain) {
+        int rc = add_host(hosts, json_string_value(domain));
+        if (rc == ERR_LIMIT)
+            return diag_set_field(d, ERR_INVALID, "limits.hosts",
+                                  "all together may have %d characters", IDENTITY_HOSTS_SIZE);
+        if (rc < 0)
+            return diag_set_field(d, rc, "limits.hosts", "member %zu is no domain", i);
+    }
+    return 0;
+}
+
+/* ---- all limits ---- */
 
 json_t *limits_json(const struct identity_limits *limits)
 {
@@ -36,6 +96,7 @@ json_t *limits_json(const struct identity_limits *limits)
         json_object_set_new(json, rows_of_limits[i].name,
                             limit ? json_integer(limit) : json_null());
     }
+    json_object_set_new(json, "hosts", l.hosts[0] ? hosts_json(l.hosts) : json_null());
     return json;
 }
 
@@ -50,16 +111,19 @@ static int patch_limits(json_t *patch, struct identity_limits *l, struct diag *d
             *limit_at(l, row) = 0;
         TRY(rest_int(patch, path, row->least, row->most, false, limit_at(l, row), d));
     }
-    return 0;
+    return patch_hosts(patch, l->hosts, d);
 }
 
 void limits_read(const char *text, struct identity_limits *ret)
 {
-    json_t *json = text ? json_loads(text, 0, NULL) : NULL;
+    json_t *json = text ? json_loads(text, 0, NULL) : NULL, *domain;
+    size_t i;
     *ret = (struct identity_limits){0};
-    for (size_t i = 0; json && i < ARRAY_SIZE(rows_of_limits); i++)
+    for (i = 0; json && i < ARRAY_SIZE(rows_of_limits); i++)
         *limit_at(ret, &rows_of_limits[i]) =
             json_integer_value(json_object_get(json, rows_of_limits[i].name));
+    json_array_foreach (json_object_get(json, "hosts"), i, domain)
+        (void)add_host(ret->hosts, json_string_value(domain));
     json_decref(json);
 }
 
@@ -151,7 +215,8 @@ static void limits_written(void *arg, int err)
 static int read_patch(struct limits_act *a, struct diag *d)
 {
     static const char *const members[] = {"limits", NULL};
-    static const char *const limit_members[] = {"tunnels", "agents", "streams", "bandwidth", NULL};
+    static const char *const limit_members[] = {"tunnels",   "agents", "streams",
+                                                "bandwidth", "hosts",  NULL};
     const char *ref = http_param(a->req, "tenant");
     const struct tenant_record *t = view_tenant(a->i, ref);
     uint64_t version;

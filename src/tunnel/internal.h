@@ -82,7 +82,7 @@ struct tunnels {
     uint64_t status_saved_ms; /* loop time */
     struct exposure_ops exposure_ops;
     struct proxy_trust *trust;
-    struct tenant_meter *tenant_meters; /* by tenant */
+    struct tenant_limits *tenant_limits; /* by tenant */
     struct store_subscriber tenant_feed;
     size_t n_exposures;
     bool is_draining;
@@ -204,6 +204,9 @@ void tunnel_limits_count(const struct tunnel_object *o, struct tunnel_traffic *s
 /* In a transaction: ERR_LIMIT when the tenant has all its tunnels; and that for people. */
 int tunnel_check_quota(struct tx *tx, const char *tenant);
 int tunnel_quota_diag(struct diag *d);
+/* ERR_DENIED when the public name is not of the tenant's domains. */
+int tunnel_check_domain(struct tunnels *ts, const char *tenant, const char *host, const char *field,
+                        struct diag *d);
 /* ERR_LIMIT when the network (id or name; a new one has room) has TUNNELS_PER_NETWORK. */
 int tunnel_check_room(struct tunnels *ts, const char *tenant, const char *network, struct diag *d);
 
@@ -214,9 +217,9 @@ void tunnels_serve_declared(struct tunnels *ts, struct http_server *http);
 /* tunnel_web.c: clients that come by a public name */
 void tunnel_web_changed(struct tunnel_object *o); /* who serves it, or what it is */
 void tunnel_web_free(struct tunnels *ts);
-/* Whether the public name of a spec, if it has one, may be this tunnel's. */
-int tunnel_check_host(struct tunnels *ts, const struct tunnel_spec *spec, const char *tunnel,
-                      struct diag *d);
+/* Whether the public name of a spec, if it has one, may be this tunnel's ("": a new one). */
+int tunnel_check_host(struct tunnels *ts, const char *tenant, const struct tunnel_spec *spec,
+                      const char *tunnel, struct diag *d);
 
 /* tunnel_store.c: on the store's thread unless they say otherwise. */
 struct tunnel_stored {

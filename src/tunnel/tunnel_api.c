@@ -13,9 +13,7 @@
 
 #include <inttypes.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
-#include <utlist.h>
 
 /* The tunnel that the path names; NULL: answered with 404. */
 static struct tunnel_object *path_tunnel(struct tunnels *ts, struct http_request *req)
@@ -218,7 +216,7 @@ static int fill_new(struct tunnel_write *w, const json_t *body, struct diag *d)
     TRY(tunnel_parse(body, t->name, &t->spec, w->network, d));
     TRY(tunnel_check_room(w->tunnels, w->by.tenant, w->network, d));
     TRY(tunnel_access_keep(&t->spec.who, NULL, d));
-    TRY(tunnel_check_host(w->tunnels, &t->spec, "", d));
+    TRY(tunnel_check_host(w->tunnels, w->by.tenant, &t->spec, "", d));
     id_new(t->id, "tun");
     snprintf(t->tenant, sizeof(t->tenant), "%s", w->by.tenant);
     t->version = 1;
@@ -283,7 +281,7 @@ static int fill_patched(struct tunnel_write *w, const struct tunnel_object *o, c
     TRY(rc);
     TRY(resolve_network(w->tunnels, w->by.tenant, network, &w->t.spec, d));
     TRY(tunnel_access_keep(&w->t.spec.who, &o->t.spec.who, d));
-    TRY(tunnel_check_host(w->tunnels, &w->t.spec, o->t.id, d));
+    TRY(tunnel_check_host(w->tunnels, w->by.tenant, &w->t.spec, o->t.id, d));
     if (strcmp(w->t.spec.network, o->t.spec.network) != 0)
         return diag_set_field(d, ERR_INVALID, "spec.target.network",
                               "cannot change; create another tunnel");

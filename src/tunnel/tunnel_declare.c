@@ -142,7 +142,7 @@ static int fill_new(struct tunnel_put *w, struct diag *d)
 {
     TRY(tunnel_check_room(w->tunnels, w->by.tenant, w->t.spec.network, d));
     TRY(tunnel_access_keep(&w->t.spec.who, NULL, d));
-    TRY(tunnel_check_host(w->tunnels, &w->t.spec, "", d));
+    TRY(tunnel_check_host(w->tunnels, w->by.tenant, &w->t.spec, "", d));
     id_new(w->t.id, "tun");
     snprintf(w->t.tenant, sizeof(w->t.tenant), "%s", w->by.tenant);
     w->t.version = 1;
@@ -160,7 +160,7 @@ static int fill_changed(struct tunnel_put *w, const struct tunnel_object *o, str
     w->before = o->t.spec.who;
     json_decref(now);
     TRY(tunnel_access_keep(&to.who, &o->t.spec.who, d));
-    TRY(tunnel_check_host(w->tunnels, &to, o->t.id, d));
+    TRY(tunnel_check_host(w->tunnels, w->by.tenant, &to, o->t.id, d));
     w->t = o->t;
     w->t.spec = to;
     w->ends = to.ttl_ms == o->t.spec.ttl_ms ? o->ends : to.ttl_ms ? time_wall_ms() + to.ttl_ms : 0;

@@ -1,6 +1,7 @@
 /*
  * Meters: each tunnel has one, set by its spec, and each tenant has one, set by its administrator
- * and shared by all of its tunnels. Workers use both (expose.c); the main loop sets them.
+ * and shared by all of its tunnels. Workers use both (expose.c); the main loop sets them. And what
+ * else an administrator limits.
  */
 #include "tunnel/internal.h"
 
@@ -12,38 +13,41 @@
 #include <stdio.h>
 #include <string.h>
 
-struct tenant_meter {
+struct tenant_limits {
     char tenant[ID_SIZE];
     struct meter meter;
+    char hosts[IDENTITY_HOSTS_SIZE];
     UT_hash_handle hh;
 };
 
 /* They stay until the end: as many as there were tenants. */
-static struct meter *meter_of(struct tunnels *ts, const char *tenant)
+static struct tenant_limits *limits_of(struct tunnels *ts, const char *tenant)
 {
-    struct tenant_meter *t;
-    HASH_FIND_STR(ts->tenant_meters, tenant, t);
+    struct tenant_limits *t;
+    HASH_FIND_STR(ts->tenant_limits, tenant, t);
     if (!t) {
-        t = NEW(struct tenant_meter);
+        t = NEW(struct tenant_limits);
         snprintf(t->tenant, sizeof(t->tenant), "%s", tenant);
         meter_init(&t->meter);
-        HASH_ADD_STR(ts->tenant_meters, tenant, t);
+        HASH_ADD_STR(ts->tenant_limits, tenant, t);
     }
-    return &t->meter;
+    return t;
 }
 
 void tunnel_limits_begin(struct tunnel_object *o)
 {
     meter_init(&o->meter);
     meter_set(&o->meter, &o->t.spec.limits);
-    o->tenant_meter = meter_of(o->owner, o->t.tenant);
+    o->tenant_meter = &limits_of(o->owner, o->t.tenant)->meter;
 }
 
 static void take_limits(void *arg, const char *tenant, const struct identity_limits *l)
 {
     const struct meter_limits limits = {.bandwidth = (uint64_t)l->bandwidth,
                                         .streams = (uint32_t)l->streams};
-    meter_set(meter_of(arg, tenant), &limits);
+    struct tenant_limits *t = limits_of(arg, tenant);
+    meter_set(&t->meter, &limits);
+    memcpy(t->hosts, l->hosts, sizeof(t->hosts));
 }
 
 /* ---- following the tenants ---- */
@@ -95,11 +99,11 @@ int tunnel_limits_init(struct tunnels *ts)
 
 void tunnel_limits_free(struct tunnels *ts)
 {
-    struct tenant_meter *t, *next;
+    struct tenant_limits *t, *next;
     if (ts->tenant_feed.store)
         store_unsubscribe(&ts->tenant_feed);
-    HASH_ITER (hh, ts->tenant_meters, t, next) {
-        HASH_DEL(ts->tenant_meters, t);
+    HASH_ITER (hh, ts->tenant_limits, t, next) {
+        HASH_DEL(ts->tenant_limits, t);
         meter_done(&t->meter);
         mem_free(t);
     }
@@ -134,6 +138,18 @@ int tunnel_check_room(struct tunnels *ts, const char *tenant, const char *networ
                               "the network has %d tunnels, no more fit; delete one",
                               TUNNELS_PER_NETWORK);
     return 0;
+}
+
+int tunnel_check_domain(struct tunnels *ts, const char *tenant, const char *host, const char *field,
+                        struct diag *d)
+{
+    const struct tenant_limits *t = limits_of(ts, tenant);
+    if (!t->hosts[0] || identity_host_is_in(t->hosts, host))
+        return 0;
+    return diag_set_field(d, ERR_DENIED, field,
+                          "'%.100s' is in none of the tenant's domains (%.100s); ask the hub's "
+                          "administrator for it",
+                          host, t->hosts);
 }
 
 /* ---- counting ---- */

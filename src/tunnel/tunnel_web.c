@@ -199,8 +199,8 @@ void web_pass(struct tunnels *ts, int fd, const struct addr *peer, const char *n
 
 /* ---- names ---- */
 
-int tunnel_check_host(struct tunnels *ts, const struct tunnel_spec *spec, const char *tunnel,
-                      struct diag *d)
+int tunnel_check_host(struct tunnels *ts, const char *tenant, const struct tunnel_spec *spec,
+                      const char *tunnel, struct diag *d)
 {
     const char *field = spec->is_sni ? "spec.access.endpoint.sni" : "spec.access.endpoint.host";
     if (!spec->host[0])
@@ -211,7 +211,9 @@ int tunnel_check_host(struct tunnels *ts, const struct tunnel_spec *spec, const 
     if (rc < 0)
         return diag_set_field(d, ERR_INVALID, field, "'%.200s' is a name of the hub itself",
                               spec->host);
-    return 0;
+    const char *owner = tunnel_names_tunnel(ts->names, spec->host);
+    bool is_its_own = owner && strcmp(owner, tunnel) == 0; /* a limit that came later */
+    return is_its_own ? 0 : tunnel_check_domain(ts, tenant, spec->host, field, d);
 }
 
 /* ---- life ---- */

@@ -207,7 +207,7 @@ def test_a_tenants_tunnels_and_agents_are_limited(bench, hub):
     hub.agent("a1")
     admin = hub.admin
     shown = hub.cli("tenant", "limit", "default", "--tunnels", "2", "--agents", "1", "-o", "json")
-    assert shown["limits"] == {"tunnels": 2, "agents": 1, "streams": None, "bandwidth": None}
+    assert shown["limits"] == {"tunnels": 2, "agents": 1, "streams": None, "bandwidth": None, "hosts": None}
     for name in ("t1", "t2"):
         admin.post("/api/v1/tunnels", {"name": name, "spec": spec("127.0.0.1:1")})
     with pytest.raises(Problem) as e:
@@ -308,7 +308,8 @@ def test_wrong_limits_are_refused_with_their_field(hub):
         with pytest.raises(Problem) as e:
             hub.admin.post("/api/v1/tunnels", {"name": "x", "spec": spec("a:1", **{field: value})})
         assert e.value.body["field"] == f"spec.limits.{field}"
-    for field, value in (("bandwidth", 5), ("tunnels", -1), ("speed", 1)):
+    for field, value in (("bandwidth", 5), ("tunnels", -1), ("speed", 1), ("hosts", "a.example"), ("hosts", ["a b"]),
+                         ("hosts", [1]), ("hosts", ["10.0.0.1"]), ("hosts", ["a" * 60 + ".example"] * 9)):
         with pytest.raises(Problem) as e:
             hub.admin.patch("/api/v1/tenants/default", {"limits": {field: value}})
         assert e.value.body["field"] == f"limits.{field}"

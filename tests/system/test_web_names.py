@@ -41,6 +41,27 @@ def test_names_are_checked_and_claimed_once(lan_hub, app):
     assert curl(lan_hub, f"https://{HOST}/", check=False)[0] in (404, 421)
 
 
+def test_a_tenant_s_names_are_in_its_domains(lan_hub, app):
+    web_tunnel(lan_hub, app.address, host="early.example.net", name="early")
+    lan_hub.cli("tenant", "limit", "default", "--hosts", "Acme.example.org,other.example")
+    assert lan_hub.admin.get("/api/v1/tenants/default")["limits"]["hosts"] == ["acme.example.org", "other.example"]
+    web_tunnel(lan_hub, app.address, host="other.example", name="itself")
+    for host in ("a.example.net", "xacme.example.org", "example.org", "other.example.com"):
+        with pytest.raises(Problem) as refused:
+            web_tunnel(lan_hub, app.address, host=host, name="wrong")
+        assert refused.value.status == 403 and refused.value.body["field"] == "spec.access.endpoint.host"
+        assert "acme.example.org" in refused.value.body["detail"]
+    web_tunnel(lan_hub, app.address, host="A.b.acme.example.org", name="below")
+    assert curl(lan_hub, "https://a.b.acme.example.org/")[0] == 200
+    # what was there stays, also when it is changed otherwise
+    lan_hub.admin.patch("/api/v1/tunnels/early", {"name": "renamed"})
+    assert curl(lan_hub, "https://early.example.net/")[0] == 200
+    with pytest.raises(Problem):
+        lan_hub.admin.patch("/api/v1/tunnels/below", {"spec": {"access": {"endpoint": {"host": "a.example.net"}}}})
+    lan_hub.cli("tenant", "limit", "default", "--hosts", "none")
+    web_tunnel(lan_hub, app.address, host="a.example.net", name="free")
+
+
 def test_the_api_and_the_tunnels_do_not_meet(bench, directory, app):
     hub = bench.hub(options=["--public-name", "hub.example.org"])
     hub.agent("a1")

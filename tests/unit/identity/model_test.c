@@ -64,6 +64,34 @@ static void null_lifts_the_limits(void **state)
     assert_int_equal(r.ttl_ms, 0);
 }
 
+static void a_name_is_in_a_domain_that_it_is_or_ends_with_at_a_dot(void **state)
+{
+    static const char domains[] = "a.example other.example.org";
+    assert_true(identity_host_is_in(domains, "a.example"));
+    assert_true(identity_host_is_in(domains, "x.y.a.example"));
+    assert_true(identity_host_is_in(domains, "b.other.example.org"));
+    assert_false(identity_host_is_in(domains, "xa.example"));
+    assert_false(identity_host_is_in(domains, "example"));
+    assert_false(identity_host_is_in(domains, "example.org"));
+    assert_false(identity_host_is_in(domains, "a.example.org"));
+    assert_false(identity_host_is_in("", "a.example"));
+}
+
+static void the_stored_limits_are_read_as_they_were_written(void **state)
+{
+    struct identity_limits l = {.tunnels = 5, .hosts = "a.example b.example"}, read;
+    json_t *json = limits_json(&l);
+    char *text = json_dumps(json, 0);
+    limits_read(text, &read);
+    assert_int_equal(read.tunnels, 5);
+    assert_int_equal(read.streams, 0);
+    assert_string_equal(read.hosts, "a.example b.example");
+    limits_read(NULL, &read);
+    assert_string_equal(read.hosts, "");
+    free(text);
+    json_decref(json);
+}
+
 static void an_api_token_is_for_operators_and_ever_unless_said_otherwise(void **state)
 {
     struct token_request r;
@@ -308,6 +336,8 @@ int main(void)
         cmocka_unit_test(a_token_is_good_until_expired_used_up_or_revoked),
         cmocka_unit_test(an_empty_request_is_a_bootstrap_token_for_one_agent_and_a_day),
         cmocka_unit_test(null_lifts_the_limits),
+        cmocka_unit_test(a_name_is_in_a_domain_that_it_is_or_ends_with_at_a_dot),
+        cmocka_unit_test(the_stored_limits_are_read_as_they_were_written),
         cmocka_unit_test(an_api_token_is_for_operators_and_ever_unless_said_otherwise),
         cmocka_unit_test(a_bad_request_names_the_member_at_fault),
         cmocka_unit_test(only_an_administrator_makes_administrators_and_looks_abroad),
