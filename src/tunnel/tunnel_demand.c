@@ -103,9 +103,12 @@ static int write_made(struct tx *tx, void *arg)
 static void fail_all(struct tunnel_demands *demands, const struct tunnel *t, int err)
 {
     struct tunnel_demand *d, *next;
+    char text[128];
+    snprintf(text, sizeof(text), "no tunnel to the target could be made: %s",
+             err == ERR_LIMIT ? "the tenant has as many tunnels as it may have" : error_text(err));
     DL_FOREACH_SAFE (demands->waiting, d, next) {
         if (strcmp(d->network, t->spec.network) == 0 && wants(d, &t->spec))
-            fail(d, err, "no tunnel to the target could be made");
+            fail(d, err, text);
     }
 }
 
@@ -276,7 +279,10 @@ static void advance(struct tunnel_demand *d)
         fail(d, ERR_UNAVAILABLE, "no agent of the network is connected");
     else if (!o && !is_being_made(d)) {
         if (count_on_demand(demands, d->by.tenant) >= PER_TENANT_MAX)
-            fail(d, ERR_LIMIT, "the tenant has too many tunnels on demand");
+            fail(
+                d, ERR_LIMIT,
+                "the tenant uses as many targets by the proxy as it may; one not used for a minute "
+                "makes room");
         else
             make(d);
     }

@@ -79,7 +79,7 @@ int tunnel_proxy_judge(struct tunnels *ts, const struct tunnel_proxy_ask *ask,
     if (has_target && read_target(ask, &ret->target, d) < 0)
         return ERR_INVALID;
     if (!n)
-        return diag_set(d, ERR_NOT_FOUND, "the tenant has no network of this name");
+        return diag_set(d, ERR_NOT_FOUND, "the tenant has no network '%.63s'", network);
     TRY(read_scope(ask->scope, ret, d));
     if (has_target && !tunnel_ranges_permit(&ret->allow, &ret->target))
         return diag_set(d, ERR_DENIED, "the target is outside of what was asked for");

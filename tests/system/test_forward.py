@@ -132,7 +132,7 @@ def test_a_hub_that_stops_gracefully_is_left_and_found_again(bench, site, echo_s
 
 
 @pytest.mark.parametrize("words,token,exit_code,text", [
-    (["forward", "nowhere", "0:127.0.0.1:80"], None, 3, "no network of this name"),
+    (["forward", "nowhere", "0:127.0.0.1:80"], None, 3, "no network 'nowhere'"),
     (["forward", "lan", "0:127.0.0.1:80"], "wat_wrong", 4, "API token"),
     (["proxy", "lan", "--listen", "127.0.0.1:0"], "wat_wrong", 4, "API token"),
     (["forward", "lan", "127.0.0.1:80"], None, 2, "PORT:HOST:PORT"),

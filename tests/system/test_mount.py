@@ -127,7 +127,7 @@ def test_a_network_that_is_not_there_is_refused_before_anything_runs(site, lan, 
         ["ip", "netns", "exec", lan.hub.name, program("warren"), "mount", "nowhere", "--", "touch", mark],
         env=site.environment(), capture_output=True, text=True, timeout=60 * SLOW)
     assert done.returncode != 0 and "nowhere" in done.stderr + " ".join(done.args)
-    assert "no network of this name" in done.stderr
+    assert "no network 'nowhere'" in done.stderr
     assert not os.path.exists(mark)
 
 
