@@ -1,7 +1,6 @@
 #include "base/log.h"
 
 #include "base/buf.h"
-#include "base/error.h"
 #include "base/macro.h"
 #include "base/mem.h"
 #include "base/time.h"

@@ -8,7 +8,6 @@
 #include "cli/object_cmd.h"
 #include "cli/plan_show.h"
 
-#include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 

@@ -10,7 +10,6 @@
 #include "base/text.h"
 #include "cli/nearest.h"
 
-#include <assert.h>
 #include <stdarg.h>
 #include <stdlib.h>
 #include <string.h>

@@ -9,7 +9,6 @@
 #include "wire/proxy_status.h"
 #include "wire/socks.h"
 
-#include <errno.h>
 #include <sys/socket.h>
 #include <unistd.h>
 #include <utlist.h>

@@ -4,7 +4,6 @@
  */
 #include "cli/local.h"
 
-#include "base/error.h"
 #include "base/mem.h"
 
 #include <inttypes.h>

@@ -13,7 +13,6 @@
 #include <sys/socket.h>
 #include <unistd.h>
 #include <uthash.h>
-#include <utlist.h>
 
 #define TARGETS_MAX 64 /* of one association */
 

@@ -2,7 +2,6 @@
 
 #include "base/macro.h"
 #include "base/mem.h"
-#include "cli/output.h"
 
 #include <assert.h>
 #include <inttypes.h>

@@ -3,7 +3,6 @@
 #include "base/error.h"
 #include "base/macro.h"
 #include "base/mem.h"
-#include "base/text.h"
 #include "cli/object_cmd.h"
 
 #include <string.h>

@@ -10,7 +10,6 @@
 #include "base/mem.h"
 #include "base/time.h"
 
-#include <stdlib.h>
 #include <string.h>
 #include <time.h>
 #include <unistd.h>

@@ -9,7 +9,6 @@
 #include "base/macro.h"
 #include "base/mem.h"
 
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 

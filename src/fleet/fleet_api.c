@@ -2,14 +2,12 @@
 
 #include "base/error.h"
 #include "base/mem.h"
-#include "base/text.h"
 #include "base/time.h"
 #include "http/watch.h"
 #include "http/rest.h"
 #include "identity/identity.h"
 
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 
 struct fleet_api {

@@ -10,10 +10,8 @@
  */
 #include "fleet/lan.h"
 
-#include "base/error.h"
 #include "base/log.h"
 #include "base/mem.h"
-#include "base/time.h"
 #include "fleet/lan_port.h"
 #include "warren/v1/agent.pb-c.h"
 

@@ -1,6 +1,5 @@
 #include "fleet/lan_port.h"
 
-#include "base/error.h"
 #include "base/log.h"
 #include "base/mem.h"
 #include "base/text.h"

@@ -5,7 +5,6 @@
 #include "http/server.h"
 
 #include <jansson.h>
-#include <stdio.h>
 #include <string.h>
 #include <strings.h>
 

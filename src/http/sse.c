@@ -6,7 +6,6 @@
 
 #include "base/error.h"
 #include "base/macro.h"
-#include "base/mem.h"
 
 #include <string.h>
 

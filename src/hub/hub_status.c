@@ -6,13 +6,11 @@
 
 #include "base/error.h"
 #include "base/macro.h"
-#include "base/mem.h"
 #include "http/gateway.h"
 #include "rpc/server.h"
 
 #include <assert.h>
 #include <malloc.h>
-#include <stdio.h>
 #include <string.h>
 
 enum {

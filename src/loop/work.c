@@ -1,6 +1,5 @@
 #include "loop/work.h"
 
-#include "base/error.h"
 #include "base/mem.h"
 
 #include <uv.h>

@@ -11,7 +11,6 @@
 #include <netinet/udp.h>
 #include <pthread.h>
 #include <string.h>
-#include <unistd.h>
 
 static const uint8_t mapped[12] = {[10] = 0xff, [11] = 0xff}; /* ::ffff:0:0/96 */
 

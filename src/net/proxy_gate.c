@@ -1,6 +1,5 @@
 #include "net/proxy_gate.h"
 
-#include "base/error.h"
 #include "base/log.h"
 #include "base/macro.h"
 #include "base/mem.h"

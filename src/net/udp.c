@@ -9,7 +9,6 @@
 #include <errno.h>
 #include <linux/errqueue.h>
 #include <string.h>
-#include <unistd.h>
 
 #define SOCKET_BUFFER (4 << 20)
 #define GATHERED_MAX  1024

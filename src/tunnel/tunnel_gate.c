@@ -5,7 +5,6 @@
  */
 #include "tunnel/web_internal.h"
 
-#include "base/error.h"
 #include "base/log.h"
 #include "base/mem.h"
 #include "identity/identity.h"

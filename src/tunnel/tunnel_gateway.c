@@ -9,7 +9,6 @@
 
 #include <stdio.h>
 #include <string.h>
-#include <unistd.h>
 #include <utlist.h>
 
 struct tunnel_gateway {

@@ -11,7 +11,6 @@
 #include "warren/v1/agent.pb-c.h"
 #include "wire/proxy_status.h"
 
-#include <stdio.h>
 #include <string.h>
 #include <utlist.h>
 

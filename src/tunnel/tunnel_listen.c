@@ -12,7 +12,6 @@
 #include "base/mem.h"
 #include "net/udp.h"
 
-#include <stdio.h>
 #include <string.h>
 #include <sys/socket.h>
 #include <unistd.h>

@@ -1,11 +1,9 @@
 #include "wire/walker.h"
 
-#include "base/error.h"
 #include "base/macro.h"
 #include "base/mem.h"
 #include "wire/snmp.h"
 
-#include <assert.h>
 #include <string.h>
 
 #define WALKS         4    /* of a flow at once, such as tables that are read side by side */

@@ -1,6 +1,5 @@
 #include "server_bench.h"
 
-#include "base/error.h"
 #include "base/macro.h"
 #include "http/rest.h"
 #include "net/conn.h"

@@ -6,7 +6,6 @@
 #include "net/conn.h"
 
 #include <errno.h>
-#include <stdio.h>
 #include <sys/socket.h>
 #include <unistd.h>
 

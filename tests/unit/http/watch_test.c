@@ -3,7 +3,6 @@
 
 #include "../net/fixture.h"
 #include "base/buf.h"
-#include "base/error.h"
 #include "base/macro.h"
 #include "base/mem.h"
 #include "http/rest.h"
