@@ -175,7 +175,9 @@ static int verify_client(int ok, X509_STORE_CTX *store)
         X509_STORE_CTX_set_error(store, X509_V_OK);
         return 1;
     }
-    int rc = t->verify ? t->verify(t->verify_arg, X509_STORE_CTX_get_current_cert(store)) : 0;
+    const struct tls_lane *lane = &t->lanes[session->lane];
+    int (*verify)(void *arg, struct x509_st *leaf) = lane->verify ? lane->verify : t->verify;
+    int rc = verify ? verify(t->verify_arg, X509_STORE_CTX_get_current_cert(store)) : 0;
     if (rc == 0)
         return 1;
     X509_STORE_CTX_set_error(store, rc == ERR_REVOKED ? X509_V_ERR_CERT_REVOKED

@@ -26,6 +26,8 @@ struct tls_lane {
     const char *alpn;        /* static; "http/1.1" */
     bool client_cert;        /* ask for one, and fail the handshake without */
     bool expired_is_allowed; /* a leaf past its end is let in and marked: conn_peer_cert_expired */
+    /* In place of the server's; with the same argument. */
+    int (*verify)(void *arg, struct x509_st *leaf);
 };
 
 struct tls_server_config {

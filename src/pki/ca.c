@@ -7,6 +7,7 @@
 #include "pki/internal.h"
 #include "pki/token.h"
 
+#include <openssl/hmac.h>
 #include <stdio.h>
 #include <string.h>
 #include <unistd.h>
@@ -131,13 +132,19 @@ static int make_root_for_tokens(struct ca *ca, const char *trust_domain, int64_t
     return 0;
 }
 
+static int check_trust_domain(const char *trust_domain, struct diag *d)
+{
+    if (trust_domain_is_valid(trust_domain))
+        return 0;
+    return diag_set_field(d, ERR_INVALID, "trust_domain",
+                          "the trust domain \"%s\" is not of letters a-z, digits, '.', '-', '_'",
+                          trust_domain);
+}
+
 static int create(struct ca *ca, const char *key_path, bool has_key, const char *cert_path,
                   const char *trust_domain, int64_t now_ms, struct diag *d)
 {
-    if (!trust_domain_is_valid(trust_domain))
-        return diag_set_field(
-            d, ERR_INVALID, "trust_domain",
-            "the trust domain \"%s\" is not of letters a-z, digits, '.', '-', '_'", trust_domain);
+    TRY(check_trust_domain(trust_domain, d));
     int err = has_key ? pkey_load(key_path, &ca->key, d) : pkey_new(&ca->key);
     if (err && has_key)
         return err;
@@ -151,21 +158,27 @@ static int create(struct ca *ca, const char *key_path, bool has_key, const char 
     return cert_save(ca->cert, cert_path, d);
 }
 
-static int load(struct ca *ca, const char *key_path, const char *cert_path,
-                const char *trust_domain, struct diag *d)
+/* Of a CA that was read from `where`. */
+static int check(const struct ca *ca, const char *where, const char *trust_domain, struct diag *d)
 {
     char found[TRUST_DOMAIN_SIZE];
-    TRY(pkey_load(key_path, &ca->key, d));
-    TRY(cert_load(cert_path, &ca->cert, d));
     if (!cert_matches_key(ca->cert, ca->key))
-        return diag_set(d, ERR_CONFLICT, "%s is not the key of %s", key_path, cert_path);
+        return diag_set(d, ERR_CONFLICT, "the key is not that of the certificate in %s", where);
     if (cert_trust_domain(ca->cert, found))
-        return diag_set(d, ERR_INVALID, "%s names no trust domain", cert_path);
+        return diag_set(d, ERR_INVALID, "%s names no trust domain", where);
     if (strcmp(found, trust_domain) != 0)
         return diag_set_field(d, ERR_CONFLICT, "trust_domain",
                               "the CA in %s is of trust domain \"%s\", the settings say \"%s\"",
-                              cert_path, found, trust_domain);
+                              where, found, trust_domain);
     return 0;
+}
+
+static int load(struct ca *ca, const char *key_path, const char *cert_path,
+                const char *trust_domain, struct diag *d)
+{
+    TRY(pkey_load(key_path, &ca->key, d));
+    TRY(cert_load(cert_path, &ca->cert, d));
+    return check(ca, cert_path, trust_domain, d);
 }
 
 static int open_files(struct ca *ca, const char *dir, const char *trust_domain, int64_t now_ms,
@@ -184,6 +197,39 @@ static int open_files(struct ca *ca, const char *dir, const char *trust_domain, 
         TRY(create(ca, key_path, has_key, cert_path, trust_domain, now_ms, d));
     snprintf(ca->trust_domain, sizeof(ca->trust_domain), "%s", trust_domain);
     return cert_fingerprint(ca->cert, ca->fingerprint);
+}
+
+int ca_make(const char *trust_domain, int64_t now_ms, struct ca **ret, struct diag *d)
+{
+    CLEANUP(ca_free) struct ca *ca = NEW(struct ca);
+    TRY(check_trust_domain(trust_domain, d));
+    int err = pkey_new(&ca->key);
+    if (!err)
+        err = make_root_for_tokens(ca, trust_domain, now_ms);
+    if (err)
+        return diag_set(d, err, "cannot make the CA's key and certificate");
+    snprintf(ca->trust_domain, sizeof(ca->trust_domain), "%s", trust_domain);
+    *ret = TAKE(ca);
+    return 0;
+}
+
+int ca_import(const char *cert_pem, const struct secret *key_pem, const char *trust_domain,
+              struct ca **ret, struct diag *d)
+{
+    CLEANUP(ca_free) struct ca *ca = NEW(struct ca);
+    if (cert_from_pem(cert_pem, strlen(cert_pem), &ca->cert) < 0 ||
+        pkey_from_pem(key_pem->data, key_pem->len, &ca->key) < 0)
+        return diag_set(d, ERR_INVALID, "the database's CA cannot be read");
+    TRY(check(ca, "the database", trust_domain, d));
+    snprintf(ca->trust_domain, sizeof(ca->trust_domain), "%s", trust_domain);
+    TRY(cert_fingerprint(ca->cert, ca->fingerprint));
+    *ret = TAKE(ca);
+    return 0;
+}
+
+int ca_export(const struct ca *ca, struct secret *ret_key_pem)
+{
+    return pkey_to_pem(ca->key, ret_key_pem);
 }
 
 int ca_open(const char *dir, const char *trust_domain, int64_t now_ms, struct ca **ret,
@@ -276,21 +322,41 @@ static bool add_server_name(GENERAL_NAMES *names, const char *s)
     return is_dns_name(s) && add_name(names, GEN_DNS, ia5(s));
 }
 
-int ca_issue_server(const struct ca *ca, EVP_PKEY *key, const char *const *names, size_t n_names,
-                    struct cert_times times, X509 **ret)
+int ca_issue_hub(const struct ca *ca, EVP_PKEY *key, const char *hub, const char *const *names,
+                 size_t n_names, struct cert_times times, X509 **ret)
 {
-    static const char *const extensions[][2] = {
-        {"basicConstraints", "critical,CA:FALSE"}, {"keyUsage", "critical,digitalSignature"},
-        {"extendedKeyUsage", "serverAuth"},        {"subjectKeyIdentifier", "hash"},
-        {"authorityKeyIdentifier", "keyid"},       {NULL, NULL}};
-    if (n_names == 0 || n_names > SERVER_NAMES_MAX)
+    static const char *const extensions[][2] = {{"basicConstraints", "critical,CA:FALSE"},
+                                                {"keyUsage", "critical,digitalSignature"},
+                                                {"extendedKeyUsage", "serverAuth, clientAuth"},
+                                                {"subjectKeyIdentifier", "hash"},
+                                                {"authorityKeyIdentifier", "keyid"},
+                                                {NULL, NULL}};
+    struct spiffe_hub id = {0};
+    char uri[SPIFFE_SIZE];
+    if (n_names == 0 || n_names > SERVER_NAMES_MAX || !id_is(hub, "hub"))
         return ERR_INVALID;
+    snprintf(id.trust_domain, sizeof(id.trust_domain), "%s", ca->trust_domain);
+    snprintf(id.hub, sizeof(id.hub), "%s", hub);
+    spiffe_hub_format(&id, uri);
     GENERAL_NAMES *alt = GENERAL_NAMES_new();
-    int err = 0;
+    int err = alt && add_name(alt, GEN_URI, ia5(uri)) ? 0 : pki_fail(ERR_BUG);
     for (size_t i = 0; i < n_names && !err; i++)
         err = add_server_name(alt, names[i]) ? 0 : ERR_INVALID;
+    if (!err)
+        err = add_server_name(alt, hub) ? 0 : ERR_BUG;
     if (!err)
         err = issue(ca, key, "Warren hub", extensions, alt, times, ret);
     GENERAL_NAMES_free(alt);
     return pki_fail(err);
+}
+
+int ca_derive_key(const struct ca *ca, const char *label, uint8_t out[CA_DERIVED_SIZE])
+{
+    __attribute__((cleanup(secret_done_cleanup))) struct secret pem = {0};
+    unsigned len = 0;
+    TRY(pkey_to_pem(ca->key, &pem));
+    if (!HMAC(EVP_sha256(), pem.data, (int)pem.len, (const uint8_t *)label, strlen(label), out,
+              &len))
+        return pki_fail(ERR_BUG);
+    return 0;
 }

@@ -73,21 +73,40 @@ static int only_uri(GENERAL_NAMES *names, const char **ret, size_t *ret_len)
     return 0;
 }
 
-int cert_identity(X509 *leaf, const char *trust_domain, struct spiffe *ret)
+/* Whether it is a leaf that may be used for all of `usage`. */
+static bool is_leaf_for(X509 *leaf, uint32_t usage)
 {
     uint32_t flags = X509_get_extension_flags(leaf);
-    if (flags & (EXFLAG_CA | EXFLAG_INVALID) || !(flags & EXFLAG_XKUSAGE) ||
-        !(X509_get_extended_key_usage(leaf) & XKU_SSL_CLIENT))
-        return pki_fail(ERR_INVALID);
+    return !(flags & (EXFLAG_CA | EXFLAG_INVALID)) && flags & EXFLAG_XKUSAGE &&
+           (X509_get_extended_key_usage(leaf) & usage) == usage;
+}
+
+int cert_identity(X509 *leaf, const char *trust_domain, struct spiffe *ret)
+{
     CLEANUP(names_free)
     GENERAL_NAMES *names = X509_get_ext_d2i(leaf, NID_subject_alt_name, NULL, NULL);
     const char *uri;
     size_t len;
     struct spiffe id;
-    if (!names || only_uri(names, &uri, &len) || spiffe_parse(uri, len, &id) ||
-        strcmp(id.trust_domain, trust_domain) != 0)
+    if (!is_leaf_for(leaf, XKU_SSL_CLIENT) || !names || only_uri(names, &uri, &len) ||
+        spiffe_parse(uri, len, &id) || strcmp(id.trust_domain, trust_domain) != 0)
         return pki_fail(ERR_INVALID);
     *ret = id;
+    return 0;
+}
+
+int cert_hub_identity(X509 *leaf, const char *trust_domain, char ret[ID_SIZE])
+{
+    CLEANUP(names_free)
+    GENERAL_NAMES *names = X509_get_ext_d2i(leaf, NID_subject_alt_name, NULL, NULL);
+    const char *uri;
+    size_t len;
+    struct spiffe_hub id;
+    if (!is_leaf_for(leaf, XKU_SSL_CLIENT | XKU_SSL_SERVER) || !names ||
+        only_uri(names, &uri, &len) || spiffe_hub_parse(uri, len, &id) ||
+        strcmp(id.trust_domain, trust_domain) != 0)
+        return pki_fail(ERR_INVALID);
+    memcpy(ret, id.hub, sizeof(id.hub));
     return 0;
 }
 

@@ -36,6 +36,10 @@ int cert_times(X509 *cert, struct cert_times *ret);
  * URIs, a CA flag, no client-auth usage, or another trust domain than given. Thread-safe. */
 int cert_identity(X509 *leaf, const char *trust_domain, struct spiffe *ret);
 
+/* The hub named by the leaf's one and only URI SAN, of a certificate that is good for both ends of
+ * a link between hubs; otherwise as cert_identity. */
+int cert_hub_identity(X509 *leaf, const char *trust_domain, char ret[ID_SIZE]);
+
 /* The trust domain a CA certificate speaks for (its URI SAN "spiffe://DOMAIN"). */
 int cert_trust_domain(X509 *ca, char out[TRUST_DOMAIN_SIZE]);
 

@@ -1,6 +1,7 @@
 #include "pki/spiffe.h"
 
 #include "base/error.h"
+#include "base/macro.h"
 
 #include <stdio.h>
 #include <string.h>
@@ -33,16 +34,22 @@ static int take_text(const char **s, const char *text)
     return 0;
 }
 
+/* A copy that ends with NUL. */
+static int copy_text(const char *text, size_t len, char out[SPIFFE_SIZE])
+{
+    if (len >= SPIFFE_SIZE || memchr(text, '\0', len))
+        return ERR_INVALID;
+    memcpy(out, text, len);
+    out[len] = '\0';
+    return 0;
+}
+
 int spiffe_parse(const char *text, size_t len, struct spiffe *ret)
 {
     char copy[SPIFFE_SIZE];
-    if (len >= sizeof(copy) || memchr(text, '\0', len))
-        return ERR_INVALID;
-    memcpy(copy, text, len);
-    copy[len] = '\0';
-
     const char *s = copy;
     struct spiffe id;
+    TRY(copy_text(text, len, copy));
     if (take_text(&s, "spiffe://") || take_segment(&s, id.trust_domain, sizeof(id.trust_domain)) ||
         take_text(&s, "/tenant/") || take_segment(&s, id.tenant, sizeof(id.tenant)) ||
         take_text(&s, "/agent/") || take_segment(&s, id.agent, sizeof(id.agent)) || *s)
@@ -58,4 +65,24 @@ void spiffe_format(const struct spiffe *id, char out[SPIFFE_SIZE])
 {
     snprintf(out, SPIFFE_SIZE, "spiffe://%s/tenant/%s/agent/%s", id->trust_domain, id->tenant,
              id->agent);
+}
+
+int spiffe_hub_parse(const char *text, size_t len, struct spiffe_hub *ret)
+{
+    char copy[SPIFFE_SIZE];
+    const char *s = copy;
+    struct spiffe_hub id;
+    TRY(copy_text(text, len, copy));
+    if (take_text(&s, "spiffe://") || take_segment(&s, id.trust_domain, sizeof(id.trust_domain)) ||
+        take_text(&s, "/hub/") || take_segment(&s, id.hub, sizeof(id.hub)) || *s)
+        return ERR_INVALID;
+    if (!trust_domain_is_valid(id.trust_domain) || !id_is(id.hub, "hub"))
+        return ERR_INVALID;
+    *ret = id;
+    return 0;
+}
+
+void spiffe_hub_format(const struct spiffe_hub *id, char out[SPIFFE_SIZE])
+{
+    snprintf(out, SPIFFE_SIZE, "spiffe://%s/hub/%s", id->trust_domain, id->hub);
 }

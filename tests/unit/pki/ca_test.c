@@ -26,6 +26,7 @@
 
 #define TENANT "ten_0123456789abcdef"
 #define AGENT  "agt_0123456789abcdef"
+#define HUB    "hub_0123456789abcdef"
 #define HOUR   INT64_C(3600000)
 
 static const struct spiffe agent_id = {"warren", TENANT, AGENT};
@@ -288,16 +289,46 @@ static void the_servers_leaf_bears_names_and_addresses(void **state)
     struct cert_times times = {f->now - HOUR, f->now + HOUR};
     X509 *cert = NULL;
     struct spiffe id;
-    assert_int_equal(ca_issue_server(f->ca, f->key, names, ARRAY_SIZE(names), times, &cert), 0);
+    assert_int_equal(ca_issue_hub(f->ca, f->key, HUB, names, ARRAY_SIZE(names), times, &cert), 0);
     assert_int_equal(X509_check_host(cert, "hub.example", 0, 0, NULL), 1);
     assert_int_equal(X509_check_host(cert, "a.hub.example", 0, 0, NULL), 1);
     assert_int_equal(X509_check_host(cert, "other.example", 0, 0, NULL), 0);
     assert_int_equal(X509_check_ip_asc(cert, "127.0.0.1", 0), 1);
     assert_int_equal(X509_check_ip_asc(cert, "::1", 0), 1);
     assert_int_equal(verify(f, cert, X509_PURPOSE_SSL_SERVER), 1);
-    assert_int_not_equal(verify(f, cert, X509_PURPOSE_SSL_CLIENT), 1);
     assert_int_equal(cert_identity(cert, "warren", &id), ERR_INVALID);
     cert_free(cert);
+}
+
+static void a_hubs_leaf_serves_both_ends_of_a_link(void **state)
+{
+    struct fixture *f = *state;
+    static const char *const names[] = {"hub.example"};
+    struct cert_times times = {f->now - HOUR, f->now + HOUR};
+    X509 *cert = NULL, *agent = NULL;
+    char hub[ID_SIZE];
+    assert_int_equal(ca_issue_hub(f->ca, f->key, HUB, names, 1, times, &cert), 0);
+    assert_int_equal(verify(f, cert, X509_PURPOSE_SSL_SERVER), 1);
+    assert_int_equal(verify(f, cert, X509_PURPOSE_SSL_CLIENT), 1);
+    assert_int_equal(X509_check_host(cert, HUB, 0, 0, NULL), 1);
+    assert_int_equal(cert_hub_identity(cert, "warren", hub), 0);
+    assert_string_equal(hub, HUB);
+    assert_int_equal(cert_hub_identity(cert, "other", hub), ERR_INVALID);
+    assert_int_equal(ca_issue_agent(f->ca, f->key, &agent_id, times, &agent), 0);
+    assert_int_equal(cert_hub_identity(agent, "warren", hub), ERR_INVALID);
+    cert_free(cert);
+    cert_free(agent);
+}
+
+static void derived_keys_differ_by_label_and_stay_the_same(void **state)
+{
+    struct fixture *f = *state;
+    uint8_t a[CA_DERIVED_SIZE], b[CA_DERIVED_SIZE];
+    assert_int_equal(ca_derive_key(f->ca, "one", a), 0);
+    assert_int_equal(ca_derive_key(f->ca, "one", b), 0);
+    assert_memory_equal(a, b, sizeof(a));
+    assert_int_equal(ca_derive_key(f->ca, "two", b), 0);
+    assert_memory_not_equal(a, b, sizeof(a));
 }
 
 static void a_name_that_is_none_is_refused(void **state)
@@ -307,7 +338,7 @@ static void a_name_that_is_none_is_refused(void **state)
     struct cert_times times = {f->now - HOUR, f->now + HOUR};
     for (size_t i = 0; i < ARRAY_SIZE(bad); i++) {
         X509 *cert = NULL;
-        if (ca_issue_server(f->ca, f->key, &bad[i], 1, times, &cert) != ERR_INVALID)
+        if (ca_issue_hub(f->ca, f->key, HUB, &bad[i], 1, times, &cert) != ERR_INVALID)
             fail_msg("accepted: %s", bad[i]);
     }
 }
@@ -489,6 +520,8 @@ int main(void)
         TEST(a_leaf_of_another_ca_is_not_ours),
         TEST(a_leaf_with_several_uris_or_none_has_no_identity),
         TEST(the_servers_leaf_bears_names_and_addresses),
+        TEST(a_hubs_leaf_serves_both_ends_of_a_link),
+        TEST(derived_keys_differ_by_label_and_stay_the_same),
         TEST(a_name_that_is_none_is_refused),
         TEST(only_the_key_comes_out_of_a_request),
         TEST(a_request_with_pem_armour_is_understood),
