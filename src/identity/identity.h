@@ -49,6 +49,8 @@ struct identity_config {
     struct loop *loop;
     struct store *store; /* opened with identity_schema */
     const char *data_dir;
+    const char *hub;         /* this hub's id, which its certificate bears */
+    const char *ca_key_file; /* NULL: the CA is in the data folder; outlives the identity */
     const char *trust_domain;
     const char *const *public_names; /* of the server certificate, beside localhost */
     size_t n_public_names;
@@ -87,6 +89,9 @@ int identity_agent_status(struct identity *i, const char *tenant, const char *ag
 /* The `verify` hook of net/tls.h, with the identity as arg: the leaf must name an admitted agent.
  */
 int identity_verify_leaf(void *identity, struct x509_st *leaf);
+
+/* The same for a lane of hubs: the leaf must be that of a hub of this CA. */
+int identity_verify_hub(void *identity, struct x509_st *leaf);
 
 /* ---- callers of the REST interface ---- */
 

@@ -116,3 +116,11 @@ ALTER TABLE tenant ADD COLUMN limits TEXT; -- JSON; NULL: no limits
 
 -- migration 6: a token's oldest answers are dropped when it has too many
 CREATE INDEX idempotency_by_token ON idempotency (token, created);
+
+-- migration 7: the CA of hubs that share this database
+CREATE TABLE ca (
+    id      BIGINT PRIMARY KEY, -- 1
+    cert    TEXT   NOT NULL,    -- PEM
+    key     BYTEA  NOT NULL,    -- PEM, sealed under the key file
+    created BIGINT NOT NULL
+);

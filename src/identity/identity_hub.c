@@ -62,8 +62,8 @@ static int issue_server_cert(struct identity *i, struct diag *d)
     struct cert_times times = {now - BACKDATE_MS, now + SERVER_LIFE_MS};
     int err = pkey_new(&key);
     if (!err)
-        err = ca_issue_server(i->ca, key, (const char *const *)i->public_names, i->n_public_names,
-                              times, &cert);
+        err = ca_issue_hub(i->ca, key, i->hub, (const char *const *)i->public_names,
+                           i->n_public_names, times, &cert);
     if (err)
         return diag_set_field(
             d, err, "public_name",
@@ -212,7 +212,7 @@ static int load(struct identity *i, struct diag *d)
 static int make_ca(struct identity *i, struct diag *d)
 {
     struct buf pem = {0};
-    TRY(ca_open(i->data_dir, i->trust_domain, identity_now(i), &i->ca, d));
+    TRY(identity_open_ca(i, d));
     X509 *cert = ca_cert(i->ca);
     TRY(cert_to_pem(cert, &pem));
     i->ca_pem = buf_take(&pem);
@@ -235,6 +235,7 @@ int identity_open(const struct identity_config *cfg, struct identity **ret, stru
         i->cfg.now_ms = time_wall_ms;
     i->data_dir = mem_strdup(cfg->data_dir);
     i->trust_domain = mem_strdup(cfg->trust_domain);
+    snprintf(i->hub, sizeof(i->hub), "%s", cfg->hub ? cfg->hub : "");
     i->rate = rate_new(cfg->policy.enroll_per_minute, RATE_ADDRESSES_MAX);
     pthread_rwlock_init(&i->lock, NULL);
     timer_init(&i->housekeeping, cfg->loop, keep_house);

@@ -172,6 +172,13 @@ int identity_verify_leaf(void *identity, struct x509_st *leaf)
     return identity_agent_status(i, id.tenant, id.agent);
 }
 
+int identity_verify_hub(void *identity, struct x509_st *leaf)
+{
+    const struct identity *i = identity;
+    char hub[ID_SIZE];
+    return cert_hub_identity(leaf, i->trust_domain, hub) < 0 ? ERR_DENIED : 0;
+}
+
 /* ---- loading ---- */
 
 static void load_tenant(void *arg, const struct tenant_record *r)

@@ -40,6 +40,7 @@ struct identity {
     struct ca *ca;
     char *data_dir;
     char *trust_domain;
+    char hub[ID_SIZE]; /* this hub's id */
     char *ca_pem;
     struct buf cacerts; /* the body of GET cacerts */
 
@@ -86,6 +87,10 @@ bool view_count_repeat(struct identity *i, const char *token);
 
 /* The token whose secret this is; ERR_UNAUTHENTICATED. */
 int view_check_secret(struct identity *i, const struct token *t, const struct token_record **ret);
+
+/* ---- identity_ca.c ---- */
+
+int identity_open_ca(struct identity *i, struct diag *d); /* blocks; fills i->ca */
 
 /* ---- identity_repeat.c: Idempotency-Key ---- */
 

@@ -60,6 +60,8 @@ struct backend_ops {
     int (*listen)(struct backend *b, const struct store_options *options, void (*wake)(void *arg),
                   void *arg);
     void (*notify)(struct backend *b);
+
+    const char *now_sql; /* a query for the database's clock, Unix time in ms */
 };
 
 extern const struct backend_ops store_sqlite_ops, store_postgres_ops;

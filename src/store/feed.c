@@ -93,6 +93,11 @@ int store_feed_trim(struct tx *tx, int64_t now_ms, int64_t keep_ms, int64_t keep
     return tx_exec(tx, "UPDATE feed_floor SET seq = $1", STORE_INT(floor));
 }
 
+int tx_now_ms(struct tx *tx, int64_t *ret)
+{
+    return tx_query_int(tx, ret, tx->ops->now_sql);
+}
+
 static int find_hub(struct tx *tx, char ret[ID_SIZE])
 {
     struct rows rows = tx_query(tx, "SELECT id FROM hub ORDER BY started DESC LIMIT 1");

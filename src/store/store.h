@@ -198,6 +198,9 @@ int store_feed_read(struct tx *tx, const char *tenant, int64_t seq, int limit,
 /* The oldest seq that store_feed_read accepts and the newest that was given out. */
 int store_feed_range(struct tx *tx, int64_t *ret_oldest, int64_t *ret_newest);
 
+/* The database's clock, Unix time: the one clock that all hubs have in common. */
+int tx_now_ms(struct tx *tx, int64_t *ret);
+
 /* ---- the hub's own row ---- */
 
 struct store_hub {

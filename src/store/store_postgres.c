@@ -472,6 +472,7 @@ const struct backend_ops store_postgres_ops = {
     .schema = &store_postgres_schema,
     .batch_max = BATCH_MAX,
     .is_shared = true,
+    .now_sql = "SELECT CAST(EXTRACT(EPOCH FROM clock_timestamp()) * 1000 AS BIGINT)",
     .open = postgres_open,
     .close = postgres_close,
     .connect = postgres_connect_again,

@@ -485,4 +485,5 @@ const struct backend_ops store_sqlite_ops = {
     .column_name = sqlite_column_name_of,
     .value = sqlite_value_of,
     .last_error = sqlite_last_error,
+    .now_sql = "SELECT CAST((julianday('now') - 2440587.5) * 86400000 AS INTEGER)",
 };

@@ -71,6 +71,7 @@ static void start_identity(struct bench *h)
         .loop = h->loop,
         .store = h->store,
         .data_dir = h->dir,
+        .hub = "hub_0123456789abcdef",
         .trust_domain = "warren.test",
         .public_names = names,
         .n_public_names = 1,
