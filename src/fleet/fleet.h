@@ -50,6 +50,8 @@ struct fleet_agent {
 
     /* Of the newest session; the rest is about the live one only. */
     uint64_t epoch;
+    char hub[ID_SIZE]; /* where it is; empty: written before there were several */
+    uint64_t hub_epoch;
     int64_t connected, disconnected;
     char address[64], hostname[FLEET_NAME_SIZE], software[FLEET_NAME_SIZE];
     json_t *allow, *addresses; /* arrays of texts */
@@ -81,6 +83,9 @@ struct fleet_observer {
     void (*on_pool_down)(struct fleet_observer *o, struct fleet_pool *p);
     /* It is to be drained, or not any more. */
     void (*on_drain)(struct fleet_observer *o, struct fleet_agent *a);
+    /* Its session at another hub has begun or ended; hubs have come or gone. */
+    void (*on_elsewhere)(struct fleet_observer *o, struct fleet_agent *a);
+    void (*on_hubs)(struct fleet_observer *o);
     /* Adds what the agent does. */
     void (*describe)(struct fleet_observer *o, const struct fleet_agent *a,
                      struct fleet_agent_load *ret);
@@ -186,6 +191,35 @@ void fleet_network_merge(struct fleet *f, const struct identity_caller *by, cons
                          const char *into, fleet_done *done, void *arg);
 void fleet_agent_move(struct fleet *f, const struct identity_caller *by, const char *agent,
                       const char *network, fleet_done *done, void *arg);
+
+/* ---- the other hubs of the cluster, which peer/ keeps up to date ---- */
+
+#define FLEET_HUB_ADDRESS_SIZE 272
+
+struct fleet_hub {
+    char id[ID_SIZE];
+    uint64_t epoch;
+    char address[FLEET_HUB_ADDRESS_SIZE]; /* HOST:PORT for other hubs */
+    uint64_t ends_ms;                     /* loop time: of its lease, as far as known */
+    bool is_linked;                       /* it answers us */
+    UT_hash_handle hh;
+};
+
+struct fleet_hub *fleet_hub_find(const struct fleet *f, const char *id); /* not this one */
+struct fleet_hub *fleet_hub_put(struct fleet *f, const char *id);        /* found or made */
+void fleet_hub_remove(struct fleet *f, struct fleet_hub *h);
+void fleet_hubs_changed(struct fleet *f);            /* observers are told */
+struct fleet_hub *fleet_hubs(const struct fleet *f); /* head of the hash, for iteration */
+
+/* Whether what this start of a hub has written still counts: it is this process, or its lease runs,
+ * or it answers, although it cannot reach the database. */
+bool fleet_hub_is_live(const struct fleet *f, const char *id, uint64_t epoch);
+/* Whether this hub is the first of those that live, for what one of them shall do. */
+bool fleet_hub_is_first(const struct fleet *f);
+
+/* Whether the agent is logged in, here or at another hub. */
+bool fleet_agent_is_online(const struct fleet_agent *a);
+bool fleet_network_is_online(const struct fleet_network *n); /* any of its agents */
 
 struct fleet_lan_stats {
     uint64_t sightings; /* agents that agents hear on their LANs now */

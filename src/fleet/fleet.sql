@@ -30,3 +30,13 @@ CREATE TABLE network_apart (
 
 -- migration 3: where an agent is found on its LAN
 ALTER TABLE agent_session ADD COLUMN addresses TEXT NOT NULL DEFAULT '[]';
+
+-- migration 4: hubs that share this database, and at which of them an agent is
+CREATE TABLE hub_lease (
+    hub     TEXT   PRIMARY KEY,
+    epoch   BIGINT NOT NULL, -- of its start
+    address TEXT   NOT NULL, -- where the other hubs reach it
+    expires BIGINT NOT NULL  -- by the database's clock, ms
+);
+ALTER TABLE agent_session ADD COLUMN hub TEXT;
+ALTER TABLE agent_session ADD COLUMN hub_epoch BIGINT NOT NULL DEFAULT 0;

@@ -8,19 +8,19 @@
 
 static json_t *session_json(const struct fleet *f, const struct fleet_agent *a)
 {
-    if (!a->call)
+    if (!fleet_agent_is_online(a))
         return json_null();
     return json_pack("{s:I, s:s, s:s, s:s, s:s, s:O?, s:O?, s:o}", "epoch", (json_int_t)a->epoch,
-                     "hub", f->cfg.hub.id, "address", a->address, "hostname", a->hostname,
-                     "software", a->software, "allow", a->allow, "addresses", a->addresses,
-                     "connected", rest_time(a->connected));
+                     "hub", a->call ? f->cfg.hub.id : a->hub, "address", a->address, "hostname",
+                     a->hostname, "software", a->software, "allow", a->allow, "addresses",
+                     a->addresses, "connected", rest_time(a->connected));
 }
 
 static const char *phase_of(const struct fleet_agent *a, const struct fleet_agent_load *load)
 {
     return a->revoked                        ? "revoked"
            : a->pending                      ? "pending"
-           : !a->call                        ? "offline"
+           : !fleet_agent_is_online(a)       ? "offline"
            : a->draining || load->is_leaving ? "draining"
                                              : "online";
 }
@@ -34,7 +34,7 @@ static json_t *reason_of(const struct fleet_agent *a, const struct fleet_agent_l
         return json_string(fleet_clone_reason(a));
     if (!is_draining || a->revoked)
         return json_null();
-    if (!a->call)
+    if (!fleet_agent_is_online(a))
         return json_string("it is offline, and gets no tunnels until it is undrained");
     if (!load->tunnels && !load->streams)
         return json_string("it holds no tunnel and has no stream");
@@ -49,7 +49,9 @@ json_t *fleet_agent_json(const struct fleet *f, const struct fleet_agent *a)
     struct fleet_observer *o;
     LL_FOREACH (f->observers, o)
         o->describe(o, a, &load);
-    int64_t seen = a->call ? time_wall_ms() : a->disconnected ? a->disconnected : a->connected;
+    int64_t seen = fleet_agent_is_online(a) ? time_wall_ms()
+                   : a->disconnected        ? a->disconnected
+                                            : a->connected;
     json_t *status = json_pack(
         "{s:s, s:o, s:o, s:I, s:I, s:I, s:o, s:o, s:o, s:o}", "phase", phase_of(a, &load), "reason",
         reason_of(a, &load), "draining", rest_time(a->draining), "tunnels",
@@ -69,7 +71,7 @@ json_t *fleet_network_json(const struct fleet *f, const struct fleet_network *n)
     struct fleet_agent *a;
     struct fleet_observer *o;
     DL_FOREACH2 (n->agents, a, next_in_network) {
-        online += a->call != NULL;
+        online += fleet_agent_is_online(a);
         total += !a->revoked;
     }
     LL_FOREACH (f->observers, o)

@@ -123,6 +123,11 @@ void fleet_cut_revoked(struct fleet *f, const char *agent)
     fleet_cut(f, a, "revoked");
 }
 
+void fleet_session_superseded(struct fleet *f, struct fleet_agent *a)
+{
+    session_down(f, a, RPC_ABORTED, "superseded by a login of this agent at another hub");
+}
+
 void fleet_session_end(struct fleet *f, struct fleet_agent *a, const char *why)
 {
     session_down(f, a, RPC_UNAVAILABLE, why);
@@ -136,6 +141,7 @@ struct login {
     struct fleet_row row;
     char instance[20];
     bool discovery;
+    struct store_hub hub;
     struct lan_keys keys;
 };
 
@@ -151,16 +157,17 @@ static int write_login(struct tx *tx, void *arg)
         return ERR_REVOKED;
     TRY(tx_query_int(tx, &epoch,
                      "INSERT INTO agent_session (agent, epoch, connected, disconnected, address, "
-                     "hostname, version, allow, addresses) "
-                     "VALUES ($1, 1, $2, NULL, $3, $4, $5, $6, $7) "
+                     "hostname, version, allow, addresses, hub, hub_epoch) "
+                     "VALUES ($1, 1, $2, NULL, $3, $4, $5, $6, $7, $8, $9) "
                      "ON CONFLICT (agent) DO UPDATE SET epoch = agent_session.epoch + 1, "
                      "connected = excluded.connected, disconnected = NULL, "
                      "address = excluded.address, hostname = excluded.hostname, "
                      "version = excluded.version, allow = excluded.allow, "
-                     "addresses = excluded.addresses RETURNING epoch",
+                     "addresses = excluded.addresses, hub = excluded.hub, "
+                     "hub_epoch = excluded.hub_epoch RETURNING epoch",
                      STORE_TEXT(r->id), STORE_INT(r->connected), STORE_TEXT(r->address),
                      STORE_TEXT(r->hostname), STORE_TEXT(r->software), STORE_TEXT(r->allow),
-                     STORE_TEXT(r->addresses)));
+                     STORE_TEXT(r->addresses), STORE_TEXT(in->hub.id), STORE_INT(in->hub.epoch)));
     TRY(fleet_row_read(tx, r->id, r));
     if (in->discovery)
         TRY(network_keys_write(tx, r->tenant, r->connected, LAN_KEY_LIFE_MS, false, &in->keys));
@@ -307,6 +314,7 @@ static void handle_connect(struct rpc_call *call, const ProtobufCMessage *msg, v
     struct login *in = NEW(struct login);
     in->f = ctx;
     in->call = call;
+    in->hub = in->f->cfg.hub;
     snprintf(in->row.id, sizeof(in->row.id), "%s", id->agent);
     snprintf(in->row.tenant, sizeof(in->row.tenant), "%s", id->tenant);
     in->row.connected = time_wall_ms();

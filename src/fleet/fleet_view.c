@@ -16,7 +16,7 @@
     "SELECT a.id, a.tenant, a.network, a.token, a.name, a.serial, a.version, a.not_after, " \
     "a.created, a.revoked, a.pending, s.epoch, s.connected, s.disconnected, s.address, "    \
     "s.hostname, s.version, s.allow, p.places, p.how, p.why, p.at, a.draining, "            \
-    "a.drain_grace, s.addresses FROM agent a "                                              \
+    "a.drain_grace, s.addresses, s.hub, s.hub_epoch FROM agent a "                          \
     "LEFT JOIN agent_session s ON s.agent = a.id LEFT JOIN agent_place p ON p.agent = a.id "
 
 struct network_row {
@@ -59,6 +59,8 @@ static void take_agent_row(const struct rows *rows, struct fleet_row *r)
     r->draining = row_int(rows, 22);
     r->drain_grace_ms = row_int(rows, 23);
     copy(r->addresses, sizeof(r->addresses), row_text(rows, 24));
+    copy(r->hub, sizeof(r->hub), row_text(rows, 25));
+    r->hub_epoch = row_int(rows, 26);
 }
 
 int fleet_row_read(struct tx *tx, const char *agent, struct fleet_row *ret)
@@ -210,6 +212,8 @@ struct fleet_agent *fleet_view_put_agent(struct fleet *f, const struct fleet_row
     a->drain_grace_ms = r->drain_grace_ms;
     if (!a->call || (uint64_t)r->epoch >= a->epoch) {
         a->epoch = (uint64_t)r->epoch;
+        copy(a->hub, sizeof(a->hub), r->hub);
+        a->hub_epoch = (uint64_t)r->hub_epoch;
         a->connected = r->connected;
         a->disconnected = r->disconnected;
         copy(a->address, sizeof(a->address), r->address);
@@ -335,6 +339,11 @@ static int read_changed(struct tx *tx, void *arg)
     return 0;
 }
 
+static bool is_here(const struct fleet *f, const struct fleet_row *r)
+{
+    return strcmp(r->hub, f->cfg.hub.id) == 0 && r->hub_epoch == f->cfg.hub.epoch;
+}
+
 static void changed_read(void *arg, int err)
 {
     CLEANUP(mem_free) struct reload *r = arg;
@@ -346,12 +355,20 @@ static void changed_read(void *arg, int err)
         put_network(r->f, &r->network);
         return;
     }
-    const struct fleet_agent *was = fleet_agent_find(r->f, r->id);
+    struct fleet_agent *was = fleet_agent_find(r->f, r->id);
     int64_t draining = was ? was->draining : 0, grace_ms = was ? was->drain_grace_ms : 0;
+    bool was_online = was && fleet_agent_is_online(was);
+    uint64_t epoch = was ? was->epoch : 0;
+    if (was && was->call && (uint64_t)r->agent.epoch > epoch && !is_here(r->f, &r->agent))
+        fleet_session_superseded(r->f, was);
     struct fleet_agent *a = fleet_view_put_agent(r->f, &r->agent);
     struct fleet_observer *o;
     if (a->revoked)
         fleet_cut(r->f, a, "revoked");
+    if (a->epoch != epoch || fleet_agent_is_online(a) != was_online) {
+        LL_FOREACH (r->f->observers, o)
+            o->on_elsewhere(o, a);
+    }
     if (a->draining == draining && a->drain_grace_ms == grace_ms)
         return;
     LL_FOREACH (r->f->observers, o)
@@ -434,6 +451,8 @@ void fleet_view_free(struct fleet *f)
     struct fleet_alias *alias, *next_alias;
     HASH_ITER (hh, f->aliases, alias, next_alias)
         remove_alias(f, alias);
+    while (f->hubs)
+        fleet_hub_remove(f, f->hubs);
     HASH_ITER (hh, f->networks, n, next_n)
         free_network(f, n);
 }

@@ -25,6 +25,7 @@ struct fleet {
     struct timer look_timer, key_timer;
     bool is_changing; /* a merge or a move is on its way to the database */
     struct fleet_lan_stats lan_stats;
+    struct fleet_hub *hubs; /* the others */
     struct fleet_observer *observers;
     struct store_subscriber feed;
     size_t online;
@@ -48,7 +49,8 @@ struct fleet_row {
     char id[ID_SIZE], tenant[ID_SIZE], network[ID_SIZE], token[ID_SIZE];
     char name[FLEET_NAME_SIZE], serial[64];
     int64_t version, not_after, created, revoked, pending, draining, drain_grace_ms;
-    int64_t epoch, connected, disconnected;
+    int64_t epoch, connected, disconnected, hub_epoch;
+    char hub[ID_SIZE];
     char address[64], hostname[FLEET_NAME_SIZE], software[FLEET_NAME_SIZE];
     char allow[4096];                                     /* JSON array */
     char addresses[FLEET_ADDRESSES_MAX * ADDR_TEXT_SIZE]; /* JSON array */
@@ -81,6 +83,8 @@ void fleet_peers_free(struct fleet *f); /* after the rpc server */
 
 /* fleet_session.c: as if the connection had gone; the agent logs in anew at once. */
 void fleet_session_end(struct fleet *f, struct fleet_agent *a, const char *why);
+/* ... because it has logged in at another hub. */
+void fleet_session_superseded(struct fleet *f, struct fleet_agent *a);
 
 /* pool.c, on the worker. */
 void fleet_pool_join(struct fleet_link *l);
@@ -95,5 +99,4 @@ struct fleet_pool *fleet_pool_new(struct fleet_agent *a);
 void fleet_pool_up(struct fleet_pool *p);
 void fleet_pool_down(struct fleet_pool *p); /* if it is up */
 void fleet_pool_cut(struct fleet_pool *p);  /* every connection */
-void fleet_pool_end(struct fleet_pool *p);  /* ... and there will be none any more */
 void fleet_pool_free_if_over(struct fleet_pool *p);

@@ -11,6 +11,8 @@
 #include <utlist.h>
 
 #define SETTINGS_MS 10000 /* for an agent to tell its session */
+#define HUB_PING_MS 1000  /* of links to other hubs, which are near */
+#define HUB_DEAD_MS 2000
 
 /* ---- the end ---- */
 
@@ -25,7 +27,10 @@ static void left_on_main(void *arg)
     struct fleet_pool *p = l->pool;
     DL_DELETE2(p->members, l, member_prev, member_next);
     p->n_members--;
-    fleet_peer_link_remove(p->fleet, p->agent);
+    if (!p->ops)
+        fleet_peer_link_remove(p->fleet, p->agent);
+    else if (!p->is_over)
+        p->ops->on_link_gone(p->arg, p);
     loop_post(p->worker, free_on_worker, l);
     fleet_pool_free_if_over(p);
 }
@@ -69,6 +74,10 @@ static void on_settings(void *arg)
     struct fleet_link *l = arg;
     uint32_t epoch = 0;
     timer_stop(&l->deadline);
+    if (l->pool->ops && !h2conn_is_ending(l->hc)) {
+        fleet_pool_join(l);
+        return;
+    }
     bool is_told = h2_peer_setting(h2conn_session(l->hc), FLEET_SETTING_EPOCH, &epoch);
     if (is_told && epoch == (uint32_t)l->pool->epoch && !h2conn_is_ending(l->hc)) {
         h2_peer_setting(h2conn_session(l->hc), FLEET_SETTING_NUMBER, &l->number);
@@ -93,7 +102,9 @@ static void arrive_on_worker(void *arg)
     struct fleet_link *l = a->link;
     const struct h2conn_config cfg = {.h2 = {.stream_window_max = FLEET_STREAM_WINDOW_MAX,
                                              .connection_window = FLEET_CONNECTION_WINDOW,
-                                             .budget = &l->pool->budget}};
+                                             .budget = &l->pool->budget},
+                                      .ping_ms = l->pool->ops ? HUB_PING_MS : 0,
+                                      .dead_ms = l->pool->ops ? HUB_DEAD_MS : 0};
     timer_init(&l->deadline, l->pool->worker, on_deadline);
     timer_start(&l->deadline, SETTINGS_MS);
     l->hc = h2conn_attach(a->conn, l->pool->worker, &cfg, &link_ops, l);
@@ -121,12 +132,17 @@ void fleet_link_accept(struct fleet *f, struct conn *c)
     }
     if (!a->pool)
         a->pool = fleet_pool_new(a);
+    conn_detach(c);
+    fleet_pool_add(a->pool, c);
+}
+
+void fleet_pool_add(struct fleet_pool *p, struct conn *c)
+{
     struct fleet_link *l = NEW(struct fleet_link);
     struct arrival *arrival = NEW(struct arrival);
-    l->pool = a->pool;
-    DL_APPEND2(l->pool->members, l, member_prev, member_next);
-    l->pool->n_members++;
-    conn_detach(c);
+    l->pool = p;
+    DL_APPEND2(p->members, l, member_prev, member_next);
+    p->n_members++;
     *arrival = (struct arrival){l, c};
-    loop_post(l->pool->worker, arrive_on_worker, arrival);
+    loop_post(p->worker, arrive_on_worker, arrival);
 }

@@ -79,22 +79,43 @@ static size_t choose_home(const struct fleet *f)
     return best;
 }
 
-struct fleet_pool *fleet_pool_new(struct fleet_agent *a)
+static struct fleet_pool *new_pool(struct fleet *f, size_t home, const char *tenant,
+                                   const char *agent)
 {
-    struct fleet *f = a->fleet;
     struct fleet_pool *p = NEW(struct fleet_pool);
     p->fleet = f;
-    p->home = choose_home(f);
-    p->worker = f->homes[p->home].worker;
-    p->epoch = a->epoch;
+    p->home = home;
+    p->worker = f->homes[home].worker;
     p->wanted = p->wanted_before = 1;
     p->budget = (struct h2_budget)FLEET_BUDGET;
     timer_init(&p->timer, p->worker, fleet_pool_tick);
-    snprintf(p->tenant, sizeof(p->tenant), "%s", a->tenant);
-    snprintf(p->agent, sizeof(p->agent), "%s", a->id);
-    f->homes[p->home].n_pools++;
+    snprintf(p->tenant, sizeof(p->tenant), "%s", tenant);
+    snprintf(p->agent, sizeof(p->agent), "%s", agent);
     f->n_pools++;
     return p;
+}
+
+struct fleet_pool *fleet_pool_new(struct fleet_agent *a)
+{
+    struct fleet *f = a->fleet;
+    struct fleet_pool *p = new_pool(f, choose_home(f), a->tenant, a->id);
+    p->epoch = a->epoch;
+    f->homes[p->home].n_pools++;
+    return p;
+}
+
+struct fleet_pool *fleet_pool_new_to_hub(struct fleet *f, const char *hub, size_t home,
+                                         const struct fleet_pool_ops *ops, void *arg)
+{
+    struct fleet_pool *p = new_pool(f, home, "", hub);
+    p->ops = ops;
+    p->arg = arg;
+    return p;
+}
+
+size_t fleet_n_workers(const struct fleet *f)
+{
+    return f->n_homes;
 }
 
 static void free_on_worker(void *arg)
@@ -107,7 +128,7 @@ void fleet_pool_free_if_over(struct fleet_pool *p)
     struct fleet *f = p->fleet;
     if (!p->is_over || p->members)
         return;
-    f->homes[p->home].n_pools--;
+    f->homes[p->home].n_pools -= !p->ops;
     f->n_pools--;
     loop_post(p->worker, free_on_worker, p);
     if (f->on_stopped && !f->n_pools)
@@ -118,6 +139,10 @@ void fleet_pool_up(struct fleet_pool *p)
 {
     struct fleet_observer *o;
     p->is_up = true;
+    if (p->ops) {
+        p->ops->on_up(p->arg, p);
+        return;
+    }
     LL_FOREACH (p->fleet->observers, o)
         o->on_pool_up(o, p);
 }
@@ -127,6 +152,11 @@ void fleet_pool_down(struct fleet_pool *p)
     struct fleet_observer *o;
     if (!p->is_up)
         return;
+    if (p->ops) {
+        p->is_up = false;
+        p->ops->on_down(p->arg, p);
+        return;
+    }
     LL_FOREACH (p->fleet->observers, o)
         o->on_pool_down(o, p);
     p->is_up = false;

@@ -17,8 +17,10 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+struct conn;
 struct fleet;
 struct fleet_link;
+struct fleet_pool;
 struct h2conn;
 struct pool_bulk;
 struct relay;
@@ -31,12 +33,21 @@ struct pool_user {
     struct pool_user *prev, *next;
 };
 
+/* Of a pool that is no agent's: connections that this hub has dialled (peer/). Main loop. */
+struct fleet_pool_ops {
+    void (*on_up)(void *arg, struct fleet_pool *p);
+    void (*on_down)(void *arg, struct fleet_pool *p);
+    void (*on_link_gone)(void *arg, struct fleet_pool *p); /* one connection less; last call */
+};
+
 struct fleet_pool {
     /* Constant. */
     struct fleet *fleet;
     struct loop *worker;
-    char tenant[ID_SIZE], agent[ID_SIZE];
-    uint64_t epoch; /* of the session */
+    const struct fleet_pool_ops *ops; /* NULL: an agent's */
+    void *arg;
+    char tenant[ID_SIZE], agent[ID_SIZE]; /* or the hub's id */
+    uint64_t epoch;                       /* of the session */
 
     /* The worker's. */
     struct fleet_link *links; /* those that can be used */
@@ -53,6 +64,14 @@ struct fleet_pool {
     size_t home;
     bool is_up, is_over;
 };
+
+/* Main. A pool to another hub, on the worker `home`; it ends with fleet_pool_end, after which no
+ * callback comes. */
+struct fleet_pool *fleet_pool_new_to_hub(struct fleet *f, const char *hub, size_t home,
+                                         const struct fleet_pool_ops *ops, void *arg);
+void fleet_pool_add(struct fleet_pool *p, struct conn *c); /* detached, its handshake done */
+void fleet_pool_end(struct fleet_pool *p);                 /* cuts all, and there will be no more */
+size_t fleet_n_workers(const struct fleet *f);
 
 /* What a stream will carry. */
 enum pool_class { POOL_STREAM, POOL_DATAGRAMS };

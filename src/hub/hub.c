@@ -17,6 +17,8 @@
 #include "loop/io.h"
 #include "net/listener.h"
 #include "net/tls.h"
+#include "peer/peers.h"
+#include "pki/cert.h"
 #include "rpc/server.h"
 #include "tunnel/tunnel_lease.h"
 
@@ -38,9 +40,24 @@ static void attached_close(void *arg, int err)
 /* Between being attached and being taken by a server, in one turn, nothing arrives. */
 static const struct conn_ops attached_ops = {.on_close = attached_close};
 
+static void take_hubs(struct hub *h, struct conn *c)
+{
+    char id[ID_SIZE];
+    if (cert_hub_identity(conn_peer_cert(c), h->settings->trust_domain, id) == 0) {
+        tunnel_lane_take_hubs(tunnel_lane_pick(h->tunnels), c, id);
+        return;
+    }
+    conn_attach(c, h->loop, &attached_ops, NULL);
+    conn_abort(c, ERR_DENIED);
+}
+
 static void on_conn(void *arg, struct conn *c, size_t lane)
 {
     struct hub *h = arg;
+    if (lane == LANE_HUB && h->state < HUB_STOPPING) {
+        take_hubs(h, c);
+        return;
+    }
     if (lane == LANE_CLIENT && h->state < HUB_STOPPING) {
         tunnel_lane_take(tunnel_lane_pick(h->tunnels), c);
         return;
@@ -168,6 +185,8 @@ static int open_identity(struct hub *h, struct diag *d)
     const struct identity_config cfg = {.loop = h->loop,
                                         .store = h->store,
                                         .data_dir = s->data,
+                                        .hub = h->row.id,
+                                        .ca_key_file = s->ca_key_file,
                                         .trust_domain = s->trust_domain,
                                         .public_names = (const char *const *)s->public_names.items,
                                         .n_public_names = s->public_names.n,
@@ -192,7 +211,10 @@ static int open_tls(struct hub *h, struct diag *d)
                   [LANE_RENEW] = {.alpn = "warren-renew/1",
                                   .client_cert = true,
                                   .expired_is_allowed = true},
-                  [LANE_CLIENT] = {.alpn = TUNNEL_LANE_ALPN}},
+                  [LANE_CLIENT] = {.alpn = TUNNEL_LANE_ALPN},
+                  [LANE_HUB] = {.alpn = PEER_ALPN,
+                                .client_cert = true,
+                                .verify = identity_verify_hub}},
         .n_lanes = LANE_COUNT,
         .verify = identity_verify_leaf,
         .verify_arg = h->identity};
@@ -351,6 +373,7 @@ static int start(struct hub *h, struct diag *d)
     TRY(open_fleet(h, d));
     TRY(open_http(h, d));
     TRY(start_workers(h, d));
+    TRY(hub_join_cluster(h, d));
     h->state = HUB_READY;
     LOG_INFO("hub ready", LOG_STR("hub", h->row.id), LOG_INT("epoch", h->row.epoch),
              LOG_STR("address", h->address_text), LOG_STR("data", h->settings->data),
@@ -379,8 +402,10 @@ static void links_gone(void *arg)
 static void servers_closed(void *arg)
 {
     struct hub *h = arg;
-    if (--h->closing == 0)
-        fleet_stop(h->fleet, links_gone, h);
+    if (--h->closing)
+        return;
+    peers_stop(h->peers);
+    fleet_stop(h->fleet, links_gone, h);
 }
 
 static void lane_stopped(void *arg)
@@ -419,9 +444,8 @@ static void on_drain_timer(struct timer *t)
         timer_start(t, DRAIN_CHECK_MS);
 }
 
-static void on_terminate(void *arg, int signum)
+void hub_terminate(struct hub *h)
 {
-    struct hub *h = arg;
     if (h->state == HUB_DRAINING) {
         LOG_WARN("second signal: not waiting for open streams");
         stop(h);
@@ -440,6 +464,11 @@ static void on_terminate(void *arg, int signum)
     tunnels_drain(h->tunnels);
     h->drain_ends = loop_now_ms(h->loop) + (uint64_t)h->settings->drain_grace_ms;
     timer_start(&h->drain_timer, 0);
+}
+
+static void on_terminate(void *arg, int signum)
+{
+    hub_terminate(arg);
 }
 
 static void on_reload(void *arg, int signum)
@@ -479,6 +508,7 @@ static void tear_down(struct hub *h)
         store_close(h->store);
     fleet_api_free(h->fleet_api);
     tunnels_free(h->tunnels);
+    peers_free(h->peers);
     fleet_free(h->fleet);
     if (h->tls)
         tls_server_unref(h->tls);

@@ -75,6 +75,10 @@ static const struct conf_row rows[] = {
      "Certificates for the names of tunnels: files, or folders as certbot and lego make them; read "
      "again when they change.",
      CONF_RELOADABLE},
+    {"ca_key_file", CONF_PATH, AT(ca_key_file), NULL, "WARREN_CA_KEY_FILE", "--ca-key-file", "FILE",
+     "Key under which hubs that share a database keep their CA in it; the same for each of them."},
+    {"peer_address", CONF_ADDR, AT(peer_address), NULL, "WARREN_PEER_ADDRESS", "--peer-address",
+     "HOST:PORT", "Where the other hubs of the cluster reach this one; as it listens, unless set."},
     {"trust_domain", CONF_STRING, AT(trust_domain), "warren", "WARREN_TRUST_DOMAIN",
      "--trust-domain", "NAME", "SPIFFE trust domain of all identities; fixed once the CA exists.",
      .check = check_trust_domain},

@@ -24,6 +24,7 @@ enum hub_lane {
     LANE_REVERSE,
     LANE_RENEW,
     LANE_CLIENT,
+    LANE_HUB,
     LANE_COUNT
 };
 
@@ -42,6 +43,7 @@ struct hub {
     struct tls_server *tls;
     struct proxy_trust trust;
     struct fleet *fleet;
+    struct peers *peers;
     struct tunnels *tunnels;
     struct fleet_api *fleet_api;
     struct http_server *http;  /* REST, EST, health, metrics */
@@ -59,6 +61,12 @@ struct hub {
     uint64_t drain_ends; /* loop time */
     size_t closing;      /* parts that have not ended yet */
 };
+
+/* hub.c: as by SIGTERM. */
+void hub_terminate(struct hub *h);
+
+/* hub_cluster.c: the other hubs. Blocking; when all workers run. */
+int hub_join_cluster(struct hub *h, struct diag *d);
 
 /* hub_certs.c: certificates for the names of tunnels, from files. Main loop. */
 int hub_certs_open(struct hub *h, struct diag *d);

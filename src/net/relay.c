@@ -416,6 +416,8 @@ static int on_produce(void *arg, struct h2_stream *s, uint8_t *out, size_t cap, 
         *eof = true;
         return 0;
     }
+    if (r->waits && !r->is_open)
+        return 0;
     return relay_read(r, out, cap, eof);
 }
 
@@ -481,6 +483,8 @@ static void on_headers(void *arg, struct h2_stream *s, const struct h2_headers *
         return;
     if (status < 300) {
         r->is_open = true;
+        if (r->waits)
+            h2_resume(s);
         if (r->ops && r->ops->on_open)
             r->ops->on_open(r->arg, r);
         return;

@@ -86,6 +86,9 @@ struct relay_open_params {
     /* A target that was not reached leaves the socket as it is: see relay_result.fd; a relay_open
      * that fails does too. */
     bool keeps_fd;
+    /* Nothing is read from the socket before the target is reached: one that is kept has all its
+     * bytes. Costs a round trip. */
+    bool waits;
 };
 
 /* Hub: asks the agent behind `hc` to connect, and relays `fd` (taken, also on failure, when it is

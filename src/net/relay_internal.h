@@ -29,6 +29,7 @@ struct relay {
     bool is_hub, is_local;
     bool other_ended;      /* local: told so */
     bool keeps_fd;         /* for whoever is told that the target was not reached */
+    bool waits;            /* until then nothing is read from it */
     int kept_fd;           /* -1: none */
     bool is_open : 1;      /* the target is reached */
     bool is_cut : 1;       /* `end` and `err` are decided, the socket is gone */

@@ -93,6 +93,7 @@ int relay_open(struct h2conn *hc, int fd, const struct relay_open_params *p, str
     r->is_hub = true;
     r->is_local = p->is_local;
     r->keeps_fd = p->keeps_fd;
+    r->waits = p->waits;
     r->peer = p->peer;
     r->prefix = copy_prefix(p);
     int rc = io_start(&r->io, h2conn_loop(hc), fd, relay_on_event);

@@ -5,6 +5,7 @@
 #include "base/macro.h"
 #include "base/mem.h"
 #include "base/time.h"
+#include "peer/peers.h"
 #include "wire/proxy_status.h"
 
 #include <errno.h>
@@ -17,6 +18,7 @@
 
 #define RECORDS_BATCH    256
 #define RECORDS_DELAY_MS 200
+#define TICKET_MS        30000
 #define REFUSED_SHOWN    20 /* clients over a limit, recorded and logged in a second */
 
 /* ---- worker to main ---- */
@@ -264,6 +266,7 @@ static void stop_on_worker(void *arg)
     fleet_pool_unuse(e->pool, &e->pool_user);
     e->is_stopped = true;
     relay_set_abort(&e->relays, exposure_stop_reason(e));
+    relay_set_abort(&e->passing, exposure_stop_reason(e));
     if (e->udp)
         exposure_udp_stop(e->udp, exposure_stop_reason(e));
     exposure_cut_proxied(e);
@@ -342,12 +345,15 @@ int exposure_start(const struct exposure_config *cfg, struct exposure **ret)
     e->trust = cfg->trust;
     memcpy(e->meters, cfg->meters, sizeof(e->meters));
     snprintf(e->tunnel, sizeof(e->tunnel), "%s", cfg->tunnel);
-    snprintf(e->agent, sizeof(e->agent), "%s", cfg->pool->agent);
+    snprintf(e->agent, sizeof(e->agent), "%s", cfg->agent);
     snprintf(e->authority, sizeof(e->authority), "%s", cfg->authority);
     e->who = *cfg->who;
     snprintf(e->lease_text, sizeof(e->lease_text), "%" PRIu64, cfg->lease_epoch);
     e->headers[0] = (struct h2_header){"warren-tunnel", e->tunnel};
     e->headers[1] = (struct h2_header){"warren-lease", e->lease_text};
+    e->headers[2] = (struct h2_header){EXPOSURE_TICKET, e->ticket};
+    e->forward = cfg->forward;
+    e->n_headers = cfg->forward ? 3 : 2;
     e->is_any = cfg->protocol == TUNNEL_ANY;
     if (cfg->protocol == TUNNEL_UDP)
         e->udp = exposure_udp_new(e, cfg->flow_idle_ms);
@@ -396,7 +402,8 @@ void exposure_set_sources(struct exposure *e, const struct tunnel_access *who)
 uint64_t exposure_load(const struct exposure *e)
 {
     uint64_t arrived = atomic_load_explicit(&e->n_arrived, memory_order_acquire);
-    return atomic_load_explicit(&e->relays.open, memory_order_relaxed) + (e->n_given - arrived);
+    return atomic_load_explicit(&e->relays.open, memory_order_relaxed) +
+           atomic_load_explicit(&e->passing.open, memory_order_relaxed) + (e->n_given - arrived);
 }
 
 void exposure_stop_accepting(struct exposure *e)
@@ -408,12 +415,35 @@ void exposure_stop_accepting(struct exposure *e)
 void exposure_traffic(const struct exposure *e, struct tunnel_traffic *sum)
 {
     const struct relay_set *s = &e->relays;
-    sum->streams_open += atomic_load_explicit(&s->open, memory_order_relaxed);
+    sum->streams_open += atomic_load_explicit(&s->open, memory_order_relaxed) +
+                         atomic_load_explicit(&e->passing.open, memory_order_relaxed);
     sum->streams_total += atomic_load_explicit(&s->total, memory_order_relaxed);
     sum->bytes_in += atomic_load_explicit(&s->bytes_read, memory_order_relaxed);
     sum->bytes_out += atomic_load_explicit(&s->bytes_written, memory_order_relaxed);
     if (e->udp)
         exposure_udp_traffic(e->udp, sum);
+}
+
+/* A ticket is made anew when half of its life is over. */
+const struct h2_header *exposure_headers(struct exposure *e, size_t *ret_n)
+{
+    int64_t now = e->forward ? peer_clock_now(e->forward->clock) : 0;
+    *ret_n = e->n_headers;
+    if (!e->forward || e->ticket_ends_ms - now > TICKET_MS / 2)
+        return e->headers;
+    struct ticket t = {.hub_epoch = e->forward->hub_epoch,
+                       .lease_epoch = e->lease_epoch,
+                       .ends_ms = now + TICKET_MS};
+    snprintf(t.hub, sizeof(t.hub), "%s", e->forward->hub);
+    snprintf(t.tunnel, sizeof(t.tunnel), "%s", e->tunnel);
+    ticket_format(&t, e->forward->key, e->ticket);
+    e->ticket_ends_ms = t.ends_ms;
+    return e->headers;
+}
+
+bool exposure_is_forwarding(const struct exposure *e)
+{
+    return e->forward != NULL;
 }
 
 void *exposure_owner(const struct exposure *e)

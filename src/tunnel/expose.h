@@ -13,12 +13,15 @@
 #include "base/addr.h"
 #include "fleet/pool.h"
 #include "net/pacer.h"
+#include "pki/ticket.h"
 #include "tunnel/tunnel_model.h"
 
 #define EXPOSURE_AUTHORITY_SIZE (HOST_SIZE + 8)
+#define EXPOSURE_TICKET         "warren-ticket" /* request header to another hub */
 
 struct conn;
 struct exposure;
+struct peer_clock;
 struct proxy_trust;
 
 /* How a client's connection went, for the access log. */
@@ -39,22 +42,46 @@ struct exposure_goal {
     char token[ID_SIZE]; /* the API token's id, see exposure_cut_token; "": none */
 };
 
+/* A client whose stream another hub has turned away, for it does not serve the tunnel (any more).
+ * Its bytes are all still to be read. One of the two below, once. */
+struct exposure_turned {
+    char tunnel[ID_SIZE];
+    uint64_t epoch; /* of the route that it went by */
+    int fd;
+    struct addr peer;
+    struct exposure_dial *dial; /* NULL: a client of a listener */
+};
+void exposure_try_again(struct exposure_turned *t, struct exposure *e); /* which serves; frees t */
+void exposure_give_up(struct exposure_turned *t);                       /* frees t */
+
 /* All on the main loop. */
 struct exposure_ops {
     /* Connections that ended, in batches. */
     void (*on_records)(void *arg, const struct exposure_record *records, size_t n);
     /* The target could not be reached (err < 0), or again can be (0); told on change. */
     void (*on_target)(void *arg, const char *tunnel, uint64_t lease_epoch, int err);
+    /* Only of a forwarding one, once for each client. */
+    void (*on_turned)(void *arg, struct exposure_turned *t);
     /* After exposure_linger: the last stream has ended. It is to be stopped. */
     void (*on_drained)(void *arg, struct exposure *e);
     /* After exposure_stop. The exposure is freed when this returns. */
     void (*on_stopped)(void *arg, struct exposure *e);
 };
 
+/* How another hub is told that it may let our clients through (pki/ticket.h). */
+struct exposure_forward {
+    char hub[ID_SIZE]; /* this one */
+    uint64_t hub_epoch;
+    uint8_t key[TICKET_KEY_SIZE];
+    const struct peer_clock *clock;
+};
+
 struct exposure_config {
     struct loop *main;
-    struct fleet_pool *pool; /* up */
-    int listen_fd;           /* duplicated; -1: no listener */
+    struct fleet_pool *pool;                /* up */
+    const char *agent;                      /* who serves */
+    const struct exposure_forward *forward; /* the pool is to another hub; outlives the exposure */
+    int listen_fd;                          /* duplicated; -1: no listener */
     const char *tunnel;
     uint64_t lease_epoch;
     const char *authority;     /* host:port of the target */
@@ -105,10 +132,11 @@ struct exposure_dial_ops {
 };
 
 /* Takes `fd` (non-blocking). Callbacks come later, on the main loop. The caller owes one
- * exposure_dial_done. Not when stopping. */
+ * exposure_dial_done. Not when stopping. `is_other_hubs`: the client came in at another hub, which
+ * has it in its access log, counters and limits; here it only passes. */
 struct exposure_dial *exposure_dial(struct exposure *e, const struct exposure_goal *goal, int fd,
-                                    const struct addr *client, const struct exposure_dial_ops *ops,
-                                    void *arg);
+                                    const struct addr *client, bool is_other_hubs,
+                                    const struct exposure_dial_ops *ops, void *arg);
 /* The caller is done with its end, of which it tells how it went just before it closes it: 0: its
  * bytes and their end are all written; else the target sees a reset. No callback follows. */
 void exposure_dial_done(struct exposure_dial *d, int err);
@@ -127,8 +155,9 @@ void exposure_list_open(struct exposure *e,
 void *exposure_owner(const struct exposure *e);
 struct fleet_pool *exposure_pool(const struct exposure *e);
 bool exposure_is_stopping(const struct exposure *e);
-bool exposure_is_serving(const struct exposure *e); /* neither stopping nor lingering */
-uint64_t exposure_epoch(const struct exposure *e);  /* of its lease */
+bool exposure_is_serving(const struct exposure *e);    /* neither stopping nor lingering */
+uint64_t exposure_epoch(const struct exposure *e);     /* of its lease */
+bool exposure_is_forwarding(const struct exposure *e); /* to another hub */
 
 /* The owner's list (utlist, `prev` and `next` of the main loop). */
 struct exposure *exposure_next(const struct exposure *e);

@@ -9,6 +9,7 @@
  */
 #include "tunnel/expose_internal.h"
 
+#include "base/error.h"
 #include "base/macro.h"
 #include "base/mem.h"
 #include "loop/loop.h"
@@ -26,7 +27,7 @@ struct exposure_dial {
     int fd;
     struct addr client;
     struct exposure_goal goal;
-    bool has_goal;
+    bool has_goal, is_other_hubs, is_again;
     struct relay *relay; /* the worker's; NULL: ended */
     int end_err;         /* the worker's, then the main loop's */
     bool has_ended;      /* the main loop's: the worker is done with it */
@@ -73,15 +74,15 @@ void exposure_dial_ended(struct exposure_dial *d, int err)
 static void start_on_worker(void *arg)
 {
     struct exposure_dial *d = arg;
-    struct relay *r =
-        exposure_open_dial(d->exposure, d, d->has_goal ? &d->goal : NULL, d->fd, &d->client);
+    struct relay *r = exposure_open_dial(d->exposure, d, d->has_goal ? &d->goal : NULL, d->fd,
+                                         &d->client, d->is_other_hubs);
     if (r)
         d->relay = r;
 }
 
 struct exposure_dial *exposure_dial(struct exposure *e, const struct exposure_goal *goal, int fd,
-                                    const struct addr *client, const struct exposure_dial_ops *ops,
-                                    void *arg)
+                                    const struct addr *client, bool is_other_hubs,
+                                    const struct exposure_dial_ops *ops, void *arg)
 {
     assert(exposure_is_serving(e));
     struct exposure_dial *d = NEW(struct exposure_dial);
@@ -94,10 +95,38 @@ struct exposure_dial *exposure_dial(struct exposure *e, const struct exposure_go
     d->fd = fd;
     d->client = *client;
     d->has_goal = goal != NULL;
+    d->is_other_hubs = is_other_hubs;
     if (goal)
         d->goal = *goal;
     loop_post(d->worker, start_on_worker, d);
     return d;
+}
+
+/* ---- turned away by another hub: the worker's reference has come to the main loop ---- */
+
+bool exposure_dial_is_again(const struct exposure_dial *d)
+{
+    return d->is_again;
+}
+
+bool exposure_dial_is_wanted(const struct exposure_dial *d)
+{
+    return !d->is_done;
+}
+
+void exposure_dial_again(struct exposure_dial *d, struct exposure *e, int fd)
+{
+    d->exposure = e;
+    d->worker = e->worker;
+    d->fd = fd;
+    d->is_again = true;
+    loop_post(d->worker, start_on_worker, d);
+}
+
+void exposure_dial_turned_away(struct exposure_dial *d)
+{
+    d->end_err = ERR_UNAVAILABLE;
+    ended_on_main(d);
 }
 
 static void done_on_worker(void *arg)

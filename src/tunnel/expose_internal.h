@@ -8,7 +8,7 @@
 
 struct exposure_udp;
 
-#define EXPOSURE_HEADERS 2 /* which every request to the agent has */
+#define EXPOSURE_HEADERS_MAX 3 /* which every request to the agent, or to its hub, has */
 
 struct exposure {
     /* Constant. */
@@ -18,7 +18,9 @@ struct exposure {
     char tunnel[ID_SIZE], agent[ID_SIZE];
     uint64_t lease_epoch;
     char lease_text[24];
-    struct h2_header headers[EXPOSURE_HEADERS];
+    const struct exposure_forward *forward; /* NULL: the pool is the agent's own */
+    struct h2_header headers[EXPOSURE_HEADERS_MAX];
+    size_t n_headers;
     struct exposure_udp *udp; /* NULL: clients are streams */
 
     struct fleet_pool *pool; /* as a name; followed on the worker only, until stop_on_worker */
@@ -27,7 +29,10 @@ struct exposure {
     int listen_fd;
     struct listener *listener;
     struct pool_user pool_user;
-    struct relay_set relays; /* its counters are read by anyone */
+    struct relay_set relays;  /* its counters are read by anyone */
+    struct relay_set passing; /* those of other hubs' clients */
+    char ticket[TICKET_TEXT_SIZE];
+    int64_t ticket_ends_ms; /* database's clock */
     char authority[EXPOSURE_AUTHORITY_SIZE];
     bool is_any; /* a whole network: who asks names the target, and what fails is his own affair */
     enum proxy_version proxy;
@@ -68,11 +73,21 @@ void exposure_end_watches(struct exposure *e); /* flows to TUNNEL_LEASE */
  * called. */
 struct relay *exposure_open_dial(struct exposure *e, struct exposure_dial *d,
                                  const struct exposure_goal *goal, int fd,
-                                 const struct addr *client);
+                                 const struct addr *client, bool is_other_hubs);
 
 /* Worker. expose_dial.c is told: */
 void exposure_dial_opened(struct exposure_dial *d);
 void exposure_dial_ended(struct exposure_dial *d, int err); /* of the relay; last */
+bool exposure_dial_is_again(const struct exposure_dial *d); /* it was turned away once */
+
+/* Worker. The client is off to the main loop, for another try; `dial` may be NULL. expose_turn.c */
+void exposure_turn(struct exposure *e, struct exposure_dial *dial, int fd, const struct addr *peer);
+/* Main. expose_dial.c: the worker's part begins anew, or is over. */
+void exposure_dial_again(struct exposure_dial *d, struct exposure *e, int fd);
+void exposure_dial_turned_away(struct exposure_dial *d);
+bool exposure_dial_is_wanted(const struct exposure_dial *d);
+/* Main. expose_stream.c: as exposure_give. */
+void exposure_give_again(struct exposure *e, int fd, const struct addr *peer);
 
 /* Worker. What those who serve clients need of expose.c. */
 void exposure_record(struct exposure *e, const struct exposure_record *r); /* fills in the rest */
@@ -88,6 +103,8 @@ void exposure_hold(struct exposure *e); /* a client more: it does not end before
 void exposure_release(struct exposure *e);
 int exposure_stop_reason(const struct exposure *e); /* 0: it serves */
 const char *exposure_cut_text(int err);             /* how streams end by that */
+/* What every request bears; until the next call. */
+const struct h2_header *exposure_headers(struct exposure *e, size_t *ret_n);
 
 /* expose_udp.c: the clients of a UDP tunnel. Made and freed with the exposure (free on the worker),
  * works on the worker. */

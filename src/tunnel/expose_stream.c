@@ -38,6 +38,8 @@ struct client {
     bool has_left;              /* its connection was lost, not ended */
     bool is_metered;            /* counts as an open stream of the meters */
     bool is_watch;              /* to TUNNEL_LEASE */
+    bool is_other_hubs;         /* see exposure_dial */
+    bool is_again;              /* another hub has turned it away once */
     struct client *prev, *next; /* of `proxied` while there is a bridge */
 };
 
@@ -66,6 +68,8 @@ static const char *end_text(const struct exposure *e, const struct client *c,
 static void add_record(struct exposure *e, const struct client *c, const struct addr *peer,
                        const struct relay_result *res)
 {
+    if (c->is_other_hubs)
+        return;
     const struct exposure_record r = {.client = *peer,
                                       .opened = c->opened,
                                       .bytes_in = res->bytes_read,
@@ -152,11 +156,35 @@ static void on_relay_open(void *arg, struct relay *r)
         exposure_dial_opened(c->dial);
 }
 
+static void reset_and_close(int fd)
+{
+    const struct linger reset = {.l_onoff = 1};
+    setsockopt(fd, SOL_SOCKET, SO_LINGER, &reset, sizeof(reset));
+    close(fd);
+}
+
+/* Whether it was turned away by another hub: then it is off for another try. */
+static bool is_turned(struct client *c, struct relay *r, const struct relay_result *res)
+{
+    if (res->fd < 0)
+        return false;
+    if (res->err != ERR_STALE) {
+        reset_and_close(res->fd);
+        return false;
+    }
+    exposure_turn(c->exposure, TAKE(c->dial), res->fd, relay_peer(r));
+    c->relay = NULL;
+    free_if_gone(c);
+    return true;
+}
+
 static void on_relay_end(void *arg, struct relay *r, const struct relay_result *res)
 {
     struct client *c = arg;
     struct exposure *e = c->exposure;
     bool is_missed = res->end == RELAY_END_NOT_OPENED;
+    if (is_turned(c, r, res))
+        return;
     if (is_missed && !e->is_any) {
         exposure_log_not_reached(e, relay_peer(r), res->err);
         exposure_tell_target(e, res->err);
@@ -179,14 +207,20 @@ static void on_relay_bulk(void *arg, struct relay *r)
 static const struct relay_ops client_ops = {
     .on_open = on_relay_open, .on_bulk = on_relay_bulk, .on_end = on_relay_end};
 
-void exposure_end_watches(struct exposure *e)
+static void end_watches(const struct relay_set *set)
 {
     struct relay *r, *next;
-    for (r = e->relays.head; r; r = next) {
+    for (r = set->head; r; r = next) {
         next = relay_next(r);
         if (((struct client *)relay_arg(r))->is_watch)
             relay_abort(r, ERR_UNAVAILABLE);
     }
+}
+
+void exposure_end_watches(struct exposure *e)
+{
+    end_watches(&e->relays);
+    end_watches(&e->passing);
 }
 
 /* The header that goes before what the client of `fd` sends; 0: none. */
@@ -221,10 +255,8 @@ static int find_goal(const struct exposure *e, const struct exposure_goal *asked
 static void refuse_client(struct client *c, int fd, const struct addr *peer, int err)
 {
     struct exposure *e = c->exposure;
-    const struct linger reset = {.l_onoff = 1};
     const struct relay_result res = {.end = RELAY_END_NOT_OPENED, .err = err, .fd = -1};
-    setsockopt(fd, SOL_SOCKET, SO_LINGER, &reset, sizeof(reset));
-    close(fd);
+    reset_and_close(fd);
     if (exposure_shows_refusal(e, peer, err))
         add_record(e, c, peer, &res);
     end_near_side(c, &res);
@@ -239,42 +271,44 @@ static struct relay *open_relay(struct client *c, const struct exposure_goal *as
     struct exposure_goal goal;
     if (asked)
         snprintf(c->token, sizeof(c->token), "%s", asked->token);
-    int refused = exposure_enter(e, peer);
+    int refused = c->is_other_hubs ? 0 : exposure_enter(e, peer);
     if (refused < 0) {
         refuse_client(c, fd, peer, refused);
         return NULL;
     }
-    c->is_metered = true;
     c->is_watch = asked && strcmp(asked->target.host, TUNNEL_LEASE) == 0;
+    c->is_metered = !c->is_other_hubs;
     uint8_t prefix[PROXY_HEADER_OUT_MAX];
     char path[CONNECT_UDP_PATH_SIZE], authority[EXPOSURE_AUTHORITY_SIZE];
+    bool may_turn = e->forward && !c->is_again && !c->bridge;
     struct relay_open_params params = {.peer = *peer,
                                        .authority = authority,
-                                       .headers = e->headers,
-                                       .n_headers = EXPOSURE_HEADERS,
-                                       .set = &e->relays,
+                                       .set = c->is_other_hubs ? &e->passing : &e->relays,
                                        .ops = &client_ops,
                                        .arg = c,
                                        .is_local = c->dial != NULL,
+                                       .keeps_fd = may_turn,
+                                       .waits = may_turn,
                                        .prefix = prefix};
     int rc = find_goal(e, asked, &goal);
+    params.headers = exposure_headers(e, &params.n_headers);
     if (rc == 0)
         host_port_format(&goal.target, authority, sizeof(authority));
     c->is_udp = rc == 0 && goal.is_udp;
     if (c->is_udp) {
         connect_udp_path(&goal.target, path);
         params.udp_path = path;
-    } else if (rc == 0) {
+    } else if (rc == 0 && !c->is_other_hubs) {
         params.prefix_len = (uint16_t)write_proxy_header(e, fd, peer, prefix);
     }
     struct relay_result res = {.end = RELAY_END_NOT_OPENED, .err = rc < 0 ? rc : ERR_UNAVAILABLE};
     struct h2conn *hc = rc == 0 ? fleet_pool_pick(e->pool, POOL_STREAM) : NULL;
     if (hc)
         res.err = relay_open(hc, fd, &params, &c->relay);
-    else
-        close(fd);
     if (res.err == 0)
         return c->relay;
+    if (!hc || may_turn)
+        reset_and_close(fd);
     add_record(e, c, peer, &res);
     end_near_side(c, &res);
     free_if_gone(c);
@@ -283,35 +317,42 @@ static struct relay *open_relay(struct client *c, const struct exposure_goal *as
 
 struct relay *exposure_open_dial(struct exposure *e, struct exposure_dial *d,
                                  const struct exposure_goal *goal, int fd,
-                                 const struct addr *client)
+                                 const struct addr *client, bool is_other_hubs)
 {
     struct client *c = client_new(e);
     c->dial = d;
+    c->is_other_hubs = is_other_hubs;
+    c->is_again = exposure_dial_is_again(d);
     return open_relay(c, goal, fd, client);
+}
+
+static void accept_client(struct exposure *e, int fd, const struct addr *peer, bool is_again)
+{
+    if (!exposure_admits(e, peer)) {
+        reset_and_close(fd);
+        return;
+    }
+    struct client *c = client_new(e);
+    c->is_again = is_again;
+    open_relay(c, NULL, fd, peer);
 }
 
 void exposure_accept(void *arg, int fd, const struct addr *peer)
 {
-    struct exposure *e = arg;
-    const struct linger reset = {.l_onoff = 1};
-    if (exposure_admits(e, peer)) {
-        open_relay(client_new(e), NULL, fd, peer);
-        return;
-    }
-    setsockopt(fd, SOL_SOCKET, SO_LINGER, &reset, sizeof(reset));
-    close(fd);
+    accept_client(arg, fd, peer, false);
 }
 
 struct gift {
     struct exposure *exposure;
     int fd;
     struct addr peer;
+    bool is_again;
 };
 
 static void give_on_worker(void *arg)
 {
     CLEANUP(mem_free) struct gift *g = arg;
-    exposure_accept(g->exposure, g->fd, &g->peer);
+    accept_client(g->exposure, g->fd, &g->peer, g->is_again);
     atomic_fetch_add_explicit(&g->exposure->n_arrived, 1, memory_order_release);
 }
 
@@ -382,11 +423,11 @@ void exposure_take(struct exposure *e, const struct exposure_goal *goal, struct 
     loop_post(e->worker, arrive_on_worker, a);
 }
 
-void exposure_give(struct exposure *e, int fd, const struct addr *peer)
+static void give(struct exposure *e, int fd, const struct addr *peer, bool is_again)
 {
     assert(exposure_is_serving(e));
     struct gift *g = NEW(struct gift);
-    *g = (struct gift){e, fd, *peer};
+    *g = (struct gift){e, fd, *peer, is_again};
     e->n_given++;
     loop_post(e->worker, give_on_worker, g);
 }
@@ -416,6 +457,16 @@ void exposure_cut_token(struct exposure *e, const char *token)
     cut->exposure = e;
     snprintf(cut->token, sizeof(cut->token), "%s", token);
     loop_post(e->worker, cut_on_worker, cut);
+}
+
+void exposure_give(struct exposure *e, int fd, const struct addr *peer)
+{
+    give(e, fd, peer, false);
+}
+
+void exposure_give_again(struct exposure *e, int fd, const struct addr *peer)
+{
+    give(e, fd, peer, true);
 }
 
 struct listing {

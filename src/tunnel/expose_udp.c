@@ -70,15 +70,17 @@ static int open_flow(void *arg, const struct addr *client, const struct flow_ops
     struct exposure *e = u->exposure;
     struct h2conn *hc = fleet_pool_pick(exposure_pool(e), POOL_DATAGRAMS);
     struct host_port target;
+    size_t n_headers;
     if (!exposure_admits(e, client))
         return ERR_DENIED;
     if (!hc)
         return ERR_UNAVAILABLE;
     TRY(host_port_parse(e->authority, false, &target, NULL));
+    const struct h2_header *headers = exposure_headers(e, &n_headers);
     const struct flow_open_params p = {.target = &target,
                                        .authority = e->authority,
-                                       .headers = e->headers,
-                                       .n_headers = EXPOSURE_HEADERS,
+                                       .headers = headers,
+                                       .n_headers = n_headers,
                                        .set = &u->flows,
                                        .ops = ops,
                                        .arg = flow_arg};

@@ -7,6 +7,7 @@
 #include "tunnel/tunnel_hub.h"
 #include "tunnel/tunnel_names.h"
 #include "tunnel/tunnel_place.h"
+#include "tunnel/tunnel_route.h"
 
 /* How long clients wait in the listening socket's queue while no agent serves, such as during a
  * fail-over; after that they are reset at once. */
@@ -23,7 +24,10 @@ struct tunnel_object {
     struct tunnels *owner;
     struct tunnel t;
     struct meter meter, *tenant_meter;
-    int64_t ends; /* wall ms; 0: never */
+    int64_t ends;              /* wall ms; 0: never */
+    struct tunnel_route route; /* as the database has it, as far as known */
+    bool is_forwarding;        /* it was another hub's when that was looked at last */
+    bool is_releasing;         /* the database is being told that this hub gives it up */
     struct tunnel_lease *leases;
     struct tunnel_peer *want; /* who shall hold it; NULL: nobody can, or each (spread) */
     struct tunnel_miss *misses;
@@ -84,6 +88,10 @@ struct tunnels {
     struct proxy_trust *trust;
     struct tenant_limits *tenant_limits; /* by tenant */
     struct store_subscriber tenant_feed;
+    struct peers *cluster; /* the other hubs; NULL: not yet */
+    struct exposure_forward forward;
+    uint64_t turned; /* clients that other hubs turned away */
+    struct store_subscriber feed;
     size_t n_exposures;
     bool is_draining;
     uint64_t lease_changes, moves[TUNNEL_WHY_COUNT];
@@ -105,6 +113,7 @@ void tunnel_network_free(struct tunnel_network *n);
 /* Puts a stored object in place; it listens and waits for an agent. `t` is copied. */
 struct tunnel_object *tunnel_add(struct tunnels *ts, const struct tunnel *t, int64_t ends,
                                  const struct tunnel_traffic *past);
+void tunnel_settle_exposures(struct tunnel_object *o); /* the route is another one */
 void tunnel_begin(struct tunnel_object *o);
 /* After the database has the new name, spec, version and end. */
 void tunnel_change(struct tunnel_object *o, const struct tunnel *to, int64_t ends);
@@ -133,6 +142,22 @@ const char *tunnel_pending_reason(struct tunnel_object *o);
 json_t *tunnel_leases_json(const struct tunnel_object *o);
 int64_t tunnel_lease_expires(const struct tunnel_lease *l); /* wall ms */
 
+/* tunnel_follow.c: what other hubs do. */
+void tunnel_follow_init(struct tunnels *ts);
+void tunnel_follow_free(struct tunnels *ts);
+/* Reads the object's row, for what is not as it was thought to be. */
+void tunnel_reread(struct tunnels *ts, const char *id);
+/* A client came to a hub that is not the right one any more: tries where the row says, once. */
+void tunnel_turned(struct tunnels *ts, struct exposure_turned *t);
+/* The database has this route now. Leases of this hub that it does away with are lost. */
+void tunnel_take_route(struct tunnel_object *o, const struct tunnel_route *r);
+bool tunnel_is_forwarded(const struct tunnel_object *o); /* another hub serves it */
+bool tunnel_may_hold(const struct tunnel_object *o);     /* agents of this hub may serve it */
+/* Whether it is this hub that keeps its stored status, and deletes it when it is unused. */
+bool tunnel_is_ours_to_tell(const struct tunnel_object *o);
+/* Lets other hubs claim what no agent of this one can hold. */
+void tunnel_release(struct tunnel_object *o);
+
 /* tunnel_network.c */
 void tunnel_network_init(struct tunnels *ts);
 
@@ -160,6 +185,11 @@ int tunnel_dial(struct tunnel_object *o, const struct exposure_goal *goal, int f
                 const struct addr *client, const struct exposure_dial_ops *ops, void *arg,
                 struct exposure_dial **ret);
 struct exposure *tunnel_pick_exposure(struct tunnel_object *o); /* NULL: it does not serve */
+/* For another hub's client: on an agent of this hub, if the lease of that epoch is held here.
+ * ERR_STALE: not here. */
+int tunnel_dial_for_hub(struct tunnel_object *o, uint64_t epoch, const struct exposure_goal *goal,
+                        int fd, const struct addr *client, const struct exposure_dial_ops *ops,
+                        void *arg, struct exposure_dial **ret);
 
 /* tunnel_demand.c: somebody wants to use a target, for which a tunnel with internal access is found
  * or made. Embedded in its owner; all strings are copies. */
@@ -224,6 +254,7 @@ int tunnel_check_host(struct tunnels *ts, const char *tenant, const struct tunne
 /* tunnel_store.c: on the store's thread unless they say otherwise. */
 struct tunnel_stored {
     struct tunnel t;
+    struct tunnel_route route;
     int64_t ends;
     struct tunnel_traffic past;
 };
@@ -231,8 +262,14 @@ struct tunnel_stored {
 int tunnel_store_insert(struct tx *tx, struct tunnel *t, int64_t ends);
 int tunnel_store_update(struct tx *tx, struct tunnel *t, int64_t ends, uint64_t if_version);
 int tunnel_store_delete(struct tx *tx, const struct tunnel *t, uint64_t if_version);
-int tunnel_store_take_lease(struct tx *tx, const char *tunnel, const char *tenant,
-                            const char *agent, uint64_t *ret_epoch);
+/* Takes the route for `route`, whose epoch is filled in. ERR_NOT_FOUND: the tunnel is gone, or
+ * another hub's route stands. */
+int tunnel_store_claim(struct tx *tx, const char *tunnel, const char *tenant,
+                       struct tunnel_route *route);
+/* Gives it up, if it is still that one. */
+int tunnel_store_release(struct tx *tx, const char *tunnel, const char *tenant,
+                         const struct tunnel_route *route);
+int tunnel_store_read(struct tx *tx, const char *id, struct tunnel_stored *ret);
 int tunnel_store_each(struct tx *tx, void (*fn)(void *arg, const struct tunnel_stored *s),
                       void *arg);
 /* Main loop: queue a write that nobody waits for. Statuses are gathered, and stored at most every

@@ -44,3 +44,8 @@ CREATE INDEX connection_by_tunnel ON connection (tunnel, opened);
 ALTER TABLE tunnel ADD COLUMN datagrams_in BIGINT NOT NULL DEFAULT 0;
 ALTER TABLE tunnel ADD COLUMN datagrams_out BIGINT NOT NULL DEFAULT 0;
 ALTER TABLE tunnel ADD COLUMN datagrams_dropped BIGINT NOT NULL DEFAULT 0;
+
+-- migration 3: the route: which hub holds the lease, and under which session of the agent
+ALTER TABLE tunnel ADD COLUMN lease_hub TEXT;                            -- NULL: nobody
+ALTER TABLE tunnel ADD COLUMN lease_hub_epoch BIGINT NOT NULL DEFAULT 0;
+ALTER TABLE tunnel ADD COLUMN lease_session BIGINT NOT NULL DEFAULT 0;   -- 0: of several agents

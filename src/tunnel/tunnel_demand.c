@@ -202,7 +202,7 @@ static void on_idle_timer(struct timer *timer)
     struct tunnel_traffic traffic;
     uint64_t now = loop_now_ms(o->owner->loop), idle = (uint64_t)o->t.idle_ms;
     tunnel_traffic(o, &traffic);
-    if (traffic.streams_open)
+    if (traffic.streams_open || !tunnel_is_ours_to_tell(o))
         o->used_ms = now;
     if (o->used_ms + idle > now) {
         timer_start(timer, o->used_ms + idle - now);
@@ -275,7 +275,7 @@ static void advance(struct tunnel_demand *d)
         serve(d, o);
     else if (!n)
         fail(d, ERR_NOT_FOUND, "the network is gone");
-    else if (n->online == 0)
+    else if (!fleet_network_is_online(n))
         fail(d, ERR_UNAVAILABLE, "no agent of the network is connected");
     else if (!o && !is_being_made(d)) {
         if (count_on_demand(demands, d->by.tenant) >= PER_TENANT_MAX)

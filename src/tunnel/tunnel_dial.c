@@ -32,6 +32,33 @@ int tunnel_dial(struct tunnel_object *o, const struct exposure_goal *goal, int f
     if (!e)
         return ERR_UNAVAILABLE;
     tunnel_demand_used(o);
-    *ret = exposure_dial(e, goal, fd, client, ops, arg);
+    *ret = exposure_dial(e, goal, fd, client, false, ops, arg);
+    return 0;
+}
+
+/* The one of this lease; where several agents hold the tunnel, the route names only one of them. */
+static struct exposure *own_exposure(struct tunnel_object *o, uint64_t epoch)
+{
+    struct exposure *e, *best = NULL;
+    bool is_shared = o->t.spec.spread == TUNNEL_SPREAD_CONNECTION;
+    for (e = o->exposures; e; e = exposure_next(e)) {
+        if (!exposure_is_serving(e) || exposure_is_forwarding(e) ||
+            (!is_shared && exposure_epoch(e) != epoch))
+            continue;
+        if (!best || exposure_load(e) < exposure_load(best))
+            best = e;
+    }
+    return best;
+}
+
+int tunnel_dial_for_hub(struct tunnel_object *o, uint64_t epoch, const struct exposure_goal *goal,
+                        int fd, const struct addr *client, const struct exposure_dial_ops *ops,
+                        void *arg, struct exposure_dial **ret)
+{
+    struct exposure *e = own_exposure(o, epoch);
+    if (!e)
+        return ERR_STALE;
+    tunnel_demand_used(o);
+    *ret = exposure_dial(e, goal, fd, client, true, ops, arg);
     return 0;
 }

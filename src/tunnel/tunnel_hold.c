@@ -252,8 +252,8 @@ struct granting {
     size_t n;
     struct granted {
         struct tunnel_lease *lease;
-        char tunnel[ID_SIZE], tenant[ID_SIZE], agent[ID_SIZE];
-        uint64_t epoch; /* 0: the tunnel is gone */
+        char tunnel[ID_SIZE], tenant[ID_SIZE];
+        struct tunnel_route route; /* epoch 0: the tunnel is gone, or another hub has it */
     } items[];
 };
 
@@ -262,7 +262,7 @@ static int write_grants(struct tx *tx, void *arg)
     struct granting *g = arg;
     for (size_t i = 0; i < g->n; i++) {
         struct granted *item = &g->items[i];
-        int rc = tunnel_store_take_lease(tx, item->tunnel, item->tenant, item->agent, &item->epoch);
+        int rc = tunnel_store_claim(tx, item->tunnel, item->tenant, &item->route);
         if (rc < 0 && rc != ERR_NOT_FOUND)
             return rc;
     }
@@ -279,6 +279,25 @@ static void offer(struct tunnel_lease *l)
     tunnel_refresh_phase(l->object);
 }
 
+static void not_granted(struct tunnels *ts, struct tunnel_lease *l)
+{
+    struct tunnel_network *n = tunnel_network_of(ts, l->object->t.spec.network);
+    if (n)
+        n->planned_ms = loop_now_ms(ts->loop) + WRITE_RETRY_MS;
+    tunnel_reread(ts, l->object->t.id);
+    end(l);
+}
+
+static void granted(struct tunnel_lease *l, const struct tunnel_route *route)
+{
+    if (route_is_news(&l->object->route, route))
+        l->object->route = *route;
+    if (lease_written(&l->l, route->epoch) == LEASE_OVER || !l->peer)
+        end(l);
+    else
+        offer(l);
+}
+
 static void grants_written(void *arg, int err)
 {
     CLEANUP(mem_free) struct granting *g = arg;
@@ -286,18 +305,21 @@ static void grants_written(void *arg, int err)
     if (err < 0)
         LOG_ERROR("leases cannot be given: the database does not take them", LOG_ERR(err));
     for (size_t i = 0; i < g->n; i++) {
-        struct tunnel_lease *l = g->items[i].lease;
-        if (err < 0 || !g->items[i].epoch) {
-            struct tunnel_network *n = tunnel_network_of(ts, l->object->t.spec.network);
-            if (n)
-                n->planned_ms = loop_now_ms(ts->loop) + WRITE_RETRY_MS;
-            end(l);
-        } else if (lease_written(&l->l, g->items[i].epoch) == LEASE_OVER || !l->peer) {
-            end(l);
-        } else {
-            offer(l);
-        }
+        if (err < 0 || !g->items[i].route.epoch)
+            not_granted(ts, g->items[i].lease);
+        else
+            granted(g->items[i].lease, &g->items[i].route);
     }
+}
+
+static void fill_route(const struct tunnel_lease *l, struct tunnel_route *ret)
+{
+    const struct store_hub *hub = fleet_hub(l->object->owner->fleet);
+    bool is_shared = l->object->t.spec.spread == TUNNEL_SPREAD_CONNECTION;
+    *ret = (struct tunnel_route){.hub_epoch = (uint64_t)hub->epoch,
+                                 .session = is_shared || !l->peer ? 0 : l->peer->agent->epoch};
+    snprintf(ret->hub, sizeof(ret->hub), "%s", hub->id);
+    snprintf(ret->agent, sizeof(ret->agent), "%s", l->agent);
 }
 
 void tunnel_grants_write(struct defer *d)
@@ -313,7 +335,7 @@ void tunnel_grants_write(struct defer *d)
             item->lease = l;
             snprintf(item->tunnel, sizeof(item->tunnel), "%s", l->object->t.id);
             snprintf(item->tenant, sizeof(item->tenant), "%s", l->object->t.tenant);
-            snprintf(item->agent, sizeof(item->agent), "%s", l->agent);
+            fill_route(l, &item->route);
         }
         store_run(ts->store, STORE_WRITE, write_grants, grants_written, g);
     }

@@ -264,31 +264,36 @@ void tunnel_traffic(const struct tunnel_object *o, struct tunnel_traffic *ret)
     tunnel_limits_count(o, ret);
 }
 
-static void fill_holder(const struct tunnel_object *o, struct tunnel_holder *ret)
+static void fill_holders(const struct tunnel_object *o, struct tunnel *shown)
 {
+    const struct store_hub *hub = fleet_hub(o->owner->fleet);
     const struct tunnel_lease *l = tunnel_holder(o);
-    if (!l || !l->peer)
-        return;
-    snprintf(ret->id, sizeof(ret->id), "%s", l->agent);
-    ret->epoch = l->l.epoch;
-    ret->expires = tunnel_lease_expires(l);
+    int64_t now = time_wall_ms();
+    bool is_elsewhere = tunnel_is_forwarded(o);
+    struct tunnel_holder *server = &shown->server, *agent = &shown->agent;
+    *agent = (struct tunnel_holder){0};
+    *server =
+        (struct tunnel_holder){.epoch = is_elsewhere ? o->route.hub_epoch : (uint64_t)hub->epoch,
+                               .expires = now - now % LEASE_RENEW_MS + LEASE_LIFE_MS};
+    snprintf(server->id, sizeof(server->id), "%s", is_elsewhere ? o->route.hub : hub->id);
+    if (is_elsewhere) {
+        *agent = (struct tunnel_holder){.epoch = o->route.epoch, .expires = server->expires};
+        snprintf(agent->id, sizeof(agent->id), "%s", o->route.agent);
+    } else if (l && l->peer) {
+        *agent = (struct tunnel_holder){.epoch = l->l.epoch, .expires = tunnel_lease_expires(l)};
+        snprintf(agent->id, sizeof(agent->id), "%s", l->agent);
+    }
 }
 
 json_t *tunnel_object_json(struct tunnel_object *o)
 {
     struct tunnel_traffic traffic;
-    const struct store_hub *hub = fleet_hub(o->owner->fleet);
     struct tunnel shown = o->t;
-    int64_t now = time_wall_ms();
     tunnel_traffic(o, &traffic);
     shown.agent = (struct tunnel_holder){0};
     shown.server = (struct tunnel_holder){0};
-    if (!tunnel_phase_is_over(o->t.phase)) {
-        snprintf(shown.server.id, sizeof(shown.server.id), "%s", hub->id);
-        shown.server.epoch = (uint64_t)hub->epoch;
-        shown.server.expires = now - now % LEASE_RENEW_MS + LEASE_LIFE_MS;
-    }
-    fill_holder(o, &shown.agent);
+    if (!tunnel_phase_is_over(o->t.phase))
+        fill_holders(o, &shown);
     if (o->listen_fd < 0)
         shown.endpoint[0] = '\0';
     json_t *json = tunnel_json(&shown, &traffic);
@@ -307,7 +312,7 @@ static void on_save_timer(struct timer *t)
 
 static void load_one(void *arg, const struct tunnel_stored *s)
 {
-    tunnel_add(arg, &s->t, s->ends, &s->past);
+    tunnel_add(arg, &s->t, s->ends, &s->past)->route = s->route;
 }
 
 static int load_all(struct tx *tx, void *arg)
@@ -335,6 +340,7 @@ int tunnels_new(struct fleet *f, struct tunnels **ret, struct diag *d)
         return diag_set(d, rc, "cannot read the tunnels: %s", error_text(rc));
     }
     tunnel_network_init(ts);
+    tunnel_follow_init(ts);
     tunnel_grants_init(ts);
     fleet_observe(f, &ts->observer);
     for (struct tunnel_object *o = ts->objects; o; o = o->hh.next)
@@ -381,6 +387,7 @@ void tunnels_free(struct tunnels *ts)
     timer_stop(&ts->status_timer);
     timer_stop(&ts->serve_timer);
     loop_defer_cancel(&ts->write_grants);
+    tunnel_follow_free(ts);
     tunnel_demands_free(ts);
     tunnel_proxy_free(ts);
     tunnel_web_free(ts);

@@ -7,6 +7,7 @@
 #pragma once
 
 #include "fleet/fleet.h"
+#include "pki/ticket.h"
 #include "tunnel/expose.h"
 #include "tunnel/tunnel_place.h"
 #include "tunnel/tunnel_model.h"
@@ -19,6 +20,15 @@ int tunnels_new(struct fleet *f, struct tunnels **ret, struct diag *d); /* loads
 /* Load balancers before the tunnels' listeners; outlives them. Before the first agent comes. */
 struct proxy_trust;
 void tunnels_set_trust(struct tunnels *ts, struct proxy_trust *trust);
+
+/* Other hubs: from now on tunnels that they serve are forwarded to them. `peers` outlives the
+ * tunnels; the next three are what it tells. */
+struct peers;
+void tunnels_join(struct tunnels *ts, struct peers *peers,
+                  const uint8_t ticket_key[TICKET_KEY_SIZE]);
+void tunnels_hub_up(struct tunnels *ts, struct fleet_pool *pool);
+void tunnels_hub_down(struct tunnels *ts, struct fleet_pool *pool);
+void tunnels_may_claim(struct tunnels *ts);
 
 /* Stops every exposure; `done` when the last stream is closed. Then tunnels_free. */
 void tunnels_stop(struct tunnels *ts, void (*done)(void *arg), void *arg);

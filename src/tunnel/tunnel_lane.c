@@ -16,10 +16,13 @@
 #include "base/error.h"
 #include "base/log.h"
 #include "base/mem.h"
+#include "fleet/link.h"
 #include "net/h2conn.h"
 #include "net/relay.h"
+#include "peer/peers.h"
 #include "tunnel/tunnel_forward.h"
 #include "tunnel/tunnel_proxy.h"
+#include "wire/connect_udp.h"
 
 #include <assert.h>
 #include <errno.h>
@@ -31,12 +34,15 @@
 #include <unistd.h>
 #include <utlist.h>
 
-#define STREAMS_MAX   1024 /* of one connection */
-#define CONNS_MAX     4096 /* of one lane */
-#define STRANGERS_MAX 256  /* ... that have not shown who they are */
-#define STRANGER_MS   10000
-#define DRAIN_MS      (24 * 3600 * 1000) /* the hub's own drain ends before */
-#define FIELD_SIZE    384
+#define STREAMS_MAX     1024 /* of one connection */
+#define HUB_STREAMS_MAX 65536
+#define CONNS_MAX       4096 /* of one lane */
+#define STRANGERS_MAX   256  /* ... that have not shown who they are */
+#define STRANGER_MS     10000
+#define DRAIN_MS        (24 * 3600 * 1000) /* the hub's own drain ends before */
+#define FIELD_SIZE      384
+#define MISDIRECTED \
+    421 /* RFC 9110 section 15.5.20: another hub's client, whose tunnel is not here */
 
 struct tunnel_lane {
     struct tunnels *tunnels;
@@ -46,6 +52,7 @@ struct tunnel_lane {
 
     /* The lane's loop's. */
     struct relay_set relays;
+    struct h2_budget hubs_budget;
     struct client_conn *conns;
     _Atomic uint32_t n_conns;
     size_t n_strangers;
@@ -59,6 +66,7 @@ struct client_conn {
     struct h2conn *hc;
     struct timer deadline; /* of a stranger */
     bool is_known;
+    char hub[ID_SIZE]; /* which hub it is, by its certificate; empty: a client */
     struct client_conn *prev, *next;
 };
 
@@ -68,6 +76,8 @@ struct lane_stream {
     struct tunnel_proxy_ask ask;              /* its strings are this stream's */
     char *credentials, *authority, *udp_path; /* no target: "OPTIONS *" */
     char *scope;
+    char hub[ID_SIZE]; /* which forwards it; empty: a client's own */
+    char *ticket;
 
     /* The lane's loop's. */
     struct relay *relay;      /* NULL: ended */
@@ -89,6 +99,7 @@ static void unref(struct lane_stream *s)
     mem_free(s->authority);
     mem_free(s->udp_path);
     mem_free(s->scope);
+    mem_free(s->ticket);
     mem_free(s);
 }
 
@@ -103,6 +114,7 @@ static struct lane_stream *ref(struct lane_stream *s)
 struct news {
     struct lane_stream *stream;
     int fd, err;
+    bool is_not_here;
     char text[256];
 };
 
@@ -179,7 +191,8 @@ static void fail_on_lane(void *arg)
     struct relay *r = n->stream->relay;
     char status[12], error[PROXY_STATUS_SIZE], field[FIELD_SIZE];
     bool is_stranger = n->err == ERR_UNAUTHENTICATED;
-    snprintf(status, sizeof(status), "%d", tunnel_proxy_refusal(n->err, error));
+    int code = tunnel_proxy_refusal(n->err, error);
+    snprintf(status, sizeof(status), "%d", n->is_not_here ? MISDIRECTED : code);
     put_details(field, sizeof(field), error, n->text);
     const struct h2_header headers[] = {{":status", status},
                                         {"proxy-status", field},
@@ -255,10 +268,76 @@ static void on_fail(struct tunnel_demand *d, int err, const char *text)
 
 static const struct tunnel_demand_ops demand_ops = {.on_ready = on_ready, .on_fail = on_fail};
 
+/* ---- of other hubs ---- */
+
+static int check_ticket(const struct lane_stream *s, struct ticket *ret)
+{
+    const struct tunnels *ts = s->lane->tunnels;
+    if (!ts->cluster || !s->ticket ||
+        ticket_check(s->ticket, ts->forward.key, peer_clock_now(ts->forward.clock), ret) < 0 ||
+        strcmp(ret->hub, s->hub) != 0)
+        return ERR_DENIED;
+    return 0;
+}
+
+static int read_goal(const struct lane_stream *s, struct exposure_goal *ret)
+{
+    ret->is_udp = s->udp_path != NULL;
+    if (s->udp_path)
+        return connect_udp_parse(s->udp_path, &ret->target, NULL);
+    return s->authority ? host_port_parse(s->authority, false, &ret->target, NULL) : ERR_INVALID;
+}
+
+/* 0: it is on its way. */
+static int dial_for_hub(struct lane_stream *s, const struct ticket *t,
+                        const struct exposure_goal *goal)
+{
+    struct tunnel_object *o = tunnel_find(s->lane->tunnels, t->tunnel);
+    int fds[2];
+    if (!o)
+        return ERR_STALE;
+    if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0, fds) < 0)
+        return ERR_LIMIT;
+    int rc =
+        tunnel_dial_for_hub(o, t->lease_epoch, goal, fds[1], &s->ask.peer, &dial_ops, s, &s->dial);
+    if (rc < 0) {
+        close(fds[0]);
+        close(fds[1]);
+        return rc;
+    }
+    struct news *n = news_new(s);
+    n->fd = fds[0];
+    send_news(n, begin_on_lane);
+    return 0;
+}
+
+static void admit_hubs(struct lane_stream *s)
+{
+    struct ticket t;
+    struct exposure_goal goal;
+    int rc = check_ticket(s, &t);
+    if (rc == 0)
+        rc = read_goal(s, &goal);
+    if (rc == 0)
+        rc = dial_for_hub(s, &t, &goal);
+    if (rc == 0)
+        return;
+    LOG_INFO("another hub's client refused", LOG_STR("hub", s->hub), LOG_ERR(rc));
+    struct news *n = news_new(s);
+    n->err = rc;
+    n->is_not_here = rc == ERR_STALE;
+    send_news(n, fail_on_lane);
+}
+
 static void asked_on_main(void *arg)
 {
     struct lane_stream *s = arg;
     struct diag d = {0};
+    if (s->hub[0]) {
+        admit_hubs(s);
+        unref(s);
+        return;
+    }
     s->demand.ops = &demand_ops;
     int rc = tunnel_proxy_judge(s->lane->tunnels, &s->ask, &s->demand, &d);
     if (rc < 0)
@@ -323,6 +402,10 @@ static void start(struct tunnel_lane *lane, struct client_conn *conn, struct h2_
     own_address(c, &s->ask.own);
     s->scope = mem_strdup(h2_headers_get(h, TUNNEL_LANE_SCOPE));
     s->ask.scope = s->scope;
+    if (conn && conn->hub[0]) {
+        snprintf(s->hub, sizeof(s->hub), "%s", conn->hub);
+        s->ticket = mem_strdup(h2_headers_get(h, EXPOSURE_TICKET));
+    }
     s->relay = relay_await(h2, &lane->relays, &relay_ops, s);
     loop_post(lane->main, asked_on_main, s);
 }
@@ -395,35 +478,62 @@ static const struct conn_ops nobody = {.on_close = ignore_close};
 struct arrival {
     struct tunnel_lane *lane;
     struct conn *conn;
+    char hub[ID_SIZE];
 };
+
+/* Hubs have windows as agents have: their streams are forwarded ones. */
+static struct h2conn_config config_of(struct tunnel_lane *lane, bool is_hub)
+{
+    struct h2conn_config cfg = {.h2 = {.is_server = true,
+                                       .enable_connect = true,
+                                       .max_streams = is_hub ? HUB_STREAMS_MAX : STREAMS_MAX}};
+    if (is_hub) {
+        cfg.h2.stream_window_max = FLEET_STREAM_WINDOW_MAX;
+        cfg.h2.connection_window = FLEET_CONNECTION_WINDOW;
+        cfg.h2.budget = &lane->hubs_budget;
+    } else {
+        cfg.h2.buffer_budget = 32u << 20;
+    }
+    return cfg;
+}
 
 static void arrive_on_lane(void *arg)
 {
-    static const struct h2conn_config cfg = {.h2 = {.is_server = true,
-                                                    .enable_connect = true,
-                                                    .max_streams = STREAMS_MAX,
-                                                    .buffer_budget = 32u << 20}};
     CLEANUP(mem_free) struct arrival *a = arg;
     struct tunnel_lane *lane = a->lane;
-    if (lane->is_draining || lane->n_conns >= CONNS_MAX || lane->n_strangers >= STRANGERS_MAX) {
+    bool is_hub = a->hub[0] != '\0';
+    if (lane->is_draining || lane->n_conns >= CONNS_MAX ||
+        (!is_hub && lane->n_strangers >= STRANGERS_MAX)) {
         conn_attach(a->conn, lane->loop, &nobody, NULL);
         conn_abort(a->conn, ERR_LIMIT);
         return;
     }
     struct client_conn *c = NEW(struct client_conn);
     c->lane = lane;
+    snprintf(c->hub, sizeof(c->hub), "%s", a->hub);
+    c->is_known = is_hub;
     lane->n_conns++;
-    lane->n_strangers++;
+    lane->n_strangers += !is_hub;
     DL_APPEND(lane->conns, c);
     timer_init(&c->deadline, lane->loop, on_deadline);
-    timer_start(&c->deadline, STRANGER_MS);
+    if (!is_hub)
+        timer_start(&c->deadline, STRANGER_MS);
+    const struct h2conn_config cfg = config_of(lane, is_hub);
     c->hc = h2conn_attach(a->conn, lane->loop, &cfg, &conn_ops, c);
+}
+
+void tunnel_lane_take_hubs(struct tunnel_lane *lane, struct conn *c, const char *hub)
+{
+    struct arrival *a = NEW(struct arrival);
+    *a = (struct arrival){.lane = lane, .conn = c};
+    snprintf(a->hub, sizeof(a->hub), "%s", hub);
+    loop_post(lane->loop, arrive_on_lane, a);
 }
 
 void tunnel_lane_take(struct tunnel_lane *lane, struct conn *c)
 {
     struct arrival *a = NEW(struct arrival);
-    *a = (struct arrival){lane, c};
+    *a = (struct arrival){.lane = lane, .conn = c};
     loop_post(lane->loop, arrive_on_lane, a);
 }
 
@@ -441,7 +551,7 @@ static void forward_on_lane(void *arg)
 void tunnel_lane_forward(struct tunnel_lane *lane, struct conn *c)
 {
     struct arrival *a = NEW(struct arrival);
-    *a = (struct arrival){lane, c};
+    *a = (struct arrival){.lane = lane, .conn = c};
     loop_post(lane->loop, forward_on_lane, a);
 }
 
@@ -464,6 +574,7 @@ struct tunnel_lane *tunnel_lane_new(struct tunnels *ts, struct loop *l)
     lane->tunnels = ts;
     lane->main = ts->loop;
     lane->loop = l;
+    lane->hubs_budget = (struct h2_budget)FLEET_BUDGET;
     lane->forward = tunnel_forward_new(ts, l);
     DL_APPEND(ts->lanes, lane);
     return lane;

@@ -28,6 +28,9 @@ struct tunnel_lane *tunnel_lane_new(struct tunnels *ts, struct loop *l);
 
 /* Main loop. Takes a detached connection whose handshake has finished. */
 void tunnel_lane_take(struct tunnel_lane *lane, struct conn *c);
+/* Main loop. The same for a connection of another hub, whose id its certificate bears. Its streams
+ * show a ticket (pki/ticket.h), and go to agents of this hub only; 421: the tunnel is not here. */
+void tunnel_lane_take_hubs(struct tunnel_lane *lane, struct conn *c, const char *hub);
 /* Main loop. Takes a detached connection over HTTP/1.1 with requests in absolute-form. */
 void tunnel_lane_forward(struct tunnel_lane *lane, struct conn *c);
 /* Main loop. The least used one of the workers'; the main loop's if there are none. */

@@ -6,6 +6,7 @@
 #include "base/error.h"
 #include "base/macro.h"
 #include "base/mem.h"
+#include "peer/peers.h"
 #include "tunnel/tunnel_spread.h"
 
 #include <stdio.h>
@@ -187,7 +188,7 @@ static void gather_objects(struct plan *p, const struct tunnel_network *n)
     p->objects = mem_new((n->count + 1) * sizeof(struct tunnel_object *));
     p->holders = mem_new((n->count + 1) * sizeof(uint32_t));
     DL_FOREACH (n->objects, o) {
-        if (tunnel_phase_is_over(o->t.phase) || o->t.spec.spread == TUNNEL_SPREAD_CONNECTION)
+        if (!tunnel_may_hold(o) || o->t.spec.spread == TUNNEL_SPREAD_CONNECTION)
             continue;
         const struct tunnel_lease *held = tunnel_holder(o);
         const struct tunnel_peer *now = o->want ? o->want : held ? held->peer : NULL;
@@ -224,8 +225,10 @@ static void make_plan(struct tunnel_network *n)
         settle_one(p.objects[i]);
     }
     DL_FOREACH_SAFE (n->objects, o, next) {
-        if (!tunnel_phase_is_over(o->t.phase) && o->t.spec.spread == TUNNEL_SPREAD_CONNECTION)
+        if (tunnel_may_hold(o) && o->t.spec.spread == TUNNEL_SPREAD_CONNECTION)
             settle_all(o, &p.crew);
+        if (!o->leases && !o->want)
+            tunnel_release(o);
     }
     if (p.crew.until_ms != UINT64_MAX)
         plan_at(n, p.crew.until_ms);
@@ -236,7 +239,7 @@ void tunnel_plan_timer(struct timer *t)
 {
     struct tunnel_network *n = container_of(t, struct tunnel_network, plan_timer);
     n->planned_ms = loop_now_ms(n->owner->loop);
-    if (!n->owner->is_draining)
+    if (!n->owner->is_draining && (!n->owner->cluster || peers_may_claim(n->owner->cluster)))
         make_plan(n);
 }
 

@@ -7,6 +7,7 @@
 
 #include "base/error.h"
 #include "base/log.h"
+#include "peer/peers.h"
 #include "wire/proxy_status.h"
 
 #include <utlist.h>
@@ -29,7 +30,9 @@ static bool is_exposed(const struct tunnel_object *o, uint64_t epoch)
     return false;
 }
 
-static void expose(struct tunnel_object *o, struct fleet_pool *pool, uint64_t epoch)
+/* `agent`: who serves it, by the pool of his or of his hub. */
+static void expose(struct tunnel_object *o, struct fleet_pool *pool, const char *agent,
+                   uint64_t epoch)
 {
     struct tunnels *ts = o->owner;
     char authority[EXPOSURE_AUTHORITY_SIZE];
@@ -40,6 +43,8 @@ static void expose(struct tunnel_object *o, struct fleet_pool *pool, uint64_t ep
     tunnel_target_format(&o->t.spec, authority, sizeof(authority));
     const struct exposure_config cfg = {.main = ts->loop,
                                         .pool = pool,
+                                        .agent = agent,
+                                        .forward = pool->ops ? &ts->forward : NULL,
                                         .listen_fd = is_shared ? -1 : o->listen_fd,
                                         .tunnel = o->t.id,
                                         .lease_epoch = epoch,
@@ -64,13 +69,35 @@ static void expose(struct tunnel_object *o, struct fleet_pool *pool, uint64_t ep
     exposure_list_add(&o->exposures, e);
 }
 
+/* By way of the hub that holds the lease. */
+static void forward(struct tunnel_object *o)
+{
+    const struct tunnels *ts = o->owner;
+    struct fleet_pool *pool =
+        ts->cluster && !o->is_deleted && o->t.phase != TUNNEL_FAILED && tunnel_is_forwarded(o)
+            ? peers_pool(ts->cluster, o->route.hub, o->t.id)
+            : NULL;
+    if (pool)
+        expose(o, pool, o->route.agent, o->route.epoch);
+}
+
+void tunnel_settle_exposures(struct tunnel_object *o)
+{
+    for (struct exposure *e = o->exposures; e; e = exposure_next(e)) {
+        if (exposure_is_forwarding(e) &&
+            (exposure_epoch(e) != o->route.epoch || !tunnel_is_forwarded(o)))
+            exposure_linger(e);
+    }
+}
+
 void tunnel_serve(struct tunnel_object *o)
 {
     struct tunnel_lease *l;
+    forward(o);
     DL_FOREACH (o->leases, l) {
         if (l->l.state == LEASE_HELD && l->peer && fleet_agent_is_reachable(l->peer->agent) &&
             o->t.phase != TUNNEL_FAILED)
-            expose(o, l->peer->agent->pool, l->l.epoch);
+            expose(o, l->peer->agent->pool, l->agent, l->l.epoch);
     }
     if (!tunnel_is_served(o))
         tunnel_hold_clients(o);
@@ -133,6 +160,11 @@ static void on_exposure_stopped(void *arg, struct exposure *e)
         tunnel_lease_exposure_gone(o, epoch);
     if (ts->n_exposures == 0 && ts->on_stopped)
         tunnels_all_ended(ts);
+}
+
+static void on_turned(void *arg, struct exposure_turned *t)
+{
+    tunnel_turned(arg, t);
 }
 
 static void on_drained(void *arg, struct exposure *e)
@@ -246,6 +278,7 @@ void tunnel_serve_init(struct tunnels *ts)
 {
     ts->exposure_ops = (struct exposure_ops){.on_records = on_records,
                                              .on_target = on_target,
+                                             .on_turned = on_turned,
                                              .on_drained = on_drained,
                                              .on_stopped = on_exposure_stopped};
     timer_init(&ts->serve_timer, ts->loop, on_serve_timer);

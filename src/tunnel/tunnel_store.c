@@ -71,15 +71,39 @@ int tunnel_store_delete(struct tx *tx, const struct tunnel *t, uint64_t if_versi
     return store_publish(tx, t->tenant, "tunnel", t->id, STORE_DELETE);
 }
 
-int tunnel_store_take_lease(struct tx *tx, const char *tunnel, const char *tenant,
-                            const char *agent, uint64_t *ret_epoch)
+/* Another hub's lease stands while that hub's own does, and its agent's session. */
+#define ROUTE_IS_FREE                                                                       \
+    "(lease_hub IS NULL OR lease_hub = $3 OR NOT EXISTS (SELECT 1 FROM hub_lease h WHERE "  \
+    "h.hub = tunnel.lease_hub AND h.epoch = tunnel.lease_hub_epoch AND h.expires > $6) OR " \
+    "(lease_session <> 0 AND NOT EXISTS (SELECT 1 FROM agent_session s WHERE s.agent = "    \
+    "tunnel.lease_agent AND s.epoch = tunnel.lease_session AND s.disconnected IS NULL)))"
+
+int tunnel_store_claim(struct tx *tx, const char *tunnel, const char *tenant,
+                       struct tunnel_route *route)
 {
-    int64_t epoch;
-    TRY(tx_query_int(tx, &epoch,
-                     "UPDATE tunnel SET lease_agent = $1, lease_epoch = lease_epoch + 1 "
-                     "WHERE id = $2 RETURNING lease_epoch",
-                     STORE_TEXT(agent), STORE_TEXT(tunnel)));
-    *ret_epoch = (uint64_t)epoch;
+    int64_t epoch, now;
+    TRY(tx_now_ms(tx, &now));
+    int rc =
+        tx_query_int(tx, &epoch,
+                     "UPDATE tunnel SET lease_agent = $1, lease_session = $2, lease_hub = $3, "
+                     "lease_hub_epoch = $4, lease_epoch = lease_epoch + 1 "
+                     "WHERE id = $5 AND " ROUTE_IS_FREE " RETURNING lease_epoch",
+                     STORE_TEXT(route->agent), STORE_INT(route->session), STORE_TEXT(route->hub),
+                     STORE_INT(route->hub_epoch), STORE_TEXT(tunnel), STORE_INT(now));
+    TRY(rc);
+    route->epoch = (uint64_t)epoch;
+    return store_publish(tx, tenant, "tunnel", tunnel, STORE_PUT);
+}
+
+int tunnel_store_release(struct tx *tx, const char *tunnel, const char *tenant,
+                         const struct tunnel_route *route)
+{
+    TRY(tx_exec(tx,
+                "UPDATE tunnel SET lease_hub = NULL WHERE id = $1 AND lease_hub = $2 AND "
+                "lease_epoch = $3",
+                STORE_TEXT(tunnel), STORE_TEXT(route->hub), STORE_INT(route->epoch)));
+    if (tx_changed(tx) == 0)
+        return 0;
     return store_publish(tx, tenant, "tunnel", tunnel, STORE_PUT);
 }
 
@@ -111,7 +135,11 @@ static int read_row(const struct rows *rows, struct tunnel_stored *s)
     TRY(tunnel_phase_parse(row_text(rows, 7), &t->phase));
     copy(t->reason, sizeof(t->reason), row_text(rows, 8));
     copy(t->endpoint, sizeof(t->endpoint), row_text(rows, 9));
-    t->agent.epoch = (uint64_t)row_int(rows, 10);
+    s->route.epoch = (uint64_t)row_int(rows, 10);
+    copy(s->route.hub, sizeof(s->route.hub), row_text(rows, 21));
+    s->route.hub_epoch = (uint64_t)row_int(rows, 22);
+    copy(s->route.agent, sizeof(s->route.agent), row_text(rows, 23));
+    s->route.session = (uint64_t)row_int(rows, 24);
     s->past.streams_total = (uint64_t)row_int(rows, 11);
     s->past.bytes_in = (uint64_t)row_int(rows, 12);
     s->past.bytes_out = (uint64_t)row_int(rows, 13);
@@ -125,22 +153,34 @@ static int read_row(const struct rows *rows, struct tunnel_stored *s)
     return 0;
 }
 
+#define TUNNEL_COLUMNS                                                                     \
+    "SELECT id, tenant, name, version, network, spec, ends, phase, reason, endpoint, "     \
+    "lease_epoch, streams_total, bytes_in, bytes_out, created, started, closed, idle_ms, " \
+    "datagrams_in, datagrams_out, datagrams_dropped, lease_hub, lease_hub_epoch, "         \
+    "lease_agent, lease_session FROM tunnel "
+
 int tunnel_store_each(struct tx *tx, void (*fn)(void *arg, const struct tunnel_stored *s),
                       void *arg)
 {
     struct tunnel_stored s;
     int rc;
-    struct rows rows = tx_query(
-        tx, "SELECT id, tenant, name, version, network, spec, ends, phase, reason, endpoint, "
-            "lease_epoch, streams_total, bytes_in, bytes_out, created, started, closed, idle_ms, "
-            "datagrams_in, datagrams_out, datagrams_dropped "
-            "FROM tunnel ORDER BY created");
+    struct rows rows = tx_query(tx, TUNNEL_COLUMNS "ORDER BY created");
     while ((rc = row_next(&rows)) > 0) {
         if (read_row(&rows, &s) < 0)
             LOG_ERROR("a stored tunnel cannot be read", LOG_STR("tunnel", s.t.id));
         else
             fn(arg, &s);
     }
+    return rc;
+}
+
+int tunnel_store_read(struct tx *tx, const char *id, struct tunnel_stored *ret)
+{
+    struct rows rows = tx_query(tx, TUNNEL_COLUMNS "WHERE id = $1", STORE_TEXT(id));
+    if (!TRY(row_next(&rows)))
+        return ERR_NOT_FOUND;
+    int rc = read_row(&rows, ret);
+    rows_done(&rows);
     return rc;
 }
 
@@ -160,11 +200,17 @@ static void written(void *arg, int err)
 struct status_batch {
     struct tunnels *tunnels;
     size_t n;
-    struct tunnel items[];
+    struct status {
+        struct tunnel t;
+        bool is_told; /* as another hub tells it; here only watchers are to look again */
+    } items[];
 };
 
-static int write_one_status(struct tx *tx, const struct tunnel *t)
+static int write_one_status(struct tx *tx, const struct status *s)
 {
+    const struct tunnel *t = &s->t;
+    if (s->is_told)
+        return store_publish(tx, t->tenant, "tunnel", t->id, STORE_PUT);
     TRY(tx_exec(tx,
                 "UPDATE tunnel SET phase = $1, reason = $2, endpoint = $3, started = $4, "
                 "closed = $5 WHERE id = $6",
@@ -191,7 +237,7 @@ static void statuses_written(void *arg, int err)
         return;
     LOG_ERROR("the state of tunnels could not be stored", LOG_INT("tunnels", b->n), LOG_ERR(err));
     for (size_t i = 0; i < b->n; i++) {
-        struct tunnel_object *o = tunnel_find(b->tunnels, b->items[i].id);
+        struct tunnel_object *o = tunnel_find(b->tunnels, b->items[i].t.id);
         if (o)
             tunnel_save_status(o);
     }
@@ -205,7 +251,7 @@ static void save_batch(struct tunnels *ts)
     while (ts->dirty && b->n < STATUS_BATCH) {
         struct tunnel_object *o = ts->dirty;
         tunnel_forget_status(o);
-        b->items[b->n++] = o->t;
+        b->items[b->n++] = (struct status){o->t, !tunnel_is_ours_to_tell(o)};
     }
     store_run(ts->store, STORE_WRITE, write_statuses, statuses_written, b);
 }
@@ -237,12 +283,14 @@ void tunnel_forget_status(struct tunnel_object *o)
     o->is_dirty = false;
 }
 
+/* What has been carried since the last time: other hubs add theirs. */
 struct traffic_row {
     char tunnel[ID_SIZE];
     struct tunnel_traffic traffic;
 };
 
 struct traffic_batch {
+    struct tunnels *tunnels;
     size_t n;
     struct traffic_row rows[];
 };
@@ -253,8 +301,10 @@ static int write_traffic(struct tx *tx, void *arg)
     for (size_t i = 0; i < b->n; i++) {
         const struct tunnel_traffic *t = &b->rows[i].traffic;
         TRY(tx_exec(tx,
-                    "UPDATE tunnel SET streams_total = $1, bytes_in = $2, bytes_out = $3, "
-                    "datagrams_in = $4, datagrams_out = $5, datagrams_dropped = $6 WHERE id = $7",
+                    "UPDATE tunnel SET streams_total = streams_total + $1, "
+                    "bytes_in = bytes_in + $2, bytes_out = bytes_out + $3, "
+                    "datagrams_in = datagrams_in + $4, datagrams_out = datagrams_out + $5, "
+                    "datagrams_dropped = datagrams_dropped + $6 WHERE id = $7",
                     STORE_INT(t->streams_total), STORE_INT(t->bytes_in), STORE_INT(t->bytes_out),
                     STORE_INT(t->datagrams.in), STORE_INT(t->datagrams.out),
                     STORE_INT(t->datagrams.dropped), STORE_TEXT(b->rows[i].tunnel)));
@@ -262,10 +312,37 @@ static int write_traffic(struct tx *tx, void *arg)
     return 0;
 }
 
+/* `sum` becomes `sum` + `sign` * `t`. */
+static void add_traffic(struct tunnel_traffic *sum, const struct tunnel_traffic *t, int64_t sign)
+{
+    uint64_t by = (uint64_t)sign;
+    sum->streams_total += by * t->streams_total;
+    sum->bytes_in += by * t->bytes_in;
+    sum->bytes_out += by * t->bytes_out;
+    sum->datagrams.in += by * t->datagrams.in;
+    sum->datagrams.out += by * t->datagrams.out;
+    sum->datagrams.dropped += by * t->datagrams.dropped;
+}
+
+/* What was not stored is stored the next time. */
+static void traffic_written(void *arg, int err)
+{
+    CLEANUP(mem_free) struct traffic_batch *b = arg;
+    if (err >= 0)
+        return;
+    LOG_ERROR("the counters of tunnels could not be stored", LOG_ERR(err));
+    for (size_t i = 0; i < b->n; i++) {
+        struct tunnel_object *o = tunnel_find(b->tunnels, b->rows[i].tunnel);
+        if (o)
+            add_traffic(&o->saved, &b->rows[i].traffic, -1);
+    }
+}
+
 void tunnel_save_traffic(struct tunnels *ts)
 {
     struct traffic_batch *b =
         mem_new(sizeof(*b) + HASH_COUNT(ts->objects) * sizeof(struct traffic_row));
+    b->tunnels = ts;
     for (struct tunnel_object *o = ts->objects; o; o = o->hh.next) {
         struct tunnel_traffic now;
         tunnel_traffic(o, &now);
@@ -273,12 +350,14 @@ void tunnel_save_traffic(struct tunnels *ts)
             now.bytes_out == o->saved.bytes_out &&
             now.datagrams.dropped == o->saved.datagrams.dropped)
             continue;
+        struct traffic_row *row = &b->rows[b->n++];
+        copy(row->tunnel, ID_SIZE, o->t.id);
+        row->traffic = now;
+        add_traffic(&row->traffic, &o->saved, -1);
         o->saved = now;
-        copy(b->rows[b->n].tunnel, ID_SIZE, o->t.id);
-        b->rows[b->n++].traffic = now;
     }
     if (b->n)
-        store_run(ts->store, STORE_WRITE, write_traffic, written, b);
+        store_run(ts->store, STORE_WRITE, write_traffic, traffic_written, b);
     else
         mem_free(b);
 }

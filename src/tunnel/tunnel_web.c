@@ -116,7 +116,7 @@ static bool try_dial(struct web_dial *wd)
         return true;
     }
     struct fleet_network *n = fleet_network_find(ts->fleet, o->t.spec.network);
-    if (tunnel_phase_is_over(o->t.phase) || !n || n->online == 0) {
+    if (tunnel_phase_is_over(o->t.phase) || !n || !fleet_network_is_online(n)) {
         give_up(wd, ERR_UNAVAILABLE,
                 tunnel_phase_is_over(o->t.phase) ? "the tunnel is closed"
                                                  : "no agent of its network is connected");

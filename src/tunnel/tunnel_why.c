@@ -79,11 +79,13 @@ const char *tunnel_pending_reason(struct tunnel_object *o)
             (!best || l->l.state > best->l.state))
             best = l;
     }
-    if (!n || !n->online)
+    if (!n || !fleet_network_is_online(n))
         add(&t, "no agent of its network is connected");
+    else if (tunnel_is_forwarded(o))
+        add(&t, "the hub that serves it is not linked to this one");
     else if (best)
         describe_lease(&t, best);
-    else if (!add_draining(&t, o->owner, n))
+    else if (!n->online || !add_draining(&t, o->owner, n))
         add(&t, "waiting for an agent of the network to take it");
     return o->pending;
 }

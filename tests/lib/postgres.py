@@ -91,17 +91,17 @@ class Postgres:
     def close(self):
         self.stop(signal.SIGQUIT)
 
-    def processes(self):
+    def pids(self):
         """Pids of the server's own processes, the first one first."""
         children = run(["pgrep", "-P", self.popen.pid], check=False).stdout.split()
         return [self.popen.pid, *map(int, children)]
 
     def freeze(self):
-        for pid in self.processes():
+        for pid in self.pids():
             os.kill(pid, signal.SIGSTOP)
 
     def thaw(self):
-        for pid in reversed(self.processes()):
+        for pid in reversed(self.pids()):
             os.kill(pid, signal.SIGCONT)
 
     # ---- databases ----

@@ -105,7 +105,7 @@ static void open_tls(struct bench *b)
     assert_int_equal(ca_open(b->dir, "test", time_wall_ms(), &b->ca, NULL), 0);
     b->ca_pem = pem_of(ca_cert(b->ca));
     assert_int_equal(pkey_new(&key), 0);
-    assert_int_equal(ca_issue_server(b->ca, key, names, 1, times, &cert), 0);
+    assert_int_equal(ca_issue_hub(b->ca, key, "hub_0123456789abcdef", names, 1, times, &cert), 0);
     CLEANUP(mem_free) char *leaf = pem_of(cert);
     assert_int_equal(pkey_to_pem(key, &key_pem), 0);
     CLEANUP(mem_free) char *chain = mem_printf("%s%s", leaf, b->ca_pem);

@@ -1,0 +1,88 @@
+/*
+ * This hub among others: the address by which they reach it, and who is told when they come and go.
+ */
+#include "hub/internal.h"
+
+#include "base/error.h"
+#include "base/mem.h"
+#include "peer/peers.h"
+#include "pki/ticket.h"
+
+#include <netinet/in.h>
+#include <stdio.h>
+#include <string.h>
+
+static bool is_shared(const struct hub *h)
+{
+    return h->settings->db && store_is_shared(h->settings->db);
+}
+
+static void on_pool_up(void *arg, struct fleet_pool *p)
+{
+    tunnels_hub_up(((struct hub *)arg)->tunnels, p);
+}
+
+static void on_pool_down(void *arg, struct fleet_pool *p)
+{
+    tunnels_hub_down(((struct hub *)arg)->tunnels, p);
+}
+
+static void on_claims(void *arg)
+{
+    tunnels_may_claim(((struct hub *)arg)->tunnels);
+}
+
+static void on_lost(void *arg)
+{
+    hub_terminate(arg);
+}
+
+static bool is_wildcard(const struct addr *a)
+{
+    return a->sa.sa_family == AF_INET ? a->in4.sin_addr.s_addr == INADDR_ANY
+                                      : IN6_IS_ADDR_UNSPECIFIED(&a->in6.sin6_addr);
+}
+
+/* Where other hubs reach this one: as set, or the listening address, of which a wildcard becomes
+ * this machine's name. */
+static char *peer_address(const struct hub *h)
+{
+    const struct host_port *set = &h->settings->peer_address;
+    struct host_port at = *set;
+    char text[FLEET_HUB_ADDRESS_SIZE];
+    if (!at.host[0]) {
+        if (is_wildcard(&h->address))
+            snprintf(at.host, sizeof(at.host), "%s", h->machine);
+        else
+            addr_format_ip(&h->address, at.host, sizeof(at.host));
+    }
+    if (!at.port)
+        at.port = addr_port(&h->address);
+    host_port_format(&at, text, sizeof(text));
+    return mem_strdup(text);
+}
+
+int hub_join_cluster(struct hub *h, struct diag *d)
+{
+    CLEANUP(mem_free) char *address = peer_address(h);
+    uint8_t key[TICKET_KEY_SIZE];
+    const struct peers_config cfg = {.loop = h->loop,
+                                     .store = h->store,
+                                     .fleet = h->fleet,
+                                     .identity = h->identity,
+                                     .is_shared = is_shared(h),
+                                     .has_shared_ca = h->settings->ca_key_file != NULL,
+                                     .address = address,
+                                     .on_pool_up = on_pool_up,
+                                     .on_pool_down = on_pool_down,
+                                     .on_claims = on_claims,
+                                     .on_lost = on_lost,
+                                     .arg = h};
+    int rc = ca_derive_key(identity_ca(h->identity), TICKET_LABEL, key);
+    if (rc < 0)
+        return diag_set(d, rc, "cannot derive the key of tickets");
+    TRY(peers_new(&cfg, &h->peers, d));
+    tunnels_join(h->tunnels, h->peers, key);
+    explicit_bzero(key, sizeof(key));
+    return 0;
+}

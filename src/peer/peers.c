@@ -1,0 +1,351 @@
+#include "peer/peers.h"
+
+#include "base/error.h"
+#include "base/log.h"
+#include "base/mem.h"
+#include "base/time.h"
+#include "identity/identity.h"
+#include "peer/peer_link.h"
+
+#include <stdatomic.h>
+#include <stdio.h>
+#include <string.h>
+
+#define RENEW_RETRY_MS 1000
+#define FORGET_MS      60000 /* after its lease has ended */
+
+struct peer_clock {
+    _Atomic int64_t ahead_ms; /* the database's clock before our monotonic one */
+};
+
+struct peers {
+    struct peers_config cfg;
+    char address[FLEET_HUB_ADDRESS_SIZE];
+    struct store_hub hub;
+    struct hub_lease lease;
+    bool could_claim, is_stopping;
+    struct timer timer;      /* the next renewal */
+    struct timer late_timer; /* when the lease is LATE */
+    struct peer_clock clock;
+    struct peer_links *links;
+    uint64_t renewals, failed;
+};
+
+int64_t peer_clock_now(const struct peer_clock *c)
+{
+    return (int64_t)time_mono_ms() + atomic_load_explicit(&c->ahead_ms, memory_order_relaxed);
+}
+
+const struct peer_clock *peers_clock(const struct peers *p)
+{
+    return &p->clock;
+}
+
+bool peers_may_claim(const struct peers *p)
+{
+    return !p->cfg.is_shared ||
+           hub_lease_state(&p->lease, loop_now_ms(p->cfg.loop)) == HUB_LEASE_HELD;
+}
+
+/* ---- the transaction ---- */
+
+struct row {
+    char id[ID_SIZE], address[FLEET_HUB_ADDRESS_SIZE];
+    int64_t epoch, expires;
+};
+
+struct renewal {
+    struct peers *peers;
+    struct store_hub hub;
+    char address[FLEET_HUB_ADDRESS_SIZE];
+    bool is_first, is_shared;
+    uint64_t asked_ms, asked_mono_ms;
+    int64_t now_ms; /* the database's */
+    struct row *rows;
+    size_t n_rows;
+};
+
+static int write_first(struct tx *tx, const struct renewal *r, int64_t expires)
+{
+    TRY(tx_exec(tx, "DELETE FROM hub_lease WHERE hub <> $1 AND expires < $2", STORE_TEXT(r->hub.id),
+                STORE_INT(r->now_ms - 86400000)));
+    return tx_exec(tx,
+                   "INSERT INTO hub_lease (hub, epoch, address, expires) VALUES ($1, $2, $3, $4) "
+                   "ON CONFLICT (hub) DO UPDATE SET epoch = excluded.epoch, "
+                   "address = excluded.address, expires = excluded.expires",
+                   STORE_TEXT(r->hub.id), STORE_INT(r->hub.epoch), STORE_TEXT(r->address),
+                   STORE_INT(expires));
+}
+
+static int read_rows(struct tx *tx, struct renewal *r)
+{
+    int rc;
+    struct rows rows =
+        tx_query(tx, "SELECT hub, epoch, address, expires FROM hub_lease WHERE hub <> $1",
+                 STORE_TEXT(r->hub.id));
+    r->n_rows = 0;
+    while ((rc = row_next(&rows)) > 0) {
+        r->rows = mem_grow(r->rows, (r->n_rows + 1) * sizeof(*r->rows));
+        struct row *row = &r->rows[r->n_rows++];
+        *row = (struct row){.epoch = row_int(&rows, 1), .expires = row_int(&rows, 3)};
+        snprintf(row->id, sizeof(row->id), "%s", row_text(&rows, 0));
+        snprintf(row->address, sizeof(row->address), "%s", row_text(&rows, 2));
+    }
+    return rc;
+}
+
+static int write_renewal(struct tx *tx, void *arg)
+{
+    struct renewal *r = arg;
+    TRY(tx_now_ms(tx, &r->now_ms));
+    int64_t expires = r->is_shared ? r->now_ms + HUB_LEASE_LIFE_MS : INT64_MAX;
+    if (r->is_first) {
+        TRY(write_first(tx, r, expires));
+    } else {
+        TRY(tx_exec(tx, "UPDATE hub_lease SET expires = $1 WHERE hub = $2 AND epoch = $3",
+                    STORE_INT(expires), STORE_TEXT(r->hub.id), STORE_INT(r->hub.epoch)));
+        if (tx_changed(tx) == 0)
+            return ERR_STALE;
+    }
+    return read_rows(tx, r);
+}
+
+/* ---- what it says ---- */
+
+static void take_row(struct peers *p, const struct renewal *r, const struct row *row)
+{
+    struct fleet_hub *h = fleet_hub_put(p->cfg.fleet, row->id);
+    int64_t left = row->expires - r->now_ms;
+    h->epoch = (uint64_t)row->epoch;
+    h->ends_ms = r->asked_ms + (uint64_t)MAX(left, (int64_t)0);
+    snprintf(h->address, sizeof(h->address), "%s", row->address);
+    if (left > 0)
+        peer_links_want(p->links, p->cfg.fleet, h);
+}
+
+static bool is_listed(const struct renewal *r, const char *id)
+{
+    for (size_t i = 0; i < r->n_rows; i++) {
+        if (strcmp(r->rows[i].id, id) == 0)
+            return true;
+    }
+    return false;
+}
+
+/* Those whose rows are gone, or ended long ago. */
+static void forget_gone(struct peers *p, const struct renewal *r)
+{
+    uint64_t now = loop_now_ms(p->cfg.loop);
+    struct fleet_hub *h, *next;
+    for (h = fleet_hubs(p->cfg.fleet); h; h = next) {
+        next = h->hh.next;
+        if (h->is_linked || (is_listed(r, h->id) && h->ends_ms + FORGET_MS > now))
+            continue;
+        peer_links_drop(p->links, h->id);
+        fleet_hub_remove(p->cfg.fleet, h);
+    }
+}
+
+static void take_renewal(struct peers *p, const struct renewal *r)
+{
+    p->renewals++;
+    atomic_store_explicit(&p->clock.ahead_ms, r->now_ms - (int64_t)r->asked_mono_ms,
+                          memory_order_relaxed);
+    hub_lease_renewed(&p->lease, r->asked_ms);
+    for (size_t i = 0; i < r->n_rows; i++)
+        take_row(p, r, &r->rows[i]);
+    forget_gone(p, r);
+    timer_start(&p->late_timer, hub_lease_left_ms(&p->lease, loop_now_ms(p->cfg.loop)) + 1);
+}
+
+static void on_late(struct timer *t)
+{
+    struct peers *p = container_of(t, struct peers, late_timer);
+    if (peers_may_claim(p) || !p->could_claim)
+        return;
+    p->could_claim = false;
+    LOG_WARN("this hub's lease was not renewed in time: it keeps what it serves, and takes nothing "
+             "new");
+}
+
+static void note_claims(struct peers *p)
+{
+    if (p->could_claim)
+        return;
+    p->could_claim = true;
+    LOG_INFO("this hub's lease is renewed again");
+    p->cfg.on_claims(p->cfg.arg);
+}
+
+static void renewed(void *arg, int err)
+{
+    CLEANUP(mem_free) struct renewal *r = arg;
+    CLEANUP(mem_free) struct row *rows = r->rows;
+    struct peers *p = r->peers;
+    if (p->is_stopping)
+        return;
+    if (err == ERR_STALE) {
+        hub_lease_superseded(&p->lease);
+        LOG_ERROR("another process has started as this hub: this one ends",
+                  LOG_STR("hub", p->hub.id));
+        p->cfg.on_lost(p->cfg.arg);
+        return;
+    }
+    if (err < 0) {
+        p->failed++;
+        timer_start(&p->timer, RENEW_RETRY_MS);
+        return;
+    }
+    take_renewal(p, r);
+    timer_start(&p->timer, HUB_LEASE_RENEW_MS);
+    fleet_hubs_changed(p->cfg.fleet);
+    note_claims(p);
+}
+
+static struct renewal *renewal_new(struct peers *p)
+{
+    struct renewal *r = NEW(struct renewal);
+    r->peers = p;
+    r->hub = p->hub;
+    r->is_shared = p->cfg.is_shared;
+    r->asked_ms = loop_now_ms(p->cfg.loop);
+    r->asked_mono_ms = time_mono_ms();
+    snprintf(r->address, sizeof(r->address), "%s", p->address);
+    return r;
+}
+
+static void renew(struct peers *p)
+{
+    store_run(p->cfg.store, STORE_WRITE, write_renewal, renewed, renewal_new(p));
+}
+
+static void on_timer(struct timer *t)
+{
+    renew(container_of(t, struct peers, timer));
+}
+
+/* ---- links ---- */
+
+static void on_pool_up(void *arg, struct fleet_pool *pool)
+{
+    struct peers *p = arg;
+    struct fleet_hub *h = fleet_hub_find(p->cfg.fleet, pool->agent);
+    if (h)
+        h->is_linked = true;
+    LOG_INFO("hub linked", LOG_STR("hub", pool->agent), LOG_STR("address", h ? h->address : ""));
+    p->cfg.on_pool_up(p->cfg.arg, pool);
+}
+
+static void on_pool_down(void *arg, struct fleet_pool *pool)
+{
+    struct peers *p = arg;
+    struct fleet_hub *h = fleet_hub_find(p->cfg.fleet, pool->agent);
+    if (h)
+        h->is_linked = peer_links_any(p->links, pool->agent);
+    if (!p->is_stopping)
+        LOG_INFO("hub not linked", LOG_STR("hub", pool->agent));
+    p->cfg.on_pool_down(p->cfg.arg, pool);
+    if (h && !h->is_linked && !p->is_stopping)
+        fleet_hubs_changed(p->cfg.fleet);
+}
+
+struct fleet_pool *peers_pool(const struct peers *p, const char *hub, const char *tunnel)
+{
+    return peer_links_pool(p->links, hub, tunnel);
+}
+
+/* ---- its life ---- */
+
+static size_t count_live(const struct renewal *r)
+{
+    size_t n = 0;
+    for (size_t i = 0; i < r->n_rows; i++)
+        n += r->rows[i].expires > r->now_ms;
+    return n;
+}
+
+static int start(struct peers *p, struct diag *d)
+{
+    CLEANUP(mem_free) struct renewal *r = renewal_new(p);
+    r->is_first = true;
+    int rc = store_run_wait(p->cfg.store, STORE_WRITE, write_renewal, r);
+    if (rc == 0 && !p->cfg.has_shared_ca && count_live(r)) {
+        mem_free(r->rows);
+        return diag_set_field(d, ERR_CONFLICT, "ca_key_file",
+                              "other hubs use this database: start each with the same "
+                              "--ca-key-file, so that they have one CA");
+    }
+    if (rc == 0)
+        take_renewal(p, r);
+    mem_free(r->rows);
+    return rc < 0 ? diag_set(d, rc, "cannot take this hub's lease: %s", error_text(rc)) : 0;
+}
+
+int peers_new(const struct peers_config *cfg, struct peers **ret, struct diag *d)
+{
+    struct peers *p = NEW(struct peers);
+    p->cfg = *cfg;
+    p->hub = *fleet_hub(cfg->fleet);
+    p->could_claim = true;
+    snprintf(p->address, sizeof(p->address), "%s", cfg->address);
+    timer_init(&p->timer, cfg->loop, on_timer);
+    timer_init(&p->late_timer, cfg->loop, on_late);
+    const struct peer_links_config links = {.loop = cfg->loop,
+                                            .identity = cfg->identity,
+                                            .on_pool_up = on_pool_up,
+                                            .on_pool_down = on_pool_down,
+                                            .arg = p};
+    p->links = peer_links_new(&links);
+    int rc = start(p, d);
+    if (rc < 0) {
+        peers_free(p);
+        return rc;
+    }
+    if (cfg->is_shared)
+        timer_start(&p->timer, HUB_LEASE_RENEW_MS);
+    else
+        timer_stop(&p->late_timer);
+    *ret = p;
+    return 0;
+}
+
+static int write_end(struct tx *tx, void *arg)
+{
+    const struct store_hub *hub = arg;
+    return tx_exec(tx, "UPDATE hub_lease SET expires = 0 WHERE hub = $1 AND epoch = $2",
+                   STORE_TEXT(hub->id), STORE_INT(hub->epoch));
+}
+
+static void end_written(void *arg, int err)
+{
+    mem_free(arg);
+}
+
+void peers_stop(struct peers *p)
+{
+    p->is_stopping = true;
+    timer_stop(&p->timer);
+    timer_stop(&p->late_timer);
+    store_run(p->cfg.store, STORE_WRITE, write_end, end_written, mem_dup(&p->hub, sizeof(p->hub)));
+    peer_links_end(p->links);
+}
+
+void peers_free(struct peers *p)
+{
+    if (!p)
+        return;
+    timer_stop(&p->timer);
+    timer_stop(&p->late_timer);
+    peer_links_free(p->links);
+    mem_free(p);
+}
+
+void peers_stats(const struct peers *p, struct peers_stats *ret)
+{
+    *ret = (struct peers_stats){.renewals = p->renewals,
+                                .failed = p->failed,
+                                .links = peer_links_count(p->links),
+                                .state = hub_lease_state(&p->lease, loop_now_ms(p->cfg.loop))};
+    for (const struct fleet_hub *h = fleet_hubs(p->cfg.fleet); h; h = h->hh.next)
+        ret->hubs += fleet_hub_is_live(p->cfg.fleet, h->id, h->epoch);
+}

@@ -1,0 +1,305 @@
+/*
+ * What other hubs do: tunnels that they make, change and delete, and routes that they claim and
+ * give up. Main loop.
+ *
+ * What this hub does itself is in its objects when its transaction has committed. A change of
+ * another hub is only a hint that a row is another one now: the row is read and the object follows;
+ * the same row twice changes nothing.
+ */
+#include "tunnel/internal.h"
+
+#include "base/error.h"
+#include "base/log.h"
+#include "base/mem.h"
+#include "peer/peers.h"
+
+#include <stdio.h>
+#include <string.h>
+#include <utlist.h>
+
+/* ---- routes ---- */
+
+static bool is_session_live(const struct tunnel_object *o)
+{
+    const struct tunnel_route *r = &o->route;
+    const struct fleet_agent *a = fleet_agent_find(o->owner->fleet, r->agent);
+    if (!a || a->epoch < r->session)
+        return true; /* what is known of the agent is older than the route */
+    return a->epoch == r->session && !a->disconnected && !a->revoked;
+}
+
+static enum route_duty duty_of(const struct tunnel_object *o)
+{
+    const struct tunnels *ts = o->owner;
+    const struct tunnel_route *r = &o->route;
+    const struct route_view v = {.hub = fleet_hub(ts->fleet)->id,
+                                 .may_claim = !ts->cluster || peers_may_claim(ts->cluster),
+                                 .has_agent = true, /* the plan looks for one */
+                                 .is_hub_live = fleet_hub_is_live(ts->fleet, r->hub, r->hub_epoch),
+                                 .is_session_live = is_session_live(o)};
+    return route_duty(r, &v);
+}
+
+bool tunnel_is_forwarded(const struct tunnel_object *o)
+{
+    return duty_of(o) == ROUTE_FORWARD;
+}
+
+bool tunnel_may_hold(const struct tunnel_object *o)
+{
+    enum route_duty duty = duty_of(o);
+    return !tunnel_phase_is_over(o->t.phase) && (duty == ROUTE_SERVE || duty == ROUTE_CLAIM);
+}
+
+bool tunnel_is_ours_to_tell(const struct tunnel_object *o)
+{
+    enum route_duty duty = duty_of(o);
+    return duty == ROUTE_SERVE || (duty != ROUTE_FORWARD && fleet_hub_is_first(o->owner->fleet));
+}
+
+/* What follows when the route is another one, or when another one counts. */
+static void settle_route(struct tunnel_object *o)
+{
+    if (tunnel_phase_is_over(o->t.phase))
+        return;
+    o->is_forwarding = tunnel_is_forwarded(o);
+    if (o->is_forwarding && o->leases)
+        tunnel_lose_all(o, ERR_UNAVAILABLE, "another hub serves the tunnel");
+    tunnel_settle_exposures(o);
+    tunnel_serve(o);
+    tunnel_plan(tunnel_network_of(o->owner, o->t.spec.network));
+}
+
+void tunnel_take_route(struct tunnel_object *o, const struct tunnel_route *r)
+{
+    if (!route_is_news(&o->route, r))
+        return;
+    o->route = *r;
+    settle_route(o);
+}
+
+/* ---- giving up ---- */
+
+struct release {
+    struct tunnels *tunnels;
+    char tunnel[ID_SIZE], tenant[ID_SIZE];
+    struct tunnel_route route;
+};
+
+static int write_release(struct tx *tx, void *arg)
+{
+    const struct release *r = arg;
+    return tunnel_store_release(tx, r->tunnel, r->tenant, &r->route);
+}
+
+static void released(void *arg, int err)
+{
+    CLEANUP(mem_free) struct release *r = arg;
+    struct tunnel_object *o = tunnel_find(r->tunnels, r->tunnel);
+    if (!o)
+        return;
+    o->is_releasing = false;
+    if (err < 0)
+        LOG_WARN("a tunnel could not be given up", LOG_STR("tunnel", r->tunnel), LOG_ERR(err));
+    else if (o->route.epoch == r->route.epoch)
+        o->route.hub[0] = '\0';
+}
+
+void tunnel_release(struct tunnel_object *o)
+{
+    struct tunnels *ts = o->owner;
+    if (!fleet_hubs(ts->fleet) || o->is_releasing || duty_of(o) != ROUTE_SERVE)
+        return;
+    struct release *r = NEW(struct release);
+    r->tunnels = ts;
+    snprintf(r->tunnel, sizeof(r->tunnel), "%s", o->t.id);
+    snprintf(r->tenant, sizeof(r->tenant), "%s", o->t.tenant);
+    r->route = o->route;
+    o->is_releasing = true;
+    store_run(ts->store, STORE_WRITE, write_release, released, r);
+}
+
+/* ---- rows ---- */
+
+struct reread {
+    struct tunnels *tunnels;
+    char id[ID_SIZE];
+    struct tunnel_stored row;
+    struct exposure_turned *turned; /* who waits for the answer; NULL: nobody */
+};
+
+static int read_row(struct tx *tx, void *arg)
+{
+    struct reread *r = arg;
+    return tunnel_store_read(tx, r->id, &r->row);
+}
+
+static struct tunnel_object *add_from(struct tunnels *ts, const struct tunnel_stored *row)
+{
+    struct tunnel_object *o = tunnel_add(ts, &row->t, row->ends, &row->past);
+    o->route = row->route;
+    tunnel_begin(o);
+    settle_route(o);
+    return o;
+}
+
+static void take_row(struct tunnels *ts, const struct tunnel_stored *row)
+{
+    struct tunnel_object *o = tunnel_find(ts, row->t.id);
+    if (o && strcmp(o->t.spec.network, row->t.spec.network) != 0) {
+        tunnel_remove(o);
+        o = NULL;
+    }
+    if (!o) {
+        add_from(ts, row);
+        return;
+    }
+    if (row->t.version > o->t.version)
+        tunnel_change(o, &row->t, row->ends);
+    tunnel_take_route(o, &row->route);
+}
+
+static void follow_row(struct reread *r, int err)
+{
+    struct tunnel_object *o = tunnel_find(r->tunnels, r->id);
+    if (r->tunnels->is_draining)
+        return;
+    if (err == 0)
+        take_row(r->tunnels, &r->row);
+    else if (err == ERR_NOT_FOUND && o)
+        tunnel_remove(o);
+    else if (err != ERR_NOT_FOUND)
+        LOG_ERROR("cannot follow the feed", LOG_STR("id", r->id), LOG_ERR(err));
+}
+
+/* The row is what counts: a client goes where it says, or nowhere. */
+static void try_again(struct tunnels *ts, struct exposure_turned *t)
+{
+    struct tunnel_object *o = tunnel_find(ts, t->tunnel);
+    struct exposure *e = o ? tunnel_pick_exposure(o) : NULL;
+    if (e && !ts->is_draining && exposure_epoch(e) != t->epoch)
+        exposure_try_again(t, e);
+    else
+        exposure_give_up(t);
+}
+
+static void row_read(void *arg, int err)
+{
+    CLEANUP(mem_free) struct reread *r = arg;
+    follow_row(r, err);
+    if (r->turned)
+        try_again(r->tunnels, r->turned);
+}
+
+static void reread(struct tunnels *ts, const char *id, struct exposure_turned *turned)
+{
+    struct reread *r = NEW(struct reread);
+    r->tunnels = ts;
+    r->turned = turned;
+    snprintf(r->id, sizeof(r->id), "%s", id);
+    store_run(ts->store, STORE_READ, read_row, row_read, r);
+}
+
+void tunnel_reread(struct tunnels *ts, const char *id)
+{
+    reread(ts, id, NULL);
+}
+
+void tunnel_turned(struct tunnels *ts, struct exposure_turned *t)
+{
+    LOG_DEBUG("another hub turned a client away", LOG_STR("tunnel", t->tunnel),
+              LOG_INT("epoch", t->epoch));
+    ts->turned++;
+    reread(ts, t->tunnel, t);
+}
+
+static void on_change(struct store_subscriber *sub, const struct store_change *change)
+{
+    if (change->is_elsewhere && strcmp(change->kind, "tunnel") == 0)
+        tunnel_reread(container_of(sub, struct tunnels, feed), change->id);
+}
+
+/* ---- agents and hubs elsewhere ---- */
+
+static void settle_network(struct tunnel_network *n)
+{
+    struct tunnel_object *o, *next;
+    DL_FOREACH_SAFE (n->objects, o, next)
+        settle_route(o);
+}
+
+static void on_elsewhere(struct fleet_observer *ob, struct fleet_agent *a)
+{
+    struct tunnels *ts = container_of(ob, struct tunnels, observer);
+    struct tunnel_network *n = tunnel_network_of(ts, a->network->id);
+    if (n)
+        settle_network(n);
+}
+
+static void on_hubs(struct fleet_observer *ob)
+{
+    struct tunnels *ts = container_of(ob, struct tunnels, observer);
+    struct tunnel_object *o, *next;
+    for (o = ts->objects; o; o = next) {
+        next = o->hh.next;
+        if (o->route.hub[0] && o->is_forwarding != tunnel_is_forwarded(o))
+            settle_route(o);
+    }
+}
+
+void tunnels_hub_up(struct tunnels *ts, struct fleet_pool *pool)
+{
+    struct tunnel_object *o, *next;
+    for (o = ts->objects; o; o = next) {
+        next = o->hh.next;
+        if (strcmp(o->route.hub, pool->agent) == 0 && !tunnel_phase_is_over(o->t.phase))
+            tunnel_serve(o);
+    }
+}
+
+void tunnels_hub_down(struct tunnels *ts, struct fleet_pool *pool)
+{
+    for (struct tunnel_object *o = ts->objects; o; o = o->hh.next) {
+        bool was_served = tunnel_is_served(o);
+        for (struct exposure *e = o->exposures; e; e = exposure_next(e)) {
+            if (exposure_pool(e) == pool)
+                exposure_stop(e, ERR_UNAVAILABLE);
+        }
+        if (was_served && !tunnel_is_served(o)) {
+            tunnel_hold_clients(o);
+            tunnel_refresh_phase(o);
+        }
+    }
+}
+
+void tunnels_may_claim(struct tunnels *ts)
+{
+    struct tunnel_network *n, *next;
+    HASH_ITER (hh, ts->networks, n, next)
+        tunnel_plan(n);
+}
+
+void tunnels_join(struct tunnels *ts, struct peers *peers,
+                  const uint8_t ticket_key[TICKET_KEY_SIZE])
+{
+    const struct store_hub *hub = fleet_hub(ts->fleet);
+    ts->cluster = peers;
+    ts->forward.clock = peers_clock(peers);
+    ts->forward.hub_epoch = (uint64_t)hub->epoch;
+    memcpy(ts->forward.key, ticket_key, TICKET_KEY_SIZE);
+    snprintf(ts->forward.hub, sizeof(ts->forward.hub), "%s", hub->id);
+}
+
+void tunnel_follow_init(struct tunnels *ts)
+{
+    ts->observer.on_elsewhere = on_elsewhere;
+    ts->observer.on_hubs = on_hubs;
+    ts->feed.fn = on_change;
+    store_subscribe(ts->store, &ts->feed);
+}
+
+void tunnel_follow_free(struct tunnels *ts)
+{
+    if (ts->feed.store)
+        store_unsubscribe(&ts->feed);
+}

@@ -1,0 +1,143 @@
+"""Several hubs on one PostgreSQL behind haproxy, everything in namespaces of one switch:
+
+    client ─┐
+    agents ─┼─ switch ─┬─ haproxy (TLS passes, first hub that lives)
+            │          ├─ hub 1
+            │          ├─ hub 2  ── PostgreSQL, by its unix socket
+            └──────────┴─ hub 3
+"""
+
+import os
+import shutil
+import tempfile
+
+from lib.network import Lans
+from lib.process import Process, wait_until
+from lib.warren import Agent, Hub, Rest
+
+
+class Balancer:
+    """haproxy in TCP mode. To those who enrol it is the hub."""
+
+    def __init__(self, directory, address, namespace, hubs):
+        self.address, self.namespace, self.hubs = address, namespace, hubs
+        self.url = f"https://{address}:8443"
+        self.agents = []
+        servers = "\n".join(
+            f"    server hub{i} {hub.host}:{hub.port} check inter 200 fall 2 rise 1 "
+            "on-marked-down shutdown-sessions" for i, hub in enumerate(hubs, 1))
+        self.config = os.path.join(directory, "haproxy.cfg")
+        with open(self.config, "w") as f:
+            f.write(f"""
+global
+    maxconn 2000
+defaults
+    mode tcp
+    timeout connect 1s
+    timeout client 1h
+    timeout server 1h
+    option redispatch
+    retries 3
+frontend in
+    bind {address}:8443
+    default_backend hubs
+backend hubs
+    balance first
+{servers}
+""")
+        self.process = Process(["haproxy", "-db", "-f", self.config],
+                               os.path.join(directory, "haproxy.log"), namespace=namespace)
+
+    @property
+    def admin(self):
+        """By whichever hub lives."""
+        hub = next(h for h in self.hubs if h.process.alive())
+        return hub.admin
+
+    def start(self):
+        self.process.start()
+        through = Rest(self.address, 8443, self.hubs[0].ca_path, None, self.namespace)
+        wait_until(lambda: through.raw("GET", "/readyz")[0] == 200, "haproxy")
+        return self
+
+    def close(self):
+        self.process.stop()
+
+
+class Cluster:
+    """`postgres`: a lib.postgres.Postgres that runs."""
+
+    def __init__(self, bench, postgres, count=3):
+        self.bench = bench
+        self.directory = tempfile.mkdtemp(prefix="cluster", dir=bench.directory)
+        self.net = bench.keep(Lans())
+        self.lan = self.net.lan(1)
+        self.db = postgres.new_database()
+        self.key_file = os.path.join(self.directory, "ca.keyfile")
+        with open(os.open(self.key_file, os.O_WRONLY | os.O_CREAT, 0o600), "wb") as f:
+            f.write(os.urandom(32).hex().encode())
+        front, where = self.host()
+        self.hubs = []
+        for i in range(count):
+            self.add_hub(where, i)
+        self.front = bench.keep(Balancer(self.directory, where, front, self.hubs)).start()
+        self.client, self.client_address = self.host()
+
+    def host(self):
+        """(namespace, address) of a new host."""
+        host = self.lan.host()
+        return host.name, host.addresses["eth0"]
+
+    def add_hub(self, front, number):
+        namespace, address = self.host()
+        hub = Hub(os.path.join(self.directory, f"hub{number + 1}"), host=address, namespace=namespace,
+                  options=("--db", self.db, "--ca-key-file", self.key_file, "--public-name", front))
+        if self.hubs: # all have one administrator's token, which the first hub has made
+            os.makedirs(hub.data, mode=0o700)
+            shutil.copy(self.hubs[0].token_path, hub.token_path)
+        self.bench.keep(hub).start()
+        self.hubs.append(hub)
+
+    def agent(self, name, at=None, network="lan"):
+        """An agent in a namespace of its own, which comes by the balancer, or by one hub always."""
+        namespace, address = self.host()
+        target = at or self.front
+        agent = Agent(target, os.path.join(self.directory, name), name, namespace)
+        agent.address = address
+        agent.enroll((at or self.hubs[0]).bootstrap_token(network))
+        agent.start()
+        agent.wait_online()
+        return agent
+
+    def wait_linked(self):
+        """Each hub has its links to all others."""
+        for hub in self.hubs:
+            others = len(self.hubs) - 1
+            wait_until(lambda h=hub: len(set(h.process.log().split("hub linked hub=")[1:])) >= others,
+                       "the hubs to be linked", 15)
+
+    def hub_of(self, agent):
+        """Where the agent is."""
+        session = self.front.admin.get(f"/api/v1/agents/{agent.id}")["status"]["session"]
+        return session and next(h for h in self.hubs if self.id_of(h) == session["hub"])
+
+    @staticmethod
+    def id_of(hub):
+        with open(os.path.join(hub.data, "hub.id")) as f:
+            return f.read().strip()
+
+    def tunnel(self, hub, target, name="web", protocol="tcp", **access):
+        """Made at `hub`; served when every hub says so."""
+        body = {"name": name, "spec": {"target": {"network": "lan", "address": target,
+                                                  "protocol": protocol}, "access": access}}
+        made = hub.admin.post("/api/v1/tunnels", body)
+        self.wait_active(made["id"])
+        return made
+
+    def wait_active(self, tunnel):
+        def is_active(hub):
+            listed = {t["id"]: t for t in hub.admin.items("/api/v1/tunnels")}
+            return tunnel in listed and listed[tunnel]["status"]["phase"] == "active"
+        for hub in self.hubs:
+            if hub.process.alive():
+                wait_until(lambda h=hub: is_active(h), f"{tunnel} to be active at {hub.host}", 15)

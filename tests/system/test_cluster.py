@@ -1,0 +1,108 @@
+"""Three hubs on one PostgreSQL behind haproxy: clients and agents at different hubs, hubs that die."""
+
+import signal
+import ssl
+import time
+
+import pytest
+
+from lib import network
+from lib.cluster import Cluster
+from lib.datagram import UdpServer, ask, udp_socket
+from lib.process import SLOW, run, wait_until
+from lib.service import connect, exchange, serves
+from lib.warren import tls_socket
+
+PORT = 9000
+
+
+@pytest.fixture
+def cluster(bench):
+    if not network.available():
+        pytest.skip("network namespaces need root")
+    return Cluster(bench, bench.postgres())
+
+
+def echo_at(bench, agent):
+    return bench.server(host=agent.address, namespace=agent.namespace)
+
+
+def test_a_tunnel_is_open_on_every_hub(bench, cluster):
+    agent = cluster.agent("a1")
+    home = cluster.hub_of(agent)
+    echo = echo_at(bench, agent)
+    others = [h for h in cluster.hubs if h is not home]
+    made = cluster.tunnel(others[0], echo.address, endpoint={"listen": f"0.0.0.0:{PORT}"})
+    for hub in cluster.hubs:
+        assert serves(f"{hub.host}:{PORT}", cluster.client), hub.host
+    status = [h.admin.get(f"/api/v1/tunnels/{made['id']}")["status"] for h in cluster.hubs]
+    assert {s["lease"]["server"]["id"] for s in status} == {cluster.id_of(home)}
+
+
+def test_every_kind_of_access_works_from_every_hub(bench, cluster):
+    agent = cluster.agent("a1")
+    nginx = bench.nginx(host=agent.address, namespace=agent.namespace)
+    with open(f"{nginx.root}/hello", "w") as f:
+        f.write("hello from afar")
+    udp = bench.keep(UdpServer(host=agent.address, namespace=agent.namespace))
+    first = cluster.hubs[0]
+    cluster.tunnel(first, nginx.address, name="named", protocol="http", endpoint={"host": "web.test"})
+    cluster.tunnel(first, udp.address, name="udp", protocol="udp",
+                   endpoint={"listen": f"0.0.0.0:{PORT}"})
+    with open(first.token_path) as f:
+        token = f.read().strip()
+    for hub in cluster.hubs:
+        curl = ["curl", "-sS", "--max-time", str(20 * SLOW)]
+        proxy = [*curl, "-x", hub.url, "--proxy-cacert", hub.ca_path, "--proxy-user", f"lan:{token}"]
+        got = run([*proxy, "--proxytunnel", f"http://{nginx.address}/hello"], namespace=cluster.client)
+        assert got.stdout == "hello from afar"
+        got = run([*proxy, f"http://{nginx.address}/hello"], namespace=cluster.client)
+        assert got.stdout == "hello from afar"
+        got = run([*curl, "-k", "--resolve", f"web.test:{hub.port}:{hub.host}",
+                   f"https://web.test:{hub.port}/hello"], namespace=cluster.client)
+        assert got.stdout == "hello from afar"
+        with udp_socket("0.0.0.0", namespace=cluster.client, timeout=2 * SLOW) as sock:
+            assert ask(sock, (hub.host, PORT), b"datagram", tries=5) == b"datagram"
+
+
+def test_agents_certificates_do_not_make_links(bench, cluster):
+    agent = cluster.agent("a1")
+    hub = cluster.hubs[0]
+    with network.inside(hub.namespace), pytest.raises(ssl.SSLError), \
+            tls_socket(hub, ["warren-hub/1"], hub.ca_path, agent.certificate_path, agent.key_path) as sock:
+        sock.recv(1)  # TLS 1.3: the client hears of it after its handshake
+
+
+def test_a_killed_hub_is_replaced_and_other_streams_go_on(bench, cluster):
+    moving = cluster.agent("moving")
+    home = cluster.hub_of(moving)
+    staying_at, ingress = [h for h in cluster.hubs if h is not home]
+    staying = cluster.agent("staying", at=staying_at, network="elsewhere")
+    echo, other = echo_at(bench, moving), echo_at(bench, staying)
+    cluster.tunnel(home, echo.address, endpoint={"listen": f"0.0.0.0:{PORT}"})
+    body = {"name": "other", "spec": {"target": {"network": "elsewhere", "address": other.address},
+                                      "access": {"endpoint": {"listen": f"0.0.0.0:{PORT + 1}"}}}}
+    cluster.wait_active(home.admin.post("/api/v1/tunnels", body)["id"])
+    at = f"{ingress.host}:{PORT}"
+    assert serves(at, cluster.client)
+    with connect(f"{ingress.host}:{PORT + 1}", namespace=cluster.client) as sock:
+        assert exchange(sock, b"before") == b"before"
+        home.process.kill()
+        killed = time.monotonic()
+        wait_until(lambda: serves(at, cluster.client), "the tunnel to be served again", 30)
+        print(f"\nserved again {time.monotonic() - killed:.2f} s after the hub was killed")
+        assert exchange(sock, b"after") == b"after"
+    assert cluster.hub_of(moving) is not home
+
+
+def test_a_hub_that_is_stopped_gives_up_what_it_has(bench, cluster):
+    agent = cluster.agent("a1")
+    home = cluster.hub_of(agent)
+    other = next(h for h in cluster.hubs if h is not home)
+    echo = echo_at(bench, agent)
+    cluster.tunnel(other, echo.address, endpoint={"listen": f"0.0.0.0:{PORT}"})
+    home.process.signal(signal.SIGTERM)
+    started = time.monotonic()
+    wait_until(lambda: cluster.hub_of(agent) not in (None, home)
+               and serves(f"{other.host}:{PORT}", cluster.client), "another hub to serve", 30)
+    print(f"\nserved again {time.monotonic() - started:.2f} s after SIGTERM")
