@@ -483,6 +483,20 @@ static void rapid_reset_ends_the_connection(void **state)
     pair_free(&p);
 }
 
+static void tunnels_that_were_open_may_be_reset_as_often_as_they_are_opened(void **state)
+{
+    struct pair p;
+    pair_new(&p, NULL);
+    for (int i = 0; i < 5000; i++) {
+        connect_tunnel(&p);
+        h2_reset(i % 2 ? p.client.stream : p.server.stream, H2_CANCEL);
+        exchange(&p);
+        p.client.trace[0] = p.server.trace[0] = 0;
+    }
+    assert_false(h2_is_done(p.client.h) || h2_is_done(p.server.h));
+    pair_free(&p);
+}
+
 static void garbage_is_a_protocol_error(void **state)
 {
     struct end e = {.now_us = 1};
@@ -512,6 +526,7 @@ int main(void)
         cmocka_unit_test(a_header_block_that_is_too_large_costs_its_stream_only),
         cmocka_unit_test(a_flood_of_control_frames_ends_the_connection),
         cmocka_unit_test(rapid_reset_ends_the_connection),
+        cmocka_unit_test(tunnels_that_were_open_may_be_reset_as_often_as_they_are_opened),
         cmocka_unit_test(garbage_is_a_protocol_error),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
