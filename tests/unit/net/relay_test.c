@@ -245,6 +245,8 @@ static void an_end_right_behind_the_data_loses_nothing(void **state)
         static char data[100000], in[200000];
         size_t got = 0;
         ssize_t n;
+        int room = 2 * sizeof(data);
+        setsockopt(client, SOL_SOCKET, SO_SNDBUF, &room, sizeof(room));
         assert_int_equal(send(client, data, sizeof(data), 0), sizeof(data));
         shutdown(client, SHUT_WR);
         wait_for(rig.loop, (target = accept4(rig.listening, NULL, NULL, SOCK_NONBLOCK)) >= 0);
@@ -319,10 +321,10 @@ static void a_stalled_reader_stalls_only_itself_within_its_window(void **state)
     open_pair(&rig, &stalled_client, &stalled_target);
     fill(&rig, stalled_client);
     fill(&rig, stalled_target);
-    uint64_t in_flight = rig.hub_set.bytes_read - rig.agent_set.bytes_written;
-    assert_in_range(in_flight, 1, WINDOW_MAX);
-    in_flight = rig.agent_set.bytes_read - rig.hub_set.bytes_written;
-    assert_in_range(in_flight, 1, WINDOW_MAX);
+    wait_for(rig.loop, rig.hub_set.bytes_read > rig.agent_set.bytes_written &&
+                           rig.agent_set.bytes_read > rig.hub_set.bytes_written);
+    assert_in_range(rig.hub_set.bytes_read - rig.agent_set.bytes_written, 1, WINDOW_MAX);
+    assert_in_range(rig.agent_set.bytes_read - rig.hub_set.bytes_written, 1, WINDOW_MAX);
 
     open_pair(&rig, &client, &target);
     transfer(&rig, client, target, 20000000);
