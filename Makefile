@@ -8,6 +8,8 @@
 #   make fuzz            FUZZ_SECONDS=30 for each parser
 #   make soak            SOAK_SECONDS=90 of random tunnels, clients and faults; SOAK_SEED= repeats
 #   make install         PREFIX=/usr/local DESTDIR=
+#   make deb             Debian packages of the last commit in build-deb: hub, agent, CLI
+#   make deb-test        installs them in a copy-on-write view of this machine
 #
 # SANITIZE=address,undefined or SANITIZE=thread gives any of them its own instrumented build.
 
@@ -69,7 +71,13 @@ soak: deps-build-demo-test compile
 install: build
 	meson install -C $(BUILD) --no-rebuild
 
+deb: deps-build-deb
+	@scripts/deb build-deb
+
+deb-test: deps-test
+	WARREN_DEBS=build-deb $(PYTHON) -m pytest tests/packages $(PYTEST_FLAGS)
+
 clean:
 	rm -rf build build-*
 
-.PHONY: all compile build unit system test demo lint bench fuzz soak install clean
+.PHONY: all compile build unit system test demo lint bench fuzz soak install deb deb-test clean
