@@ -321,6 +321,7 @@ struct reload {
     struct fleet *f;
     char id[ID_SIZE];
     bool is_agent;
+    bool is_undone; /* a fail-over of the database has lost what was known of it */
     struct fleet_row agent;
     struct network_row network;
 };
@@ -344,13 +345,37 @@ static bool is_here(const struct fleet *f, const struct fleet_row *r)
     return strcmp(r->hub, f->cfg.hub.id) == 0 && r->hub_epoch == f->cfg.hub.epoch;
 }
 
+static void remove_lost(struct fleet *f, const struct reload *r)
+{
+    if (r->is_agent)
+        remove_agent(f, r->id);
+    else
+        fleet_view_remove_network(f, r->id);
+}
+
+/* Its login is not in the database any more: the next one would get the same epoch, and must not
+ * find this one still there. */
+static void end_lost_session(struct fleet *f, const struct reload *r)
+{
+    struct fleet_agent *a = fleet_agent_find(f, r->id);
+    if (!a || a->epoch <= (uint64_t)r->agent.epoch)
+        return;
+    if (a->call)
+        fleet_session_end(f, a, "the database has lost the agent's login");
+    a->epoch = 0;
+}
+
 static void changed_read(void *arg, int err)
 {
     CLEANUP(mem_free) struct reload *r = arg;
     if (err < 0 && err != ERR_NOT_FOUND && !r->f->is_stopping)
         LOG_ERROR("cannot follow the feed", LOG_STR("id", r->id), LOG_ERR(err));
+    if (err == ERR_NOT_FOUND && r->is_undone)
+        remove_lost(r->f, r);
     if (err < 0)
         return;
+    if (r->is_agent && r->is_undone)
+        end_lost_session(r->f, r);
     if (!r->is_agent) {
         put_network(r->f, &r->network);
         return;
@@ -391,8 +416,9 @@ static void on_change(struct store_subscriber *sub, const struct store_change *c
     struct reload *r = NEW(struct reload);
     r->f = f;
     r->is_agent = is_agent;
+    r->is_undone = change->is_undone;
     copy(r->id, sizeof(r->id), change->id);
-    store_run(f->cfg.store, STORE_READ, read_changed, changed_read, r);
+    store_reread(f->cfg.store, read_changed, changed_read, r);
 }
 
 void fleet_view_follow(struct fleet *f)

@@ -8,7 +8,6 @@
 #include "hub/hub.h"
 
 #include "base/error.h"
-#include "base/file.h"
 #include "base/log.h"
 #include "base/mem.h"
 #include "base/time.h"
@@ -22,11 +21,9 @@
 #include "rpc/server.h"
 #include "tunnel/tunnel_lease.h"
 
-#include <errno.h>
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
 #define DRAIN_CHECK_MS 50
@@ -136,35 +133,9 @@ static int read_hub_row(struct tx *tx, void *arg)
     return store_hub_start(tx, is_alone, WARREN_VERSION, time_wall_ms(), &h->row);
 }
 
-/* A hub is its data folder: what it is called in a database that several share is kept there. */
-static int read_hub_id(struct hub *h, struct diag *d)
-{
-    CLEANUP(mem_free) char *path = mem_printf("%s/hub.id", h->settings->data);
-    CLEANUP(buf_done) struct buf text = {0};
-    int rc = file_read(path, ID_SIZE, false, &text, d);
-    if (rc == ERR_NOT_FOUND)
-        return 0;
-    TRY(rc);
-    text.data[strcspn(text.data, "\n")] = '\0';
-    if (!id_is(text.data, "hub"))
-        return diag_set(d, ERR_INVALID, "%s does not hold the id of a hub", path);
-    snprintf(h->row.id, sizeof(h->row.id), "%s", text.data);
-    return 0;
-}
-
-static int keep_hub_id(struct hub *h, struct diag *d)
-{
-    CLEANUP(mem_free) char *path = mem_printf("%s/hub.id", h->settings->data);
-    char line[ID_SIZE + 1];
-    snprintf(line, sizeof(line), "%s\n", h->row.id);
-    return file_write_atomic(path, line, strlen(line), 0644, d);
-}
-
 static int open_store(struct hub *h, struct diag *d)
 {
-    if (mkdir(h->settings->data, 0700) < 0 && errno != EEXIST)
-        return diag_set_field(d, error_from_errno(errno), "data", "cannot make %s: %s",
-                              h->settings->data, strerror(errno));
+    TRY(hub_data_open(h, d));
     CLEANUP(mem_free) char *file = mem_printf("%s/warren.db", h->settings->data);
     const struct store_options options = {.db = h->settings->db ? h->settings->db : file,
                                           .db_password_file = h->settings->db_password_file,
@@ -172,11 +143,10 @@ static int open_store(struct hub *h, struct diag *d)
                                           .schemas = schemas,
                                           .n_schemas = ARRAY_SIZE(schemas)};
     TRY(store_open(h->loop, &options, &h->store, d));
-    TRY(read_hub_id(h, d));
     int rc = store_run_wait(h->store, STORE_WRITE, read_hub_row, h);
     if (rc < 0)
         return diag_set(d, rc, "cannot write to %s: %s", options.db, error_text(rc));
-    return keep_hub_id(h, d);
+    return hub_data_keep_id(h, d);
 }
 
 static int open_identity(struct hub *h, struct diag *d)
@@ -517,12 +487,13 @@ static void tear_down(struct hub *h)
     notify_done(&h->notify);
     loop_settle(h->loop);
     loop_free(h->loop);
+    hub_data_close(h);
     conf_free(h->conf);
 }
 
 int hub_main(const struct conf_sources *sources)
 {
-    struct hub h = {.sources = sources};
+    struct hub h = {.sources = sources, .data_fd = -1};
     struct diag d = {0};
     if (conf_load(&hub_conf_table, sources, &h.conf, &d) < 0) {
         fprintf(stderr, "warren hub: %s%s%s\n", d.field, d.field[0] ? ": " : "", diag_text(&d));

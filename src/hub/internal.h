@@ -37,6 +37,7 @@ struct hub {
     const struct hub_settings *settings;
     struct loop *loop;
     struct notify notify;
+    int data_fd; /* holds the lock on the data folder; -1: not taken */
     struct store *store;
     struct store_hub row;
     struct identity *identity;
@@ -67,6 +68,11 @@ void hub_terminate(struct hub *h);
 
 /* hub_cluster.c: the other hubs. Blocking; when all workers run. */
 int hub_join_cluster(struct hub *h, struct diag *d);
+
+/* hub_data.c: the folder, its lock, and the hub's id in h->row (empty at the first start). */
+int hub_data_open(struct hub *h, struct diag *d);
+int hub_data_keep_id(struct hub *h, struct diag *d);
+void hub_data_close(struct hub *h);
 
 /* hub_certs.c: certificates for the names of tunnels, from files. Main loop. */
 int hub_certs_open(struct hub *h, struct diag *d);

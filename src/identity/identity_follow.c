@@ -18,6 +18,7 @@ static_assert(ARRAY_SIZE(kinds) == FOLLOWED_COUNT, "a name for each");
 struct change {
     struct identity *i;
     enum followed kind;
+    bool is_undone;
     char id[ID_SIZE];
     struct tenant_record tenant;
     struct token_record token;
@@ -45,11 +46,22 @@ static void take_agent(struct change *c)
         c->i->cfg.on_agent_revoked(c->i->cfg.arg, c->id);
 }
 
+/* It is deleted, or what was known of it was never to be. A revoked agent stays so in this hub. */
+static void forget(struct change *c)
+{
+    if (c->kind == FOLLOWED_TOKEN)
+        view_remove_token(c->i, c->id);
+    else if (c->kind == FOLLOWED_TENANT && !c->tenant.id[0])
+        view_remove_tenant(c->i, c->id);
+}
+
 static void changed_read(void *arg, int err)
 {
     CLEANUP(mem_free) struct change *c = arg;
+    if (err == ERR_NOT_FOUND || c->is_undone)
+        forget(c);
     if (err == ERR_NOT_FOUND)
-        return; /* deleted meanwhile: the feed tells that next */
+        return;
     if (err < 0)
         LOG_ERROR("cannot follow what another hub changed", LOG_STR("id", c->id), LOG_ERR(err));
     else if (c->kind == FOLLOWED_TENANT)
@@ -76,8 +88,9 @@ static void on_change(struct store_subscriber *sub, const struct store_change *c
     struct change *c = NEW(struct change);
     c->i = i;
     c->kind = (enum followed)kind;
+    c->is_undone = change->is_undone;
     snprintf(c->id, sizeof(c->id), "%s", change->id);
-    store_run(i->cfg.store, STORE_READ, read_changed, changed_read, c);
+    store_reread(i->cfg.store, read_changed, changed_read, c);
 }
 
 void identity_follow(struct identity *i)

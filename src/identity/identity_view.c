@@ -95,6 +95,16 @@ void view_put_token(struct identity *i, const struct token_record *r)
     HASH_ADD_STR(i->tokens, r.id, t);
 }
 
+void view_remove_token(struct identity *i, const char *id)
+{
+    struct token_view *t;
+    HASH_FIND_STR(i->tokens, id, t);
+    if (t) {
+        HASH_DEL(i->tokens, t);
+        mem_free(t);
+    }
+}
+
 const struct token_record *view_token(struct identity *i, const char *id)
 {
     struct token_view *t;

@@ -76,6 +76,7 @@ void identity_follow(struct identity *i);
 void view_put_tenant(struct identity *i, const struct tenant_record *r);
 void view_remove_tenant(struct identity *i, const char *id); /* and all that is its */
 void view_put_token(struct identity *i, const struct token_record *r);
+void view_remove_token(struct identity *i, const char *id);
 void view_put_agent(struct identity *i, const char *id, const char *tenant, bool is_revoked);
 const struct tenant_record *view_tenant(struct identity *i, const char *ref); /* id or name */
 const struct token_record *view_token(struct identity *i, const char *id);

@@ -130,7 +130,7 @@ int postgres_connect(struct postgres_conn *c, const char *url, const char *passw
                                     password.len ? "password" : NULL,
                                     NULL};
     const char *const values[] = {"warren", "3",          "5", "2",    "3",
-                                  "8000",   "read-write", url, "UTF8", (const char *)password.data,
+                                  "5000",   "read-write", url, "UTF8", (const char *)password.data,
                                   NULL};
     c->pg = PQconnectdbParams(keywords, values, 1);
     if (!c->pg)

@@ -47,16 +47,6 @@ static void tell_subscribers(struct store *s, const struct store_change *change)
     s->next_subscriber = NULL;
 }
 
-static void reset_subscribers(struct store *s)
-{
-    for (struct store_subscriber *sub = s->subscribers; sub; sub = s->next_subscriber) {
-        s->next_subscriber = sub->next;
-        if (sub->reset)
-            sub->reset(sub);
-    }
-    s->next_subscriber = NULL;
-}
-
 static void deliver(struct store *s)
 {
     s->delivering = true;
@@ -66,8 +56,6 @@ static void deliver(struct store *s)
         pthread_mutex_unlock(&s->lock);
         if (!r)
             break;
-        if (r->err >= 0 && r->is_reset)
-            reset_subscribers(s);
         if (r->err >= 0) {
             for (struct change *change = r->changes; change; change = change->next)
                 tell_subscribers(s, &change->c);
@@ -136,7 +124,7 @@ struct request *store_request_new(enum store_mode mode, int (*work)(struct tx *t
 /* With the lock held. */
 static void submit(struct store *s, struct request *r)
 {
-    if (s->stopping || s->queue.n >= s->options.queue_limit) {
+    if (s->stopping || (s->queue.n >= s->options.queue_limit && !r->is_patient)) {
         s->stats.refused++;
         r->err = ERR_UNAVAILABLE;
         store_complete(s, r);
@@ -146,13 +134,25 @@ static void submit(struct store *s, struct request *r)
     pthread_cond_signal(&s->wake);
 }
 
-void store_run(struct store *s, enum store_mode mode, int (*work)(struct tx *tx, void *arg),
-               void (*done)(void *arg, int err), void *arg)
+static void enqueue(struct store *s, struct request *r)
 {
-    struct request *r = store_request_new(mode, work, done, arg);
     pthread_mutex_lock(&s->lock);
     submit(s, r);
     pthread_mutex_unlock(&s->lock);
+}
+
+void store_run(struct store *s, enum store_mode mode, int (*work)(struct tx *tx, void *arg),
+               void (*done)(void *arg, int err), void *arg)
+{
+    enqueue(s, store_request_new(mode, work, done, arg));
+}
+
+void store_reread(struct store *s, int (*work)(struct tx *tx, void *arg),
+                  void (*done)(void *arg, int err), void *arg)
+{
+    struct request *r = store_request_new(STORE_READ, work, done, arg);
+    r->is_patient = true;
+    enqueue(s, r);
 }
 
 static int do_nothing(struct tx *tx, void *arg)
@@ -196,6 +196,7 @@ static void destroy(void *arg)
     pthread_mutex_destroy(&s->lock);
     pthread_cond_destroy(&s->wake);
     pthread_cond_destroy(&s->finished);
+    mem_free(s->told);
     mem_free((char *)s->options.db);
     mem_free((char *)s->options.db_password_file);
     mem_free((char *)s->options.db_listen);
@@ -251,7 +252,7 @@ int store_open(struct loop *l, const struct store_options *options, struct store
         diag_set(d, rc, "database %s cannot be read: %s", s->options.db,
                  s->ops->last_error(s->backend));
     if (rc >= 0 && s->ops->is_shared)
-        rc = s->ops->listen(s->backend, &s->options, store_thread_wake, s);
+        rc = s->ops->listen(s->backend, &s->options, store_follow_wake, s);
     if (rc >= 0)
         rc = start_thread(s);
     if (rc < 0 && d && !d->code)

@@ -79,6 +79,11 @@ enum store_mode { STORE_READ, STORE_WRITE };
 void store_run(struct store *s, enum store_mode mode, int (*work)(struct tx *tx, void *arg),
                void (*done)(void *arg, int err), void *arg);
 
+/* STORE_READ for those who follow the feed: one that waits for as long as the database is away, and
+ * is run again if it was lost, so that no change is missed. Fails like that at store_close only. */
+void store_reread(struct store *s, int (*work)(struct tx *tx, void *arg),
+                  void (*done)(void *arg, int err), void *arg);
+
 /* `done` comes when all that was queued before is done and its changes were told. */
 void store_follow(struct store *s, void (*done)(void *arg, int err), void *arg);
 
@@ -169,6 +174,8 @@ struct store_change {
     enum store_op op;
     int64_t at_ms;     /* wall clock */
     bool is_elsewhere; /* made by another hub; told within a second or two */
+    bool is_undone; /* a fail-over of the database has lost it: read the object anew, whatever its
+                       version, and if it is not there drop it */
 };
 
 /* Appends to the feed in the transaction that makes the change. `kind` such as "tunnel". */
@@ -180,9 +187,6 @@ int store_publish(struct tx *tx, const char *tenant, const char *kind, const cha
  * owner. */
 struct store_subscriber {
     void (*fn)(struct store_subscriber *sub, const struct store_change *change);
-    /* A shared database failed over to a replica that was behind, or this hub was away for longer
-     * than changes are kept: start over from the objects. NULL: does not care. */
-    void (*reset)(struct store_subscriber *sub);
     struct store *store; /* NULL: not subscribed */
     struct store_subscriber *prev, *next;
 };

@@ -39,7 +39,7 @@
 #include <strings.h>
 #include <utlist.h>
 
-#define ANSWER_MS  20000  /* a statement; longer than the server's own limits below */
+#define ANSWER_MS  10000  /* a statement; longer than the server's own limits below */
 #define MIGRATE_MS 600000 /* a statement of a migration, or waiting for another hub's */
 #define BATCH_MAX  60     /* savepoints that write; PostgreSQL caches 64 in a transaction */
 #define OWED_MAX   4
@@ -48,7 +48,7 @@
 #define LIMITS                                           \
     "SELECT set_config('statement_timeout', $1, true), " \
     "set_config('idle_in_transaction_session_timeout', $2, true)"
-#define STATEMENT_MS "15000"
+#define STATEMENT_MS "8000"
 #define IDLE_MS      "5000"
 
 /* The letters of "warren" and a 1: other programs may lock numbers of theirs in this database. */

@@ -19,18 +19,15 @@ struct request {
     void (*done)(void *arg, int err); /* NULL: nobody to tell */
     void *arg;
     int err;
+    bool is_patient;  /* waits until the database is there */
     bool is_internal; /* nobody asked for it: not counted */
     bool was_put_back;
-    bool is_reset;  /* the feed went back: subscribers start over, */
-    int64_t newest; /* and this is where */
-    int *waiter;    /* where store_run_wait looks for the result; 1 means not yet */
+    bool is_undoing; /* the database has lost changes, */
+    int64_t kept;    /* those after this one */
+    int *waiter;     /* where store_run_wait looks for the result; 1 means not yet */
     struct arena arena;
     struct change *changes; /* told if all went well */
     struct request *next;
-};
-
-struct feed_place {
-    int64_t seq, at_ms; /* at_ms 0: not known */
 };
 
 struct request_list {
@@ -57,9 +54,10 @@ struct store {
 
     /* The thread's own. */
     uint32_t changes_since_trim;
-    bool in_trouble;        /* the last commit failed, and it was logged */
-    struct feed_place seen; /* of a shared database: all changes up to here were told */
-    uint64_t away_since;    /* monotonic clock, since when the database is away; 0: it is there */
+    bool in_trouble;         /* the last commit failed, and it was logged */
+    int64_t seen;            /* of a shared database: the last change that was told */
+    struct store_told *told; /* store_follow.c */
+    uint64_t away_since;     /* monotonic clock, since when the database is away; 0: it is there */
     struct backoff backoff;
     struct request_list unsure; /* committed or not: the answer was lost */
 
@@ -96,7 +94,17 @@ struct request *store_request_new(enum store_mode mode, int (*work)(struct tx *t
 /* With the lock held: to the loop, and to who waits. */
 void store_complete(struct store *s, struct request *r);
 
-/* The database's newest change is the first that is not told. */
-int store_thread_prepare(struct store *s);
+int store_thread_prepare(struct store *s); /* before it starts */
 void *store_thread_main(void *arg);
-void store_thread_wake(void *arg); /* any thread: the feed may have grown */
+
+/* ---- store_follow.c: what others change ---- */
+
+/* The database's newest change is the first that is not told. */
+int store_follow_begin(struct store *s, struct tx *tx);
+void store_follow_wake(void *store); /* any thread: the feed may have grown */
+/* With the lock held: adds a reading of the feed if it is time for one. */
+void store_follow_poll(struct store *s, struct request_list *batch);
+/* In the transaction: others' changes before the first of ours go before all that `ran`. */
+int store_follow_gap(struct store *s, struct request_list *ran);
+/* The request's changes will be told. */
+void store_follow_told(struct store *s, const struct request *r);

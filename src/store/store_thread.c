@@ -5,10 +5,6 @@
  * fail with ERR_UNAVAILABLE, and from then on at once, until it is back. Those that were lost with
  * the connection fail; what had not begun yet is tried again. A batch whose commit was not answered
  * is `unsure` until the database can be asked.
- *
- * `seen` is the last change that was told. Changes of our own batch that follow
- * it directly are all there is; otherwise others have written in between, and theirs are read and
- * told first, so that subscribers hear of every change once and in order.
  */
 #include "store/store_private.h"
 
@@ -18,132 +14,16 @@
 #include "base/time.h"
 
 #define FEED_TRIM_EVERY 1000 /* changes */
-#define FEED_READ_MAX   1000 /* changes read at a time */
-#define POLL_MS         1000
 #define PATIENCE_MS     5000
 #define RECONNECT_FIRST 100
-#define RECONNECT_MAX   2000
+#define RECONNECT_MAX   1000
 
-/* ---- the feed ---- */
+/* ---- batches ---- */
 
 static int trim_work(struct tx *tx, void *arg)
 {
     struct store *s = arg;
     return store_feed_trim(tx, time_wall_ms(), s->options.feed_keep_ms, s->options.feed_keep_rows);
-}
-
-static void take_change(void *arg, const struct store_change *c)
-{
-    tx_add_change(arg, c)->c.is_elsewhere = true;
-}
-
-/* Whether the last change that was told is still what it was: after a fail-over to a replica that
- * was behind, its number may be another's. 1, 0 or an error. */
-static int is_same_history(struct store *s, struct tx *tx)
-{
-    int64_t oldest, newest, at;
-    TRY(store_feed_range(tx, &oldest, &newest));
-    if (s->seen.seq < oldest || s->seen.seq > newest)
-        return 0;
-    if (s->seen.seq == oldest || !s->seen.at_ms)
-        return 1; /* dropped because of its age, or told by nobody */
-    int rc = tx_query_int(tx, &at, "SELECT at FROM feed WHERE seq = $1", STORE_INT(s->seen.seq));
-    return rc == ERR_NOT_FOUND ? 0 : rc < 0 ? rc : at == s->seen.at_ms;
-}
-
-static int poll_work(struct tx *tx, void *arg)
-{
-    struct request *r = container_of(tx->arena, struct request, arena);
-    struct store *s = arg;
-    if (TRY(is_same_history(s, tx)))
-        return store_feed_read(tx, NULL, s->seen.seq, FEED_READ_MAX, take_change, tx);
-    int64_t oldest;
-    r->is_reset = true;
-    return store_feed_range(tx, &oldest, &r->newest);
-}
-
-/* With the lock held. */
-static void take_poll(struct store *s, struct request_list *batch)
-{
-    uint64_t now = time_mono_ms();
-    if (!s->ops->is_shared || now < s->poll_at)
-        return;
-    s->poll_at = now + POLL_MS;
-    struct request *poll = store_request_new(STORE_READ, poll_work, NULL, s);
-    poll->is_internal = true;
-    list_push(batch, poll);
-}
-
-void store_thread_wake(void *arg)
-{
-    struct store *s = arg;
-    pthread_mutex_lock(&s->lock);
-    s->poll_at = 0;
-    pthread_cond_signal(&s->wake);
-    pthread_mutex_unlock(&s->lock);
-}
-
-struct gap {
-    struct store *store;
-    struct tx *tx;
-    int64_t before;
-};
-
-static void take_change_in_gap(void *arg, const struct store_change *c)
-{
-    const struct gap *gap = arg;
-    if (c->seq < gap->before)
-        take_change(gap->tx, c);
-}
-
-/* Others' changes before the first of ours, as a request that stands before all that `ran`. In the
- * transaction, whose lock keeps more from coming. */
-static int fill_gap(struct store *s, struct request_list *ran)
-{
-    int64_t seen = s->seen.seq, first = 0;
-    for (struct request *r = ran->head; r && !first; r = r->next) {
-        for (struct change *c = r->err < 0 ? NULL : r->changes; c && !first; c = c->next) {
-            if (c->c.is_elsewhere)
-                seen = c->c.seq;
-            else
-                first = c->c.seq;
-        }
-    }
-    if (!first || first <= seen + 1)
-        return 0; /* a number that was told already: the next poll finds that out */
-    struct request *r = store_request_new(STORE_READ, NULL, NULL, NULL);
-    r->is_internal = true;
-    struct tx tx;
-    tx_init(&tx, s->ops, s->backend, STORE_READ, &r->arena);
-    struct gap gap = {s, &tx, first};
-    int rc = store_feed_read(&tx, NULL, seen, (int)MIN(first - seen, (int64_t)INT32_MAX),
-                             take_change_in_gap, &gap);
-    r->changes = tx.changes;
-    r->next = ran->head;
-    ran->head = r;
-    ran->n++;
-    return rc == ERR_EXPIRED ? 0 : rc;
-}
-
-static void note_seen(struct store *s, const struct request *r)
-{
-    if (r->is_reset && r->err >= 0) {
-        LOG_WARN("the database has lost changes, or dropped some that this hub had not read; "
-                 "starting over from what it holds",
-                 LOG_INT("seen", s->seen.seq), LOG_INT("newest", r->newest));
-        s->seen = (struct feed_place){.seq = r->newest};
-    }
-    for (const struct change *c = r->err < 0 ? NULL : r->changes; c; c = c->next) {
-        if (c->c.seq > s->seen.seq)
-            s->seen = (struct feed_place){c->c.seq, c->c.at_ms};
-    }
-}
-
-static int read_newest(struct tx *tx, void *arg)
-{
-    struct store *s = arg;
-    int64_t oldest;
-    return store_feed_range(tx, &oldest, &s->seen.seq);
 }
 
 int store_thread_prepare(struct store *s)
@@ -155,14 +35,12 @@ int store_thread_prepare(struct store *s)
     list_init(&s->unsure);
     TRY(s->ops->begin(s->backend, STORE_READ));
     tx_init(&tx, s->ops, s->backend, STORE_READ, &arena);
-    int rc = read_newest(&tx, s);
+    int rc = store_follow_begin(s, &tx);
     s->ops->end_all(s->backend);
     s->ops->rollback(s->backend);
     arena_done(&arena);
     return rc;
 }
-
-/* ---- batches ---- */
 
 static void run_work(struct store *s, struct request *r)
 {
@@ -205,7 +83,7 @@ static int run_transaction(struct store *s, struct request_list *batch, enum sto
         if (!ops->in_transaction(s->backend))
             return r->err < 0 ? r->err : ERR_IO;
     }
-    int rc = ops->is_shared && mode == STORE_WRITE ? fill_gap(s, ran) : 0;
+    int rc = ops->is_shared && mode == STORE_WRITE ? store_follow_gap(s, ran) : 0;
     if (rc >= 0)
         rc = ops->commit(s->backend, mode);
     if (rc < 0)
@@ -223,19 +101,44 @@ static void log_trouble(struct store *s, int rc)
     s->in_trouble = rc < 0;
 }
 
+/* With the lock held. */
+static void put_before_queue(struct store *s, struct request_list *first)
+{
+    struct request *r;
+    if (!first->head)
+        return;
+    while ((r = list_pop(&s->queue)))
+        list_push(first, r);
+    s->queue = *first;
+}
+
+/* With the lock held. */
+static void answer(struct store *s, struct request *r)
+{
+    s->stats.failed += !r->is_internal && r->err < 0;
+    s->stats.done += !r->is_internal && r->err >= 0;
+    store_follow_told(s, r);
+    store_complete(s, r);
+}
+
 /* To their callers, in order. `rc`: what became of their transaction. */
 static void complete_all(struct store *s, struct request_list *ran, int rc)
 {
+    struct request_list again;
     struct request *r;
+    list_init(&again);
     pthread_mutex_lock(&s->lock);
     while ((r = list_pop(ran))) {
         if (rc < 0 && r->err >= 0)
             r->err = rc;
-        s->stats.failed += !r->is_internal && r->err < 0;
-        s->stats.done += !r->is_internal && r->err >= 0;
-        note_seen(s, r);
-        store_complete(s, r);
+        if (r->err == ERR_UNAVAILABLE && r->is_patient && !s->stopping) {
+            r->err = 0;
+            list_push(&again, r);
+        } else {
+            answer(s, r);
+        }
     }
+    put_before_queue(s, &again);
     pthread_mutex_unlock(&s->lock);
 }
 
@@ -276,17 +179,14 @@ static void put_back(struct store *s, struct request_list *batch)
     }
     complete_all(s, &failed, ERR_UNAVAILABLE);
     pthread_mutex_lock(&s->lock);
-    while ((r = list_pop(&s->queue)))
-        list_push(&again, r);
-    s->queue = again;
-    if (!again.head)
-        list_init(&s->queue);
+    put_before_queue(s, &again);
     pthread_mutex_unlock(&s->lock);
 }
 
 static void run_batch(struct store *s, struct request_list *batch)
 {
     enum store_mode mode = STORE_READ;
+    uint64_t since = time_mono_ms();
     for (struct request *r = batch->head; r; r = r->next) {
         if (r->mode == STORE_WRITE)
             mode = STORE_WRITE;
@@ -299,6 +199,7 @@ static void run_batch(struct store *s, struct request_list *batch)
         log_trouble(s, rc);
         if (rc == STORE_UNSURE) {
             s->unsure = ran;
+            s->away_since = since;
             return;
         }
         if (rc == 0)
@@ -307,6 +208,7 @@ static void run_batch(struct store *s, struct request_list *batch)
             complete_all(s, &ran, rc);
         if (rc < 0 && s->ops->is_lost && s->ops->is_lost(s->backend)) {
             put_back(s, batch);
+            s->away_since = since;
             return;
         }
         if (!has_begun)
@@ -336,12 +238,19 @@ static bool is_patience_over(const struct store *s)
 /* With the lock held. */
 static void refuse_waiting(struct store *s)
 {
+    struct request_list patient;
     struct request *r;
+    list_init(&patient);
     while ((r = list_pop(&s->queue))) {
+        if (r->is_patient && !s->stopping) {
+            list_push(&patient, r);
+            continue;
+        }
         r->err = ERR_UNAVAILABLE;
         s->stats.refused++;
         store_complete(s, r);
     }
+    put_before_queue(s, &patient);
 }
 
 /* With the lock held; `at_ms` of the monotonic clock, 0: never. */
@@ -401,7 +310,7 @@ static void take_batch(struct store *s, struct request_list *batch)
         s->changes_since_trim = 0;
         list_push(batch, store_request_new(STORE_WRITE, trim_work, NULL, s));
     }
-    take_poll(s, batch);
+    store_follow_poll(s, batch);
     while (s->queue.head && batch->n < s->ops->batch_max)
         list_push(batch, list_pop(&s->queue));
 }

@@ -124,6 +124,7 @@ void tunnel_release(struct tunnel_object *o)
 struct reread {
     struct tunnels *tunnels;
     char id[ID_SIZE];
+    bool is_undone; /* a fail-over of the database has lost what was known of it */
     struct tunnel_stored row;
     struct exposure_turned *turned; /* who waits for the answer; NULL: nobody */
 };
@@ -159,11 +160,19 @@ static void take_row(struct tunnels *ts, const struct tunnel_stored *row)
     tunnel_take_route(o, &row->route);
 }
 
+/* What follows from commits that the database has lost must not outlive them. */
+static bool is_ahead(const struct tunnel_object *o, const struct tunnel_stored *row)
+{
+    return o->t.version > row->t.version || o->route.epoch > row->route.epoch;
+}
+
 static void follow_row(struct reread *r, int err)
 {
     struct tunnel_object *o = tunnel_find(r->tunnels, r->id);
     if (r->tunnels->is_draining)
         return;
+    if (err == 0 && r->is_undone && o && is_ahead(o, &r->row))
+        tunnel_remove(o);
     if (err == 0)
         take_row(r->tunnels, &r->row);
     else if (err == ERR_NOT_FOUND && o)
@@ -191,18 +200,17 @@ static void row_read(void *arg, int err)
         try_again(r->tunnels, r->turned);
 }
 
-static void reread(struct tunnels *ts, const char *id, struct exposure_turned *turned)
+static struct reread *reread_new(struct tunnels *ts, const char *id)
 {
     struct reread *r = NEW(struct reread);
     r->tunnels = ts;
-    r->turned = turned;
     snprintf(r->id, sizeof(r->id), "%s", id);
-    store_run(ts->store, STORE_READ, read_row, row_read, r);
+    return r;
 }
 
 void tunnel_reread(struct tunnels *ts, const char *id)
 {
-    reread(ts, id, NULL);
+    store_reread(ts->store, read_row, row_read, reread_new(ts, id));
 }
 
 void tunnel_turned(struct tunnels *ts, struct exposure_turned *t)
@@ -210,13 +218,19 @@ void tunnel_turned(struct tunnels *ts, struct exposure_turned *t)
     LOG_DEBUG("another hub turned a client away", LOG_STR("tunnel", t->tunnel),
               LOG_INT("epoch", t->epoch));
     ts->turned++;
-    reread(ts, t->tunnel, t);
+    struct reread *r = reread_new(ts, t->tunnel);
+    r->turned = t;
+    store_run(ts->store, STORE_READ, read_row, row_read, r);
 }
 
 static void on_change(struct store_subscriber *sub, const struct store_change *change)
 {
-    if (change->is_elsewhere && strcmp(change->kind, "tunnel") == 0)
-        tunnel_reread(container_of(sub, struct tunnels, feed), change->id);
+    struct tunnels *ts = container_of(sub, struct tunnels, feed);
+    if (!change->is_elsewhere || strcmp(change->kind, "tunnel") != 0)
+        return;
+    struct reread *r = reread_new(ts, change->id);
+    r->is_undone = change->is_undone;
+    store_reread(ts->store, read_row, row_read, r);
 }
 
 /* ---- agents and hubs elsewhere ---- */

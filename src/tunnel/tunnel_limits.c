@@ -81,7 +81,7 @@ static void on_change(struct store_subscriber *sub, const struct store_change *c
     struct follow *f = NEW(struct follow);
     f->tunnels = ts;
     snprintf(f->tenant, sizeof(f->tenant), "%s", change->id);
-    store_run(ts->store, STORE_READ, read_limits, limits_read, f);
+    store_reread(ts->store, read_limits, limits_read, f);
 }
 
 static int read_all(struct tx *tx, void *arg)

@@ -1,15 +1,13 @@
-"""Hubs on PostgreSQL: what a hub does on its own file it does there too, and survives what happens to
-databases."""
+"""A hub's database: from a file to PostgreSQL. (The other tests run on PostgreSQL too, with
+WARREN_TEST_DB=postgres; what happens to a database is in test_database_faults.)"""
 
 import os
-import signal
-import time
 
 import pytest
 
-from lib.process import SLOW, run, wait_until
+from lib.process import run, wait_until
 from lib.service import serves
-from lib.warren import Problem, endpoint, program
+from lib.warren import endpoint, program
 
 TABLES = ("tenant", "token", "network", "agent", "audit", "tunnel", "connection", "feed", "hub")
 
@@ -50,35 +48,3 @@ def test_a_password_in_the_url_is_refused_and_not_repeated(bench, directory):
                 "postgres://warren:hunter2@db/warren"], check=False)
     assert done.returncode == 2
     assert "db_password_file" in done.stderr and "hunter2" not in done.stderr + done.stdout
-
-
-def writes(hub, seconds=60):
-    """Makes tokens until one is made; how long that took."""
-    start = time.monotonic()
-    wait_until(lambda: writes_now(hub), "the hub to write", seconds)
-    return time.monotonic() - start
-
-
-def writes_now(hub):
-    try:
-        return hub.admin.post("/api/v1/tokens", {"network": "lan", "uses": 1})
-    except Problem as problem:
-        assert problem.status == 503, problem
-        return None
-
-
-def test_a_restarted_database_costs_a_moment_and_no_stream(bench, server, echo_server):
-    hub = bench.hub(db=server.new_database())
-    agent = hub.agent("a1")
-    tunnel = hub.tunnel(echo_server.address)
-    from lib.service import connect, exchange
-    with connect(endpoint(tunnel)) as stream:
-        exchange(stream, b"before")
-        for number, name in ((signal.SIGINT, "stopped"), (signal.SIGQUIT, "crashed")):
-            server.stop(number)
-            exchange(stream, b"without a database")
-            assert serves(endpoint(tunnel)), "a new stream needs no database"
-            server.start(wait=False)
-            print(f"database {name} and started: the hub writes again after {writes(hub):.2f} s")
-        exchange(stream, b"after")
-    assert agent.identity()["status"]["phase"] == "online"

@@ -1,0 +1,329 @@
+"""What happens to the database: a restart, a crash, a freeze, a cut, a fail-over with and without lost
+commits, a transaction pooler in between. Each says how long the hub took to write again."""
+
+import os
+import re
+import shutil
+import signal
+import socket
+import threading
+import time
+
+import pytest
+
+from lib.process import SLOW, Process, wait_until
+from lib.service import TcpServer, connect, exchange, free_port, serves
+from lib.warren import Hub, Problem, endpoint
+
+
+@pytest.fixture
+def server(bench):
+    return bench.postgres()
+
+
+def try_write(hub):
+    """A new token's id; None when the hub says that it cannot now."""
+    try:
+        return hub.admin.call("POST", "/api/v1/tokens", {"network": "lan", "uses": 1},
+                              timeout=30 * SLOW)[0]["id"]
+    except Problem as problem:
+        assert problem.status == 503, problem
+        return None
+
+
+def write_again(hub, what):
+    """Until a write is acknowledged; says how long that took."""
+    start = time.monotonic()
+    token = wait_until(lambda: try_write(hub), "the hub to write", 60, every=0.05)
+    print(f"{what}: the hub writes again after {time.monotonic() - start:.2f} s")
+    return token
+
+
+class Writer:
+    """Writes one after the other from a thread, and keeps what was acknowledged."""
+
+    def __init__(self, hub):
+        self.hub, self.acknowledged, self.refused = hub, [], 0
+        self.longest, self.last = 0.0, time.monotonic()
+        self.stopping = threading.Event()
+        self.thread = threading.Thread(target=self._run, daemon=True)
+        self.thread.start()
+
+    def _run(self):
+        while not self.stopping.is_set():
+            token = try_write(self.hub)
+            if token:
+                self.acknowledged.append(token)
+                now = time.monotonic()
+                self.longest, self.last = max(self.longest, now - self.last), now
+            else:
+                self.refused += 1
+                self.stopping.wait(0.05)
+
+    def wait_for(self, n):
+        goal = len(self.acknowledged) + n
+        wait_until(lambda: len(self.acknowledged) >= goal, f"{n} more writes", 60)
+
+    def stop(self):
+        self.stopping.set()
+        self.thread.join(60 * SLOW)
+        print(f"{len(self.acknowledged)} writes, {self.refused} refused, the longest pause "
+              f"{self.longest:.2f} s")
+
+
+def check_nothing_lost(writer, server, database):
+    there = set(server.sql("select id from token", database).split())
+    assert set(writer.acknowledged) <= there
+    assert set(writer.acknowledged) <= tokens_of(writer.hub), "the hub knows less than its database"
+
+
+def pages(hub, path):
+    after = ""
+    while after is not None:
+        page = hub.admin.get(f"{path}?page_size=500" + (f"&page_token={after}" if after else ""))
+        yield from page["items"]
+        after = page.get("next_page_token")
+
+
+def hub_beside(bench, first, url, **kwargs):
+    """Another hub of the database. Its CA is one of its own."""
+    hub = bench.keep(Hub(os.path.join(bench.directory, "beside"), options=(
+        "--db", url, *kwargs.pop("options", ())), **kwargs))
+    os.makedirs(hub.data, mode=0o700)
+    shutil.copy(first.token_path, hub.token_path)
+    return hub.start()
+
+
+def database_of(url):
+    return re.search(r"/(\w+)\?", url)[1]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGQUIT], ids=["stopped", "crashed"])
+def test_a_restarted_database_costs_a_moment_no_stream_and_no_write(bench, server, echo_server, number):
+    url = server.new_database()
+    hub = bench.hub(db=url)
+    agent = hub.agent("a1")
+    tunnel = hub.tunnel(echo_server.address)
+    writer = Writer(hub)
+    with connect(endpoint(tunnel)) as stream:
+        exchange(stream, b"before")
+        writer.wait_for(5)
+        server.stop(number)
+        exchange(stream, b"without a database")
+        assert serves(endpoint(tunnel)), "a new stream needs no database"
+        server.start(wait=False)
+        write_again(hub, "database started again")
+        exchange(stream, b"after")
+    writer.wait_for(5)
+    writer.stop()
+    check_nothing_lost(writer, server, database_of(url))
+    assert agent.identity()["status"]["phase"] == "online"
+
+
+def test_a_database_that_stays_away_is_said_within_seconds(bench, server):
+    hub = bench.hub(db=server.new_database())
+    server.stop(signal.SIGQUIT)
+    start = time.monotonic()
+    assert try_write(hub) is None
+    first = time.monotonic() - start
+    assert first < 12 * SLOW
+    start = time.monotonic()
+    assert try_write(hub) is None
+    second = time.monotonic() - start
+    print(f"first refusal after {first:.2f} s, the next after {second * 1000:.0f} ms")
+    assert second < 2 * SLOW
+    assert hub.anonymous().raw("GET", "/healthz")[0] == 200
+    server.start()
+    write_again(hub, "database back")
+
+
+def test_a_frozen_hub_holds_others_up_for_seconds_only(bench, server):
+    url = server.new_database()
+    hub = bench.hub(db=url)
+    session = Process(["psql", "-X", "-d", url, "-c", "begin", "-c",
+                       "select set_config('idle_in_transaction_session_timeout', '5000', true)", "-c",
+                       f"select pg_advisory_xact_lock({lock_number()})", "-c", "\\! sleep 60"],
+                      os.path.join(bench.directory, "psql.log"))
+    bench.keep(session_of(session.start()))
+    session.wait_log("advisory")
+    write_again(hub, "another session holds the lock of writers, idle")
+
+
+def lock_number():
+    return int.from_bytes(b"warren", "big") << 16 | 1
+
+
+class session_of:
+    def __init__(self, process):
+        self.process = process
+
+    def close(self):
+        self.process.kill()
+
+
+# ---- fail-over ----
+
+def with_replica(bench, server, is_sync):
+    """(primary, replica, database, URL with both)"""
+    database = database_of(server.new_database())
+    replica = bench.keep(server.replica(os.path.join(bench.directory, "replica")))
+    if is_sync:
+        server.sql("alter system set synchronous_standby_names = '*'")
+        server.sql("select pg_reload_conf()")
+        wait_until(lambda: server.sql("select sync_state from pg_stat_replication") == "sync",
+                   "the replica to be synchronous", 30)
+    hosts = f"{server.directory},{replica.directory}"
+    return replica, database, server.url(database, host=hosts)
+
+
+def test_a_fail_over_to_a_synchronous_replica_loses_nothing_acknowledged(bench, server, echo_server):
+    replica, database, url = with_replica(bench, server, is_sync=True)
+    hub = bench.hub(db=url)
+    agent = hub.agent("a1")
+    tunnel = hub.tunnel(echo_server.address)
+    writer = Writer(hub)
+    writer.wait_for(10)
+    with connect(endpoint(tunnel)) as stream:
+        server.stop(signal.SIGQUIT)
+        start = time.monotonic()
+        replica.promote()
+        print(f"promotion took {time.monotonic() - start:.2f} s")
+        write_again(hub, "replica promoted")
+        exchange(stream, b"still there")
+    writer.wait_for(10)
+    writer.stop()
+    check_nothing_lost(writer, replica, database)
+    assert agent.identity()["status"]["phase"] == "online"
+    assert serves(endpoint(hub.wait_active(tunnel["id"])))
+
+
+def test_lost_commits_are_undone_in_the_hub_too(bench, server, echo_server):
+    replica, database, url = with_replica(bench, server, is_sync=False)
+    hub = bench.hub(db=url)
+    other = hub_beside(bench, hub, url)
+    kept = hub.admin.post("/api/v1/tokens", {"network": "lan", "uses": 1})["id"]
+    agent = hub.agent("a1")
+    epoch = epoch_of(agent)
+    wait_until(lambda: replica.sql("select count(*) from agent_session", database) == "1", "the replica")
+    wait_until(lambda: server.sql("select pg_current_wal_lsn()") == replica.sql(
+        "select pg_last_wal_replay_lsn()"), "the replica to have all")
+    replica.sql("alter system set primary_conninfo = ''")
+    replica.sql("select pg_reload_conf()")
+    wait_until(lambda: server.sql("select count(*) from pg_stat_replication") == "0", "the replica to be behind")
+
+    lost = hub.admin.post("/api/v1/tokens", {"network": "lan", "uses": 1})["id"]
+    agent.process.kill()
+    agent.start()
+    wait_until(lambda: epoch_of(agent) > epoch, "another login", 20)
+    wait_until(lambda: lost in tokens_of(other), "the other hub to know the token")
+    server.stop(signal.SIGQUIT)
+    replica.promote()
+    write_again(hub, "a replica that was behind was promoted")
+    for h in (hub, other):
+        wait_until(lambda h=h: lost not in tokens_of(h), "the lost token to be forgotten", 20)
+        assert kept in tokens_of(h)
+    wait_until(lambda: agent.identity()["status"]["phase"] == "online", "the agent to log in again", 20)
+    wait_until(lambda: int(replica.sql("select epoch from agent_session", database)) == epoch_of(agent),
+               "the login to be in the database")
+
+
+def epoch_of(agent):
+    """Of its session; 0 without one."""
+    session = agent.identity()["status"]["session"]
+    return session["epoch"] if session else 0
+
+
+def tokens_of(hub):
+    return {t["id"] for t in pages(hub, "/api/v1/tokens")}
+
+
+# ---- in between ----
+
+class Door(TcpServer):
+    """A TCP way to the server, which can be cut: nothing passes, nobody is told."""
+
+    def __init__(self, server):
+        self.open = threading.Event()
+        self.open.set()
+        self.socket_path = f"{server.directory}/.s.PGSQL.{server.port}"
+        super().__init__(self.join)
+
+    def join(self, _, near):
+        with socket.socket(socket.AF_UNIX) as far:
+            far.connect(self.socket_path)
+            back = threading.Thread(target=self.pump, args=(far, near), daemon=True)
+            back.start()
+            self.pump(near, far)
+
+    def pump(self, source, target):
+        try:
+            while data := source.recv(1 << 16):
+                self.open.wait()
+                target.sendall(data)
+        except OSError:
+            pass
+        for end in (source, target):
+            try:
+                end.shutdown(2)
+            except OSError:
+                pass
+
+
+def test_a_cut_way_to_the_database_is_noticed_and_healed(bench, server, echo_server):
+    database = database_of(server.new_database())
+    door = bench.keep(Door(server))
+    hub = bench.hub(db=f"postgres://admin@{door.address}/{database}")
+    hub.agent("a1")
+    tunnel = hub.tunnel(echo_server.address)
+    writer = Writer(hub)
+    writer.wait_for(5)
+    door.open.clear()
+    start = time.monotonic()
+    wait_until(lambda: writer.refused, "a refusal", 60)
+    print(f"cut: a write is refused after {time.monotonic() - start:.2f} s")
+    assert serves(endpoint(tunnel))
+    door.open.set()
+    write_again(hub, "healed")
+    writer.wait_for(5)
+    writer.stop()
+    check_nothing_lost(writer, server, database)
+
+
+@pytest.fixture
+def pooler(bench, server, directory):
+    """The port of a pgbouncer that gives a session away after each transaction."""
+    port = free_port()
+    path = os.path.join(directory, "bouncer")
+    os.mkdir(path)
+    if os.geteuid() == 0:
+        os.chown(path, 65534, 65534)
+    with open(os.path.join(path, "ini"), "w") as f:
+        f.write(f"[databases]\n* = host={server.directory} port={server.port} user=admin\n"
+                f"[pgbouncer]\nlisten_addr = 127.0.0.1\nlisten_port = {port}\nunix_socket_dir =\n"
+                "auth_type = any\npool_mode = transaction\ndefault_pool_size = 3\n"
+                "ignore_startup_parameters = extra_float_digits\n")
+    user = "65534" if os.geteuid() == 0 else None
+    process = Process(["/usr/sbin/pgbouncer", os.path.join(path, "ini")], os.path.join(path, "log"), user=user)
+    bench.keep(session_of(process.start()))
+    wait_until(lambda: connect(("127.0.0.1", port)).close() or True, "pgbouncer")
+    return port
+
+
+def test_two_hubs_work_through_a_transaction_pooler(bench, server, pooler):
+    database = database_of(server.new_database())
+    url = f"postgres://admin@127.0.0.1:{pooler}/{database}"
+    options = ("--db-listen", server.url(database))
+    hub = bench.hub(db=url, options=options)
+    other = hub_beside(bench, hub, url, options=options)
+    hub.agent("a1")
+    times = []
+    for _ in range(10):
+        start = time.monotonic()
+        token = try_write(hub)
+        wait_until(lambda token=token: token in tokens_of(other), "the other hub to know the token",
+                   every=0.005)
+        times.append((time.monotonic() - start) * 1000)
+    print(f"known at the other hub after {min(times):.0f} to {max(times):.0f} ms")
+    sessions = server.sql("select count(*) from pg_stat_activity where datname = "
+                          f"'{database}' and application_name = 'warren'")
+    assert int(sessions) <= 3 + 2, "the pool's and one listening session of each hub"
