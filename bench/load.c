@@ -18,6 +18,7 @@ static const struct mode {
     {"conn", load_conn, "a new connection for each exchange: rate, p50, p99"},
     {"udp-rr", load_udp_rr, "a datagram to and fro on each flow: rate, p50, p99, lost"},
     {"udp-flood", load_udp_flood, "datagrams without pause: how many a second arrive"},
+    {"scan", load_scan, "every port of the host of --to, so many at a time: probes a second"},
     {"hold", load_hold, "idle streams, until standard input ends; then one byte on each"},
     {"stall", load_stall, "streams whose reader stands still, until standard input ends"},
 };

@@ -49,6 +49,7 @@ int load_serve(const struct load_options *o);
 int load_bulk(const struct load_options *o);
 int load_rr(const struct load_options *o);
 int load_conn(const struct load_options *o);
+int load_scan(const struct load_options *o);
 int load_hold(const struct load_options *o);
 int load_stall(const struct load_options *o);
 

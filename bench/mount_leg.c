@@ -1,9 +1,10 @@
 /*
- * mount-leg [-6] -- COMMAND [ARGUMENT]...
+ * mount-leg [-6] [--disturb SEED] -- COMMAND [ARGUMENT]...
  *
  * A mount without the distance: the command runs in a mount's namespace, the agent's end of the
  * relay is in this process and dials from where it was started, and between the two is HTTP/2 over
- * a socketpair. What a mount costs alone, for measuring it and for trying it by hand.
+ * a socketpair. What a mount costs alone, for measuring it and for trying it by hand; and, with a
+ * bad wire between program and mount (mount_shim.h), for tests of the terminator.
  */
 #include "base/error.h"
 #include "base/log.h"
@@ -11,13 +12,16 @@
 #include "loop/io.h"
 #include "mount/mount.h"
 #include "mount/space.h"
+#include "mount_shim.h"
 #include "net/flow_target.h"
 #include "net/h2conn.h"
 #include "net/relay.h"
 #include "wire/connect_udp.h"
 
+#include <getopt.h>
 #include <signal.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
 #include <unistd.h>
@@ -116,34 +120,56 @@ static void stop(struct leg *leg)
     loop_free(leg->loop);
 }
 
+struct options {
+    struct space_config space;
+    bool is_disturbed;
+    unsigned seed;
+};
+
+static bool parse_options(int argc, char **argv, struct options *ret)
+{
+    static const struct option rows[] = {{"disturb", required_argument, NULL, 'd'}, {0}};
+    int c;
+    while ((c = getopt_long(argc, argv, "+6", rows, NULL)) != -1) {
+        if (c == '?')
+            return false;
+        ret->space.has_v6 |= c == '6';
+        if (c == 'd') {
+            ret->is_disturbed = true;
+            ret->seed = (unsigned)atoi(optarg);
+        }
+    }
+    ret->space.argv = argv + optind;
+    return optind < argc;
+}
+
+static int start(struct leg *leg, const struct options *o)
+{
+    const struct mount_uplink uplink = {.conn = connection, .arg = leg, .authority = "leg"};
+    TRY(loop_new(&leg->loop));
+    TRY(join_ends(leg));
+    if (o->is_disturbed)
+        TRY(shim_start(leg->space.tun, o->seed, &leg->space.tun));
+    TRY(mount_start(leg->loop, leg->space.tun, &uplink, &leg->mount));
+    return io_start(&leg->child, leg->loop, leg->space.pidfd, on_child);
+}
+
 int main(int argc, char **argv)
 {
     struct leg leg = {.child.fd = -1};
-    struct space_config cfg = {0};
-    const struct mount_uplink uplink = {.conn = connection, .arg = &leg, .authority = "leg"};
+    struct options o = {0};
     struct diag d = {0};
-    int at = 1;
-    for (; at < argc && argv[at][0] == '-'; at++) {
-        cfg.has_v6 |= strcmp(argv[at], "-6") == 0;
-        if (strcmp(argv[at], "--") == 0) {
-            at++;
-            break;
-        }
-    }
-    if (at >= argc) {
-        fprintf(stderr, "usage: mount-leg [-6] -- COMMAND [ARGUMENT]...\n");
+    if (!parse_options(argc, argv, &o)) {
+        fprintf(stderr, "usage: mount-leg [-6] [--disturb SEED] -- COMMAND [ARGUMENT]...\n");
         return 2;
     }
-    cfg.argv = argv + at;
     signal(SIGPIPE, SIG_IGN);
     io_raise_descriptor_limit();
-    if (space_open(&cfg, &leg.space, &d) < 0) {
+    if (space_open(&o.space, &leg.space, &d) < 0) {
         fprintf(stderr, "mount-leg: %s\n", diag_text(&d));
         return 125;
     }
-    if (loop_new(&leg.loop) < 0 || join_ends(&leg) < 0 ||
-        mount_start(leg.loop, leg.space.tun, &uplink, &leg.mount) < 0 ||
-        io_start(&leg.child, leg.loop, leg.space.pidfd, on_child) < 0) {
+    if (start(&leg, &o) < 0) {
         fprintf(stderr, "mount-leg: cannot start\n");
         return 125;
     }

@@ -32,7 +32,36 @@ class Loopback:
                 return True
 
 
-class Wire(Loopback):
+class Veth(Loopback):
+    """A plain wire, with nothing emulated."""
+
+    hub_host, agent_host, target_host = "10.9.0.1", "10.9.0.2", "10.9.0.2"
+
+    def __init__(self):
+        self.hosts = [network.Host("near"), network.Host("far")]
+        near, far = self.hosts
+        self.near_namespace, self.far_namespace = near.name, far.name
+        try:
+            network.wire(near, "side", [f"{self.hub_host}/24"], far, "side", [f"{self.agent_host}/24"])
+            near.ip("route", "add", "default", "via", self.agent_host)
+            for host in self.hosts:
+                host.sysctl("net.ipv4.ip_local_port_range", "10000 65535")
+        except BaseException:
+            self.close()
+            raise
+
+    def near(self, argv):
+        return ["ip", "netns", "exec", self.near_namespace, *argv]
+
+    def far(self, argv):
+        return ["ip", "netns", "exec", self.far_namespace, *argv]
+
+    def close(self):
+        for host in self.hosts:
+            host.close()
+
+
+class Wire(Veth):
     """`wire` is the Link, from the near side ("a") to the far side ("b"). The load generator reads the
     target's counters over a second one, which is plain, so that this neither waits nor weighs."""
 
@@ -55,12 +84,6 @@ class Wire(Loopback):
         except BaseException:
             self.close()
             raise
-
-    def near(self, argv):
-        return ["ip", "netns", "exec", self.near_namespace, *argv]
-
-    def far(self, argv):
-        return ["ip", "netns", "exec", self.far_namespace, *argv]
 
     def close(self):
         self.closing.close()

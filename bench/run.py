@@ -16,6 +16,7 @@ import tempfile
 import time
 from collections import defaultdict
 
+import mount
 import peers as peer_list
 import report
 import wan
@@ -26,6 +27,7 @@ from procs import (AwakeCores, Group, cpu_seconds, machine_busy_seconds, memory_
 TOP = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 GIB = 1 << 30
 WARMUP_S = 0.3  # of the load generator, before it counts
+ALL_PEERS = "direct,copy,ssh,haproxy,warren"
 SETTLE_S = 0.5  # for frees and window updates to arrive before memory is read
 
 
@@ -41,6 +43,7 @@ class Bench:
         peer_list.Warren.build = self.build
         self.load = os.path.join(self.build, "bench/bench-load")
         self.samples = defaultdict(lambda: defaultdict(list))
+        self.prefix = ""  # of the rows that are being measured
         self.group = Group(directory)
         self.server_port = self.start_server()
 
@@ -51,7 +54,11 @@ class Bench:
         return json.load(open(log))["port"]
 
     def record(self, row, peer, value):
-        self.samples[row][peer.name].append(value)
+        self.samples[self.prefix + row][peer.name].append(value)
+
+    @staticmethod
+    def settle():
+        time.sleep(SETTLE_S)
 
     # -- running the load generator
 
@@ -74,7 +81,7 @@ class Bench:
         return self.finish(self.client(mode, peer, **kwargs), peer)
 
     def count_errors(self, peer, errors):
-        counted = self.samples["errors"][peer.name]
+        counted = self.samples[self.prefix + "errors"][peer.name]
         counted[:] = [(counted[0] if counted else 0) + errors]
 
     # -- measurements; each runs once a round for each peer
@@ -209,7 +216,7 @@ class Bench:
     # -- the whole
 
     def rounds(self, kinds):
-        if self.o.only and self.o.only.startswith("wan"):
+        if self.o.only and self.o.only.startswith(("wan", "mount")):
             return
         running = []
         try:
@@ -240,6 +247,11 @@ class Bench:
         kinds = [k for k in kinds if k in (wan.ESSENTIAL if self.o.quick else wan.KINDS)]
         return wan.measure(self, kinds, say)
 
+    def mounts(self):
+        """Returns notes for the report."""
+        names = mount.KINDS if self.o.peers == ALL_PEERS else self.o.peers.split(",")
+        return mount.measure(self, [n for n in names if n in mount.KINDS], say)
+
     def memory(self, kinds):
         for kind in kinds:
             if not kind.max_streams:
@@ -267,13 +279,16 @@ def parse_options():
     p.add_argument("--quick", action="store_true", help="one short round, about three minutes")
     p.add_argument("--rounds", type=int, help="default 5, quick 1")
     p.add_argument("--seconds", type=float, help="of each measurement; default 2, quick 0.8")
-    p.add_argument("--peers", default="direct,copy,ssh,haproxy,warren", help="of these, by commas")
-    p.add_argument("--only", help="measurements that begin so, without memory (bulk, round, wan, …)")
+    p.add_argument("--peers", default=ALL_PEERS, help="of these, by commas; with --only mount, of "
+                   + ",".join(mount.KINDS))
+    p.add_argument("--only", help="measurements that begin so, without memory (bulk, round, wan, mount, "
+                   "mount.bulk, …)")
     p.add_argument("--agents", type=int, default=2000, help="size of the swarm")
     p.add_argument("-o", "--output", choices=["table", "json"], default="table")
     o = p.parse_args()
     o.rounds = o.rounds or (1 if o.quick else 5)
     o.seconds = o.seconds or (0.8 if o.quick else 2)
+    o.only, _, o.mount_only = (o.only or "").partition(".")
     o.swarm_rest = 2 if o.quick else 10
     return o
 
@@ -281,13 +296,14 @@ def parse_options():
 def main():
     o = parse_options()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that `finally` ends what runs
-    kinds = [peer_list.ALL[name] for name in o.peers.split(",")]
+    kinds = [peer_list.ALL[name] for name in o.peers.split(",") if name in peer_list.ALL]
     began, busy, own = time.time(), machine_busy_seconds(), own_seconds()
     with tempfile.TemporaryDirectory(prefix="warren-bench-") as directory:
         bench = Bench(o, directory)
         try:
             bench.rounds(kinds)
-            wan_notes = [bench.wan(kinds)] if (o.only or "wan").startswith("wan") else []
+            place_notes = [bench.wan(kinds)] if (o.only or "wan").startswith("wan") else []
+            place_notes += bench.mounts() if o.only in ("", "mount") else []
             if not o.only:
                 bench.memory(kinds)
         finally:
@@ -298,7 +314,7 @@ def main():
     notes = [f"{platform.platform()}, {os.cpu_count()} cores; {o.rounds} rounds of {o.seconds:g} s "
              f"a measurement; {took:.0f} s in all",
              f"other programs used {max(others, 0):.0%} of the machine meanwhile" +
-             ("; read nothing but ratios, and those with care" if others > 0.1 else ""), *wan_notes]
+             ("; read nothing but ratios, and those with care" if others > 0.1 else ""), *place_notes]
     if o.output == "json":
         print(json.dumps({"samples": samples, "targets": report.judge(samples), "notes": notes},
                          indent=1))
