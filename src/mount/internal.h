@@ -22,7 +22,8 @@ struct mount_tcp {
     uint8_t *quote; /* of the SYN, while dialling */
     uint64_t first_syn_ms, last_syn_ms;
     struct mount_tcp *dirty_prev, *dirty_next;
-    bool is_dirty, is_dialling;
+    struct mount_tcp *half_prev, *half_next;
+    bool is_dirty, is_dialling, is_half_open;
     bool is_cut; /* the stream was lost: what is left is delivered, then a reset */
     UT_hash_handle hh;
 };
@@ -46,8 +47,8 @@ struct mount {
     struct loop *loop;
     struct tun tun;
     struct mount_uplink uplink;
-    struct mount_tcp *tcp; /* by ends */
-    struct mount_tcp *dirty;
+    struct mount_tcp *tcp;               /* by ends */
+    struct mount_tcp *dirty, *half_open; /* the latter longest first */
     struct defer flush;
     size_t n_dials;
     struct mount_udp *udp, *udp_idle; /* by ends; the same, longest idle first */

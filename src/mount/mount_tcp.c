@@ -6,6 +6,9 @@
  *     unroutable, prohibited     the ICMP error
  *     anything else              silence: its kernel sends the SYN again, and a new dial begins
  *
+ * A flow is half-open until the program has acknowledged our SYN-ACK, which takes it no time. Where
+ * flows are too many the oldest half-open one gives way, so that invented SYNs keep nobody out.
+ *
  * A dial is given up when the program seems to have done so: 5 s after its last SYN and twice the
  * time it has been trying, which is longer than any kernel's next interval.
  */
@@ -42,11 +45,20 @@ static void mark_dirty(struct mount_tcp *f)
     loop_defer(m->loop, &m->flush);
 }
 
+static void leave_half_open(struct mount_tcp *f)
+{
+    if (!f->is_half_open)
+        return;
+    f->is_half_open = false;
+    DL_DELETE2(f->mount->half_open, f, half_prev, half_next);
+}
+
 static void free_flow(struct mount_tcp *f)
 {
     struct mount *m = f->mount;
     if (f->is_dirty)
         DL_DELETE2(m->dirty, f, dirty_prev, dirty_next);
+    leave_half_open(f);
     timer_stop(&f->timer);
     tcp_done(&f->tcp);
     mem_free(f->quote);
@@ -107,6 +119,8 @@ static void on_headers(void *arg, struct h2_stream *s, const struct h2_headers *
     if (status < 300) {
         end_dialling(f);
         tcp_accept(&f->tcp);
+        f->is_half_open = true;
+        DL_APPEND2(f->mount->half_open, f, half_prev, half_next);
     } else {
         dial_failed(f, proxy_status_parse(status, h2_headers_get(h, "proxy-status")));
         f->stream = NULL;
@@ -209,10 +223,17 @@ static int open_stream(struct mount_tcp *f)
                       &f->stream);
 }
 
+static bool make_room(struct mount *m)
+{
+    if (HASH_COUNT(m->tcp) >= MOUNT_FLOWS_MAX && m->half_open)
+        mount_tcp_drop(m->half_open);
+    return HASH_COUNT(m->tcp) < MOUNT_FLOWS_MAX;
+}
+
 /* Without success the program hears nothing, and its kernel sends the SYN again. */
 static void dial(struct mount *m, const struct packet *syn)
 {
-    if (m->n_dials >= MOUNT_DIALS_MAX || HASH_COUNT(m->tcp) >= MOUNT_FLOWS_MAX)
+    if (m->n_dials >= MOUNT_DIALS_MAX || !make_room(m))
         return;
     struct mount_tcp *f = NEW(struct mount_tcp);
     f->mount = m;
@@ -242,6 +263,19 @@ void mount_tcp_drop(struct mount_tcp *f)
     free_flow(f);
 }
 
+/* Data of a connection that we know nothing of (any more): its sender learns that. Other strays are
+ * met with silence: what the target would say to them, only it knows. */
+static void refuse_stray(struct mount *m, const struct packet *p)
+{
+    uint8_t headers[PACKET_HEADER_MAX];
+    const struct packet_tcp reset = {.seq = p->tcp.ack, .flags = PACKET_RST, .wscale = -1};
+    struct tun_offload o = {.sum_offset = 16};
+    if ((p->tcp.flags & (PACKET_SYN | PACKET_ACK | PACKET_RST)) != PACKET_ACK || !p->payload_len)
+        return;
+    o.header_len = packet_put_tcp(headers, &p->ends, &reset, 0, &o.sum_at);
+    tun_write(&m->tun, &o, headers, NULL, 0);
+}
+
 void mount_tcp_input(struct mount *m, const struct packet *p)
 {
     struct mount_tcp *f = find(m, &p->ends);
@@ -253,11 +287,15 @@ void mount_tcp_input(struct mount *m, const struct packet *p)
     if (!f) {
         if (is_first)
             dial(m, p);
+        else
+            refuse_stray(m, p);
         return;
     }
     if (is_first)
         f->last_syn_ms = loop_now_ms(m->loop);
     tcp_input(&f->tcp, p, loop_now_ms(m->loop));
+    if (f->tcp.state != TCP_SYN_RECEIVED)
+        leave_half_open(f);
     mark_dirty(f);
 }
 

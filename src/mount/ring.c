@@ -6,12 +6,14 @@
 #include <assert.h>
 #include <string.h>
 
-#define SPARE_MAX 32
+#define SPARE_MAX  32
+#define FAIR_PARTS 64 /* so many rings may be full before each gets less */
 
 static _Thread_local struct {
     uint8_t *blocks[SPARE_MAX];
     size_t n;
 } spare;
+static _Thread_local size_t held; /* bytes in all rings */
 
 static uint8_t *take_block(void)
 {
@@ -30,6 +32,23 @@ void ring_free_spare(void)
 {
     while (spare.n)
         mem_free(spare.blocks[--spare.n]);
+}
+
+static size_t room_up_to(const struct ring *r, size_t limit)
+{
+    limit = limit < RING_FLOOR ? RING_FLOOR : MIN(limit, RING_SIZE);
+    return r->len < limit ? limit - r->len : 0;
+}
+
+size_t ring_fair_room(const struct ring *r)
+{
+    size_t left = held < RING_BUDGET ? RING_BUDGET - held : 0;
+    return room_up_to(r, left / FAIR_PARTS);
+}
+
+size_t ring_hard_room(const struct ring *r)
+{
+    return room_up_to(r, held < RING_BUDGET ? RING_SIZE : 0);
 }
 
 int ring_pieces(const struct ring *r, size_t at, size_t len, struct iovec ret[2])
@@ -53,6 +72,7 @@ void ring_put(struct ring *r, const uint8_t *data, size_t len)
         r->data = take_block();
     size_t had = r->len;
     r->len += (uint32_t)len;
+    held += len;
     int n = ring_pieces(r, had, len, at);
     for (int i = 0; i < n; i++) {
         memcpy(at[i].iov_base, data, at[i].iov_len);
@@ -65,6 +85,7 @@ void ring_drop(struct ring *r, size_t len)
     assert(len <= r->len);
     r->head = (uint32_t)((r->head + len) & (RING_SIZE - 1));
     r->len -= (uint32_t)len;
+    held -= len;
     if (!r->len)
         ring_done(r);
 }
@@ -87,5 +108,6 @@ void ring_done(struct ring *r)
 {
     if (r->data)
         give_block(r->data);
+    held -= r->len;
     *r = (struct ring){0};
 }

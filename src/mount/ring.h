@@ -1,6 +1,10 @@
 /*
  * A ring of bytes that owns memory only while it holds some. Its block, a power of two, comes from
  * a free list of the thread: thousands of idle flows cost nothing.
+ *
+ * All rings of a thread share a budget. The fuller they are together, the less ring_fair_room gives
+ * each of them; beyond the budget a ring that holds next to nothing still gets a little, so that
+ * whoever fills thousands of rings stops nobody else.
  */
 #pragma once
 
@@ -8,7 +12,9 @@
 #include <stdint.h>
 #include <sys/uio.h>
 
-#define RING_SIZE ((size_t)512 << 10)
+#define RING_SIZE   ((size_t)512 << 10)
+#define RING_FLOOR  ((size_t)16 << 10) /* what a ring always takes */
+#define RING_BUDGET ((size_t)64 << 20)
 
 /* Zero-initialised is valid and empty. */
 struct ring {
@@ -21,6 +27,11 @@ static inline size_t ring_room(const struct ring *r)
 {
     return RING_SIZE - r->len;
 }
+
+/* What a ring should be offered now, of its room. */
+size_t ring_fair_room(const struct ring *r);
+/* What it must take at most now, whatever it was offered before. */
+size_t ring_hard_room(const struct ring *r);
 
 void ring_put(struct ring *r, const uint8_t *data, size_t len); /* len <= ring_room */
 /* `len` bytes from the offset `at`, in one or two pieces: their count. at + len <= r->len */

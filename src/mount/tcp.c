@@ -10,7 +10,6 @@
 #define MSS_DEFAULT    536
 #define MSS_MIN        88 /* a program cannot make us send crumbs */
 #define WSCALE         7
-#define WINDOW_SHUT    (RING_SIZE / 4) /* less room is told as none (silly window) */
 #define DUPLICATES_MAX 3
 
 /* Sequence numbers wrap: a is before b if it is less than 2^31 behind. */
@@ -158,7 +157,10 @@ static void take_payload(struct tcp *t, const struct packet *p)
 {
     uint32_t skip = t->rcv_next - p->tcp.seq; /* sent again */
     if (before(t->rcv_next, p->tcp.seq)) {
-        t->ack_due = true; /* something before it is missing */
+        /* something before it is missing, which the program learns by their number */
+        if (t->ack_due && t->holes < UINT8_MAX)
+            t->holes++;
+        t->ack_due = true;
         return;
     }
     if (p->payload_len)
@@ -166,6 +168,7 @@ static void take_payload(struct tcp *t, const struct packet *p)
     if (skip > p->payload_len || t->in_ended)
         return;
     size_t fresh = p->payload_len - skip, fits = t->rcv_edge - t->rcv_next; /* there is room */
+    fits = MIN(fits, ring_hard_room(&t->in));
     bool is_whole = fresh <= fits;
     fresh = MIN(fresh, fits);
     ring_put(&t->in, p->payload + skip, fresh);
@@ -248,19 +251,27 @@ void tcp_input(struct tcp *t, const struct packet *p, uint64_t now_ms)
 
 /* ---- bytes ---- */
 
-/* The end of the window as it can be told now. It never moves back. */
+/* The end of the window as it can be told now. It never moves back, and less than a quarter of what
+ * an empty ring would be given is told as none (silly window: RFC 9293 section 3.8.6.2.2). */
 static uint32_t window_edge(const struct tcp *t)
 {
-    size_t room = ring_room(&t->in);
-    uint32_t edge = t->rcv_next + (room < WINDOW_SHUT ? 0 : (uint32_t)room);
+    size_t room = ring_fair_room(&t->in);
+    uint32_t edge = t->rcv_next + (room < (room + t->in.len) / 4 ? 0 : (uint32_t)room);
     return before(edge, t->rcv_edge) ? t->rcv_edge : edge;
+}
+
+/* Enough to tell without being asked. */
+static bool is_window_news(const struct tcp *t)
+{
+    size_t whole = ring_fair_room(&t->in) + t->in.len;
+    return window_edge(t) - t->rcv_edge >= whole / 2;
 }
 
 size_t tcp_read(struct tcp *t, uint8_t *out, size_t cap, bool *ret_end)
 {
     size_t n = ring_take(&t->in, out, cap);
     *ret_end = t->in_ended && !t->in.len;
-    if (t->state == TCP_OPEN && !t->in_ended && window_edge(t) - t->rcv_edge >= RING_SIZE / 2)
+    if (t->state == TCP_OPEN && !t->in_ended && is_window_news(t))
         t->ack_due = true;
     return n;
 }
@@ -380,6 +391,8 @@ bool tcp_next(struct tcp *t, uint64_t now_ms, size_t max, struct tcp_segment *re
     if (!t->ack_due)
         return false;
     put_header(t, PACKET_ACK, t->snd_next, ret);
+    t->ack_due = t->holes > 0;
+    t->holes -= t->ack_due;
     return true;
 }
 

@@ -42,6 +42,7 @@ struct tcp {
     uint8_t wscale_in, wscale_out; /* of windows it tells, and of those it is told */
     uint8_t state;
     uint8_t tries, duplicates;
+    uint8_t holes; /* acknowledgements due beside ack_due, one for each segment beyond a hole */
     bool has_wscale : 1;
     bool in_ended : 1;  /* the program's FIN came */
     bool out_ended : 1; /* tcp_finish */
