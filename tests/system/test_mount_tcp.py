@@ -101,10 +101,12 @@ def segment(flags, port, payload=b""):
     tcp = tcp[:16] + struct.pack("!H", total) + tcp[18:]
     return struct.pack("!BBHHHBBH4s4s", 0x45, 0, 20 + len(tcp), 0, 0, 64, 6, 0, near, far) + tcp
 
-def pour():  # invented connections that nobody goes on with, and noise
+def pour():  # invented connections that nobody goes on with, more than a mount has flows, and noise
+    invented = 0
     while True:
         kind = random.randrange(4)
-        if kind < 2:
+        if kind < 2 and invented < 40000:
+            invented += 1
             data = segment(2, quiet)
         elif kind == 2:
             data = segment(random.randrange(64) & ~2, echo, os.urandom(random.randrange(200) * 2))
