@@ -123,11 +123,12 @@ static int read_ceiling(const struct agent *a, struct ceiling *ret, struct diag 
 static json_t *render_view(void *arg)
 {
     const struct agent *a = arg;
-    return json_pack("{s:s, s:b, s:s, s:I, s:I, s:o}", "agent", a->identity.id, "connected",
+    return json_pack("{s:s, s:b, s:s, s:I, s:I, s:o, s:o}", "agent", a->identity.id, "connected",
                      session_is_up(a->session), "status", session_status(a->session), "epoch",
                      (json_int_t)session_epoch(a->session), "streams",
                      (json_int_t)tunnel_agent_streams(a->tunnels), "leases",
-                     tunnel_agent_json(a->tunnels));
+                     tunnel_agent_json(a->tunnels), "read_ahead",
+                     tunnel_agent_read_ahead_json(a->tunnels));
 }
 
 /* Nothing else needs it, so an agent whose folder takes no socket works as well. */

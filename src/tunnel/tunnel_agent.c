@@ -61,6 +61,14 @@ json_t *tunnel_agent_json(const struct tunnel_agent *ta)
     return list;
 }
 
+json_t *tunnel_agent_read_ahead_json(const struct tunnel_agent *ta)
+{
+    struct flow_devices_stats s;
+    flow_devices_stats(ta->devices, &s);
+    return json_pack("{s:I, s:I, s:I}", "asked", (json_int_t)s.asked, "answered",
+                     (json_int_t)s.answered, "kept", (json_int_t)s.kept);
+}
+
 /* ---- reports ---- */
 
 static void report(struct served *t)

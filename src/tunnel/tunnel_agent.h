@@ -30,6 +30,8 @@ size_t tunnel_agent_streams(const struct tunnel_agent *ta); /* open now */
 size_t tunnel_agent_leases(const struct tunnel_agent *ta);
 /* [{tunnel, epoch, phase, streams}]: what it holds or is about to. */
 json_t *tunnel_agent_json(const struct tunnel_agent *ta);
+/* {asked, answered, kept}: of SNMP devices, for mounts (net/flow_ahead.h). */
+json_t *tunnel_agent_read_ahead_json(const struct tunnel_agent *ta);
 
 /* The agent stops: the hub is told, nothing more is taken, and what is held moves to others. When
  * no lease is left, no stream is either. */

@@ -120,17 +120,17 @@ class Dnsmasq:
 
 
 class Snmpd:
-    """A real SNMP agent; also at `host6`, on the same port."""
+    """A real SNMP agent; also at `host6`, on the same port. `lines`: more of its configuration."""
 
-    def __init__(self, directory, host="127.0.0.1", namespace=None, port=None, host6=None):
+    def __init__(self, directory, host="127.0.0.1", namespace=None, port=None, host6=None, lines=()):
         self.port = port or closed_port(host, namespace)
         self.address = f"[{host}]:{self.port}" if ":" in host else f"{host}:{self.port}"
         transports = [f"udp6:[{h}]:{self.port}" if ":" in h else f"udp:{h}:{self.port}"
                       for h in (host, host6) if h]
-        conf = os.path.join(directory, "snmpd.conf")
+        conf = os.path.join(directory, "config")  # snmpd keeps its own snmpd.conf in the directory
         with open(conf, "w") as f:
             f.write("rocommunity public\nrocommunity6 public\nsysLocation behind the firewall\n"
-                    "sysContact nobody\n")
+                    "sysContact nobody\n" + "".join(f"{line}\n" for line in lines))
         self.process = Process(
             ["/usr/sbin/snmpd", "-f", "-Lo", "-C", "-c", conf, "-I", "-smux", *transports],
             os.path.join(directory, "snmpd.log"), namespace=namespace,

@@ -1,4 +1,4 @@
-"""SNMP for tests: a real snmpd, and devices that are made up.
+"""SNMP for tests: what to ask a device, and devices that are made up.
 
     python3 snmp.py '{"addresses": [...], "objects": 50, "delay_ms": 20, "late_every": 0}'
 
@@ -9,61 +9,26 @@ those after it overtake it.
 
 import heapq
 import json
-import os
 import select
 import socket
 import sys
 import time
 
-if __name__ != "__main__":
-    from lib import network
-    from lib.process import Process, wait_until
-
 ROOT = ".1.3.6.1.4.1.9999"
 
 
-class Snmpd:
-    """net-snmp's daemon in a namespace, with `objects` values of its own below ROOT; `secret` may write."""
-
-    def __init__(self, directory, host, namespace, objects=0):
-        os.makedirs(directory)
-        config = os.path.join(directory, "snmpd.conf")
-        with open(config, "w") as f:
-            f.write(f"agentaddress udp:{host}:161\nrocommunity public\nrwcommunity secret\n"
-                    "dontLogTCPWrappersConnects yes\n")
-            for n in range(1, objects + 1):
-                f.write(f'override {ROOT}.1.{n}.0 octet_str "value {n} of a device"\n')
-        self.host, self.namespace = host, namespace
-        self.process = Process(
-            ["snmpd", "-f", "-Lo", "-C", "-c", config, "-I", "-smux", "-p", f"{directory}/pid"],
-            os.path.join(directory, "log"), namespace=namespace,
-            env={**os.environ, "SNMP_PERSISTENT_DIR": directory, "MIBS": ""})
-        self.start()
-
-    def start(self):
-        self.process.start()
-        with network.inside(self.namespace):
-            sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-        sock.settimeout(0.2)
-        sock.connect((self.host, 161))
-
-        def answers():
-            sock.send(tlv(0x30, b"\x02\x01\x01\x04\x06public" + tlv(0xa0, b"\x02\x01\x01" + b"\x02\x01\x00" * 2 +
-                                                                 bindings(bytes([0x2b, 6, 1, 2, 1, 1, 3, 0]), b"\x05\x00"))))
-            return sock.recv(1000)
-        wait_until(answers, f"an answer of {self.host}")
-        sock.close()
-        return self
-
-    def close(self):
-        self.process.stop()
+def table(objects):
+    """Lines of snmpd.conf: that many values below ROOT, which the community "secret" may write."""
+    return ["rwcommunity secret"] + [f'override -rw {ROOT}.1.{n}.0 octet_str "value {n} of a device"'
+                                     for n in range(1, objects + 1)]
 
 
 def walk(host, root=ROOT, program="snmpwalk", options=()):
+    """A command; it asks six times, a second apart."""
     return [program, "-v2c", "-c", "public", "-On", "-m", "", "-t", "1", "-r", "5", *options, host, root]
 
 
-# ---- devices that are made up ----
+# ---- messages ----
 
 def length(n):
     return bytes([n]) if n < 128 else bytes([0x82, n >> 8, n & 255])
@@ -83,15 +48,26 @@ def base128(n):
 BELOW = bytes([0x2b, 6, 1, 4, 1]) + base128(9999)
 
 
+def row(n):
+    return BELOW + b"\x01" + base128(n) + b"\x00"
+
+
 def bindings(name, value):
     return tlv(0x30, tlv(0x30, tlv(6, name) + value))
 
 
+def request(tag, request_id, name, value=b"\x05\x00", community=b"public"):
+    pdu = tlv(2, request_id.to_bytes(4, "big")) + b"\x02\x01\x00" * 2 + bindings(name, value)
+    return tlv(0x30, b"\x02\x01\x01" + tlv(4, community) + tlv(tag, pdu))
+
+
+# ---- devices that are made up ----
+
 class Table:
-    """For each name that can be asked for: what stands behind the request-id in the answer."""
+    """For each name that can be asked for, what stands behind the request-id in the answer."""
 
     def __init__(self, objects):
-        names = [BELOW + b"\x01" + base128(n) + b"\x00" for n in range(1, objects + 1)]
+        names = [row(n) for n in range(1, objects + 1)]
         self.after = {}
         for name, following in zip([BELOW, *names], [*names, None]):
             answer = bindings(following, tlv(4, b"an object of a device")) if following else \
