@@ -11,6 +11,7 @@
 #include <linux/ipv6.h>
 #include <linux/ipv6_route.h>
 #include <linux/route.h>
+#include <linux/rtnetlink.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/ioctl.h>
@@ -24,6 +25,35 @@ static int set_interface(int s, const char *name, unsigned long what, struct ifr
 {
     snprintf(req->ifr_name, sizeof(req->ifr_name), "%s", name);
     return ioctl(s, what, req);
+}
+
+/* By netlink: the ioctl for it is root's alone, whoever owns the namespace. */
+static int set_queue(int index, uint32_t len)
+{
+    struct {
+        struct nlmsghdr head;
+        struct ifinfomsg link;
+        struct rtattr attr;
+        uint32_t len;
+    } ask = {.head = {.nlmsg_len = sizeof(ask),
+                      .nlmsg_type = RTM_NEWLINK,
+                      .nlmsg_flags = NLM_F_REQUEST | NLM_F_ACK},
+             .link = {.ifi_index = index},
+             .attr = {.rta_len = RTA_LENGTH(sizeof(uint32_t)), .rta_type = IFLA_TXQLEN},
+             .len = len};
+    struct {
+        struct nlmsghdr head;
+        struct nlmsgerr err;
+        char quoted[sizeof(ask)];
+    } answer = {.err.error = -EIO};
+    int s = socket(AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC, NETLINK_ROUTE);
+    if (s < 0)
+        return -1;
+    if (send(s, &ask, sizeof(ask), 0) == sizeof(ask))
+        (void)!recv(s, &answer, sizeof(answer), 0);
+    close(s);
+    errno = -answer.err.error;
+    return errno ? -1 : 0;
 }
 
 static int bring_up(int s, const char *name)
@@ -113,11 +143,11 @@ int space_set_up_network(const struct space_config *cfg, int *ret_tun, struct sp
             "cannot make a TUN interface (/dev/net/tun must exist and be open to you: "
             "modprobe tun; chmod 0666 /dev/net/tun)");
     int s = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
-    struct ifreq mtu = {.ifr_mtu = SPACE_MTU}, queue = {.ifr_qlen = QUEUE_LEN}, index = {0};
+    struct ifreq mtu = {.ifr_mtu = SPACE_MTU}, index = {0};
     int rc = bring_up(s, "lo");
     rc |= set_interface(s, INTERFACE, SIOCSIFMTU, &mtu);
-    rc |= set_interface(s, INTERFACE, SIOCSIFTXQLEN, &queue);
     rc |= set_interface(s, INTERFACE, SIOCGIFINDEX, &index);
+    rc |= set_queue(index.ifr_ifindex, QUEUE_LEN);
     rc = rc < 0 ? space_fail(r, ERR_IO, "cannot set up the interface") : set_up_v4(s, r);
     if (rc == 0 && bring_up(s, INTERFACE) < 0)
         rc = space_fail(r, ERR_IO, "cannot bring the interface up");

@@ -211,7 +211,7 @@ class Sshd:
         with open(conf, "w") as f:
             f.write(f"ListenAddress {host}:{self.port}\nHostKey {directory}/host_key\n"
                     f"AuthorizedKeysFile {directory}/client_key.pub\nStrictModes no\nUsePAM no\n"
-                    f"PidFile none\nPermitRootLogin yes\n")
+                    f"PidFile none\nPermitRootLogin yes\nSubsystem sftp internal-sftp\n")
         self.process = Process(["/usr/sbin/sshd", "-D", "-e", "-f", conf],
                                os.path.join(directory, "sshd.log"), namespace=namespace).start()
         wait_until(lambda: connect(self.address, 1, namespace).close() or True, "sshd")

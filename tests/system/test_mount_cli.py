@@ -1,10 +1,14 @@
 """`warren mount` as a command: its end, lasting mounts, who is let out and where to, fail-over, and
 that nothing stays behind."""
 
+import fcntl
 import json
 import os
+import select
 import signal
+import stat
 import subprocess
+import termios
 
 import pytest
 
@@ -321,3 +325,124 @@ def test_a_malicious_program_reaches_nothing_of_the_hub_or_the_operator(bench, s
                     "others": "True", "signal": "refused", "netns": "stays", "control": "refused",
                     "token": "None"}, out
     assert secret.accepted == 0
+
+
+# ---- names in /run/netns ----
+
+@pytest.fixture
+def netns():
+    """The name of a namespace that must not stay."""
+    name = f"w{os.getpid()}-mount"
+    assert not left_of(name)
+    yield name
+    assert not left_of(name)
+
+
+def left_of(name):
+    return [p for p in (f"/run/netns/{name}", f"/etc/netns/{name}") if os.path.lexists(p)] \
+        + [line for line in open("/proc/self/mounts") if name in line]
+
+
+@pytest.mark.parametrize("end", ["stop", "kill the mount", "kill process 1", "kill the guardian"])
+def test_a_namespace_with_a_name_goes_with_its_mount(bench, site, lan, netns, end):
+    nginx = bench.nginx(host=lan.AGENT, namespace=lan.lan.name)
+    nginx.put_file("page", b"a page of the LAN")
+    p = warren(site, lan, "mount", "plant", "--netns", netns)
+    wait_until(lambda: status(site, lan, netns).get("phase") == "active", "the mount")
+    got = run(["ip", "netns", "exec", netns, "curl", "-sS", f"http://a1.agent:{nginx.port}/page"])
+    assert got.stdout == "a page of the LAN"
+    code, _, err = done(warren(site, lan, "mount", "plant", "--name", "second", "--netns", netns))
+    assert code == 5 and "already" in err
+    with open(f"/proc/{p.pid}/task/{p.pid}/children") as f:
+        init, guardian = map(int, f.read().split())
+    if end == "stop":
+        assert done(warren(site, lan, "mount", "stop", netns))[0] == 0
+        assert not left_of(netns)
+    elif end == "kill the guardian":
+        os.kill(guardian, signal.SIGKILL)
+        p.terminate()
+    else:
+        os.kill(p.pid if end == "kill the mount" else init, signal.SIGKILL)
+    p.communicate(timeout=30 * SLOW)
+    wait_until(lambda: not left_of(netns), "nothing to be left")
+
+
+def test_a_namespace_that_a_power_cut_left_is_taken_again(site, lan, netns):
+    os.makedirs(f"/etc/netns/{netns}")
+    with open(f"/etc/netns/{netns}/resolv.conf", "w") as f:
+        f.write("# made by warren mount for as long as it runs\nnameserver 198.18.0.1\n")
+    assert done(warren(site, lan, "mount", "plant", "--netns", netns, "--", "true"))[0] == 0
+
+
+# ---- without root ----
+
+AS_NOBODY = """
+mount --bind {} /dev/net/tun &&
+exec setpriv --reuid=65534 --regid=65534 --clear-groups "$@"
+"""
+
+
+def test_a_user_needs_no_root(bench, site, lan, directory):
+    """With a device that is open to users, as udev makes it."""
+    nginx = bench.nginx(host=lan.AGENT, namespace=lan.lan.name)
+    nginx.put_file("page", b"a page of the LAN")
+    token, device = os.path.join(directory, "token"), os.path.join(directory, "tun")
+    os.mknod(device, 0o666 | stat.S_IFCHR, os.makedev(10, 200))
+    os.chmod(device, 0o666)
+    with open(token, "w") as f:
+        f.write(open(site.token_path).read())
+    os.chmod(token, 0o600)
+    os.chown(token, 65534, 65534)
+    os.chmod(os.path.dirname(site.ca_path), 0o755)
+    env = {**os.environ, **site.environment(token), "HOME": "/nonexistent"}
+
+    def as_user(*words):
+        return subprocess.run(
+            ["nsenter", f"--net=/run/netns/{lan.hub.name}", "unshare", "-m", "--propagation", "private", "sh",
+             "-c", AS_NOBODY.format(device), "sh", program("warren"), "mount", *words],
+            env=env, capture_output=True, text=True, timeout=60 * SLOW)
+    got = as_user("plant", "--", "sh", "-c", f"id -u; curl -sS http://{nginx.address}/page")
+    if "new namespaces are refused" in got.stderr:
+        pytest.skip("users may not make user namespaces here")
+    assert got.stdout == "65534\na page of the LAN", got.stderr
+    assert as_user("plant", "--root", "--", "id", "-u").stdout == "0\n"
+    assert as_user("plant", "--", "sh", "-c", "kill -3 $$").returncode == -signal.SIGQUIT
+    got = as_user("plant", "--netns", "x", "--", "true")
+    assert got.returncode == 4 and "root" in got.stderr
+    got = as_user("plant", "--name", "lab", "--", "sh", "-c",
+                  f"nsenter --net=/run/netns/{lan.hub.name} true || echo kept in")
+    assert got.stdout == "kept in\n"
+
+
+# ---- on a terminal ----
+
+def test_a_terminal_shows_the_wait_and_its_keys_reach_the_program(site, lan):
+    agent = site.agents[0]
+    agent.process.stop()
+    here, there = os.openpty()
+    p = mounted(site, lan, PYTHON, "-c", """
+import sys, time
+print("begins", flush=True)
+try:
+    time.sleep(1000)
+except KeyboardInterrupt:
+    print("interrupted", flush=True)
+    sys.exit(3)
+""", stdin=there, stdout=there, stderr=there, start_new_session=True,
+                preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0))
+    os.close(there)
+    said = ""
+
+    def hear(text):
+        nonlocal said
+        while text not in said:
+            assert select.select([here], [], [], 30 * SLOW)[0], said
+            said += os.read(here, 4096).decode()
+    hear("waiting for an agent of plant: none is connected")
+    agent.start()
+    hear("begins")
+    assert "\r\x1b[K" in said
+    os.write(here, b"\x03")
+    hear("interrupted")
+    assert p.wait(30 * SLOW) == 3
+    os.close(here)
