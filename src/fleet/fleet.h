@@ -200,8 +200,10 @@ struct fleet_hub {
     char id[ID_SIZE];
     uint64_t epoch;
     char address[FLEET_HUB_ADDRESS_SIZE]; /* HOST:PORT for other hubs */
-    uint64_t ends_ms;                     /* loop time: of its lease, as far as known */
-    bool is_linked;                       /* it answers us */
+    char name[FLEET_NAME_SIZE], software[FLEET_NAME_SIZE];
+    int64_t started;  /* wall ms */
+    uint64_t ends_ms; /* loop time: of its lease, as far as known */
+    bool is_linked;   /* it answers us */
     UT_hash_handle hh;
 };
 

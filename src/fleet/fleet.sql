@@ -40,3 +40,8 @@ CREATE TABLE hub_lease (
 );
 ALTER TABLE agent_session ADD COLUMN hub TEXT;
 ALTER TABLE agent_session ADD COLUMN hub_epoch BIGINT NOT NULL DEFAULT 0;
+
+-- migration 5: what other hubs show of a hub
+ALTER TABLE hub_lease ADD COLUMN name TEXT NOT NULL DEFAULT '';      -- of its machine
+ALTER TABLE hub_lease ADD COLUMN software TEXT NOT NULL DEFAULT '';
+ALTER TABLE hub_lease ADD COLUMN started BIGINT NOT NULL DEFAULT 0;  -- wall clock, ms

@@ -428,19 +428,43 @@ static void delete_network(struct http_request *req, void *ctx)
 
 /* ---- hubs ---- */
 
+static json_t *this_hub_json(const struct fleet_api *api)
+{
+    const struct store_hub *hub = fleet_hub(api->cfg.fleet);
+    return json_pack("{s:s, s:s, s:I, s:s, s:s, s:s, s:o, s:I, s:I}", "id", hub->id, "name",
+                     api->cfg.hub_name, "epoch", (json_int_t)hub->epoch, "phase",
+                     api->cfg.is_draining(api->cfg.arg) ? "draining" : "ready", "address",
+                     api->cfg.address, "software", WARREN_VERSION, "started",
+                     rest_time(api->started), "agents", (json_int_t)fleet_online(api->cfg.fleet),
+                     "tunnels", (json_int_t)api->cfg.count_tunnels(api->cfg.arg, hub->id));
+}
+
+static json_int_t count_agents(const struct fleet_api *api, const struct fleet_hub *h)
+{
+    json_int_t n = 0;
+    for (const struct fleet_agent *a = fleet_agents(api->cfg.fleet); a; a = a->hh.next)
+        n += !a->call && strcmp(a->hub, h->id) == 0 && fleet_agent_is_online(a);
+    return n;
+}
+
+static json_t *other_hub_json(const struct fleet_api *api, const struct fleet_hub *h)
+{
+    return json_pack("{s:s, s:s, s:I, s:s, s:s, s:s, s:o, s:I, s:I}", "id", h->id, "name", h->name,
+                     "epoch", (json_int_t)h->epoch, "phase",
+                     fleet_hub_is_live(api->cfg.fleet, h->id, h->epoch) ? "ready" : "gone",
+                     "address", h->address, "software", h->software, "started",
+                     rest_time(h->started), "agents", count_agents(api, h), "tunnels",
+                     (json_int_t)api->cfg.count_tunnels(api->cfg.arg, h->id));
+}
+
 static void list_hubs(struct http_request *req, void *ctx)
 {
-    struct fleet_api *api = ctx;
-    const struct store_hub *hub = fleet_hub(api->cfg.fleet);
-    char started[TIME_TEXT_SIZE];
-    time_format(api->started, started);
-    json_t *item = json_pack("{s:s, s:s, s:I, s:s, s:s, s:s, s:s, s:I, s:I}", "id", hub->id, "name",
-                             api->cfg.hub_name, "epoch", (json_int_t)hub->epoch, "phase",
-                             api->cfg.is_draining(api->cfg.arg) ? "draining" : "ready", "address",
-                             api->cfg.address, "software", WARREN_VERSION, "started", started,
-                             "agents", (json_int_t)fleet_online(api->cfg.fleet), "tunnels",
-                             (json_int_t)api->cfg.count_tunnels(api->cfg.arg));
-    rest_respond_page(req, json_pack("[o]", item), NULL);
+    const struct fleet_api *api = ctx;
+    json_t *list = json_array();
+    json_array_append_new(list, this_hub_json(api));
+    for (const struct fleet_hub *h = fleet_hubs(api->cfg.fleet); h; h = h->hh.next)
+        json_array_append_new(list, other_hub_json(api, h));
+    rest_respond_page(req, list, NULL);
 }
 
 static const struct http_route routes[] = {

@@ -13,8 +13,8 @@ struct fleet_api_config {
     struct identity *identity;
     const char *address;  /* of this hub's listener */
     const char *hub_name; /* of this machine */
-    /* How many tunnels this hub serves, and whether it drains. */
-    size_t (*count_tunnels)(void *arg);
+    /* How many tunnels that hub serves, and whether this one drains. */
+    size_t (*count_tunnels)(void *arg, const char *hub);
     bool (*is_draining)(void *arg);
     void *arg;
 };

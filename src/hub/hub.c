@@ -196,11 +196,9 @@ static bool is_draining(void *arg)
     return ((struct hub *)arg)->state >= HUB_DRAINING;
 }
 
-static size_t count_active(void *arg)
+static size_t count_served(void *arg, const char *hub)
 {
-    struct tunnels_stats stats;
-    tunnels_stats(((struct hub *)arg)->tunnels, &stats);
-    return stats.phases[TUNNEL_ACTIVE];
+    return tunnels_served_by(((struct hub *)arg)->tunnels, hub);
 }
 
 static int open_fleet(struct hub *h, struct diag *d)
@@ -254,7 +252,7 @@ static int open_http(struct hub *h, struct diag *d)
                                          .identity = h->identity,
                                          .address = h->address_text,
                                          .hub_name = h->machine,
-                                         .count_tunnels = count_active,
+                                         .count_tunnels = count_served,
                                          .is_draining = is_draining,
                                          .arg = h};
     identity_add_routes(h->identity, h->http);

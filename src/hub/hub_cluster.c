@@ -73,6 +73,7 @@ int hub_join_cluster(struct hub *h, struct diag *d)
                                      .is_shared = is_shared(h),
                                      .has_shared_ca = h->settings->ca_key_file != NULL,
                                      .address = address,
+                                     .name = h->machine,
                                      .on_pool_up = on_pool_up,
                                      .on_pool_down = on_pool_down,
                                      .on_claims = on_claims,

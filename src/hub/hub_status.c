@@ -7,6 +7,7 @@
 #include "base/error.h"
 #include "base/macro.h"
 #include "http/gateway.h"
+#include "peer/peers.h"
 #include "rpc/server.h"
 
 #include <assert.h>
@@ -47,6 +48,10 @@ enum {
     LOOP_LAG,
     MEMORY_BYTES,
     MEMORY_PER_AGENT,
+    HUBS,
+    HUB_LINKS,
+    HUB_LEASE,
+    STREAMS_TURNED,
     METRIC_COUNT
 };
 
@@ -68,6 +73,14 @@ static const char *const dial_errors[PROXY_STATUS_COUNT] = {PROXY_STATUS_LIST(X)
 #undef X
 
 static const struct metric_row rows[METRIC_COUNT] = {
+    [HUBS] = {"warren_hubs", METRIC_GAUGE, "Hubs of the cluster that live, this one included"},
+    [HUB_LINKS] = {"warren_hub_links", METRIC_GAUGE,
+                   "Connections to other hubs that this one has dialled"},
+    [HUB_LEASE] = {"warren_hub_lease_held", METRIC_GAUGE,
+                   "1 while this hub's lease is renewed in time, else it takes nothing new"},
+    [STREAMS_TURNED] = {"warren_streams_turned_total", METRIC_COUNTER,
+                        "Client connections that another hub no longer served, and were tried "
+                        "once more"},
     [AGENTS_ONLINE] = {"warren_agents_online", METRIC_GAUGE, "Agents that are logged in"},
     [REVERSE_CONNECTIONS] = {"warren_reverse_connections", METRIC_GAUGE,
                              "Connections that carry agents' streams"},
@@ -210,6 +223,18 @@ static void collect_connections(struct hub *h, struct metrics *m)
     metric_add(m, RPC_CALLS, 0, (int64_t)rpc.calls);
 }
 
+static void collect_cluster(struct hub *h, struct metrics *m)
+{
+    struct peers_stats peers;
+    struct tunnels_stats tunnels;
+    peers_stats(h->peers, &peers);
+    tunnels_stats(h->tunnels, &tunnels);
+    metric_set(m, HUBS, 0, (int64_t)peers.hubs + 1);
+    metric_set(m, HUB_LINKS, 0, (int64_t)peers.links);
+    metric_set(m, HUB_LEASE, 0, peers_may_claim(h->peers));
+    metric_add(m, STREAMS_TURNED, 0, (int64_t)tunnels.turned);
+}
+
 static void collect_process(struct hub *h, struct metrics *m)
 {
     struct store_stats store;
@@ -259,6 +284,7 @@ static void get_metrics(struct http_request *req, void *ctx)
     struct buf out = {0};
     collect_lans(h, m);
     collect_tunnels(h, m);
+    collect_cluster(h, m);
     collect_connections(h, m);
     collect_process(h, m);
     metrics_render(&m, 1, &out);

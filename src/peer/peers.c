@@ -20,7 +20,7 @@ struct peer_clock {
 
 struct peers {
     struct peers_config cfg;
-    char address[FLEET_HUB_ADDRESS_SIZE];
+    char address[FLEET_HUB_ADDRESS_SIZE], name[FLEET_NAME_SIZE];
     struct store_hub hub;
     struct hub_lease lease;
     bool could_claim, is_stopping;
@@ -51,13 +51,14 @@ bool peers_may_claim(const struct peers *p)
 
 struct row {
     char id[ID_SIZE], address[FLEET_HUB_ADDRESS_SIZE];
-    int64_t epoch, expires;
+    char name[FLEET_NAME_SIZE], software[FLEET_NAME_SIZE];
+    int64_t epoch, expires, started;
 };
 
 struct renewal {
     struct peers *peers;
     struct store_hub hub;
-    char address[FLEET_HUB_ADDRESS_SIZE];
+    char address[FLEET_HUB_ADDRESS_SIZE], name[FLEET_NAME_SIZE];
     bool is_first, is_shared;
     uint64_t asked_ms, asked_mono_ms;
     int64_t now_ms; /* the database's */
@@ -70,26 +71,39 @@ static int write_first(struct tx *tx, const struct renewal *r, int64_t expires)
     TRY(tx_exec(tx, "DELETE FROM hub_lease WHERE hub <> $1 AND expires < $2", STORE_TEXT(r->hub.id),
                 STORE_INT(r->now_ms - 86400000)));
     return tx_exec(tx,
-                   "INSERT INTO hub_lease (hub, epoch, address, expires) VALUES ($1, $2, $3, $4) "
+                   "INSERT INTO hub_lease (hub, epoch, address, expires, name, software, started) "
+                   "VALUES ($1, $2, $3, $4, $5, $6, $7) "
                    "ON CONFLICT (hub) DO UPDATE SET epoch = excluded.epoch, "
-                   "address = excluded.address, expires = excluded.expires",
+                   "address = excluded.address, expires = excluded.expires, "
+                   "name = excluded.name, software = excluded.software, "
+                   "started = excluded.started",
                    STORE_TEXT(r->hub.id), STORE_INT(r->hub.epoch), STORE_TEXT(r->address),
-                   STORE_INT(expires));
+                   STORE_INT(expires), STORE_TEXT(r->name), STORE_TEXT(WARREN_VERSION),
+                   STORE_INT(time_wall_ms()));
+}
+
+static void copy(char *out, size_t size, const char *in)
+{
+    snprintf(out, size, "%s", in);
 }
 
 static int read_rows(struct tx *tx, struct renewal *r)
 {
     int rc;
-    struct rows rows =
-        tx_query(tx, "SELECT hub, epoch, address, expires FROM hub_lease WHERE hub <> $1",
-                 STORE_TEXT(r->hub.id));
+    struct rows rows = tx_query(tx,
+                                "SELECT hub, epoch, address, expires, name, software, started "
+                                "FROM hub_lease WHERE hub <> $1",
+                                STORE_TEXT(r->hub.id));
     r->n_rows = 0;
     while ((rc = row_next(&rows)) > 0) {
         r->rows = mem_grow(r->rows, (r->n_rows + 1) * sizeof(*r->rows));
         struct row *row = &r->rows[r->n_rows++];
-        *row = (struct row){.epoch = row_int(&rows, 1), .expires = row_int(&rows, 3)};
-        snprintf(row->id, sizeof(row->id), "%s", row_text(&rows, 0));
-        snprintf(row->address, sizeof(row->address), "%s", row_text(&rows, 2));
+        *row = (struct row){
+            .epoch = row_int(&rows, 1), .expires = row_int(&rows, 3), .started = row_int(&rows, 6)};
+        copy(row->id, sizeof(row->id), row_text(&rows, 0));
+        copy(row->address, sizeof(row->address), row_text(&rows, 2));
+        copy(row->name, sizeof(row->name), row_text(&rows, 4));
+        copy(row->software, sizeof(row->software), row_text(&rows, 5));
     }
     return rc;
 }
@@ -118,7 +132,10 @@ static void take_row(struct peers *p, const struct renewal *r, const struct row 
     int64_t left = row->expires - r->now_ms;
     h->epoch = (uint64_t)row->epoch;
     h->ends_ms = r->asked_ms + (uint64_t)MAX(left, (int64_t)0);
-    snprintf(h->address, sizeof(h->address), "%s", row->address);
+    h->started = row->started;
+    copy(h->address, sizeof(h->address), row->address);
+    copy(h->name, sizeof(h->name), row->name);
+    copy(h->software, sizeof(h->software), row->software);
     if (left > 0)
         peer_links_want(p->links, p->cfg.fleet, h);
 }
@@ -210,7 +227,8 @@ static struct renewal *renewal_new(struct peers *p)
     r->is_shared = p->cfg.is_shared;
     r->asked_ms = loop_now_ms(p->cfg.loop);
     r->asked_mono_ms = time_mono_ms();
-    snprintf(r->address, sizeof(r->address), "%s", p->address);
+    copy(r->address, sizeof(r->address), p->address);
+    copy(r->name, sizeof(r->name), p->name);
     return r;
 }
 
@@ -287,7 +305,8 @@ int peers_new(const struct peers_config *cfg, struct peers **ret, struct diag *d
     p->cfg = *cfg;
     p->hub = *fleet_hub(cfg->fleet);
     p->could_claim = true;
-    snprintf(p->address, sizeof(p->address), "%s", cfg->address);
+    copy(p->address, sizeof(p->address), cfg->address);
+    copy(p->name, sizeof(p->name), cfg->name);
     timer_init(&p->timer, cfg->loop, on_timer);
     timer_init(&p->late_timer, cfg->loop, on_late);
     const struct peer_links_config links = {.loop = cfg->loop,

@@ -27,6 +27,7 @@ struct peers_config {
     bool is_shared;      /* other hubs may use the database */
     bool has_shared_ca;  /* the CA is in it: without, there may be no other hubs */
     const char *address; /* HOST:PORT where they reach this one; copied */
+    const char *name;    /* of this machine; copied */
 
     void (*on_pool_up)(void *arg, struct fleet_pool *p);
     void (*on_pool_down)(void *arg, struct fleet_pool *p);

@@ -293,6 +293,16 @@ void tunnels_may_claim(struct tunnels *ts)
         tunnel_plan(n);
 }
 
+size_t tunnels_served_by(struct tunnels *ts, const char *hub)
+{
+    size_t n = 0;
+    for (const struct tunnel_object *o = ts->objects; o; o = o->hh.next) {
+        const char *by = tunnel_is_forwarded(o) ? o->route.hub : fleet_hub(ts->fleet)->id;
+        n += o->t.phase == TUNNEL_ACTIVE && strcmp(by, hub) == 0;
+    }
+    return n;
+}
+
 void tunnels_join(struct tunnels *ts, struct peers *peers,
                   const uint8_t ticket_key[TICKET_KEY_SIZE])
 {

@@ -422,7 +422,7 @@ uint64_t tunnels_streams_open(const struct tunnels *ts)
 
 void tunnels_stats(const struct tunnels *ts, struct tunnels_stats *ret)
 {
-    *ret = (struct tunnels_stats){.lease_changes = ts->lease_changes};
+    *ret = (struct tunnels_stats){.lease_changes = ts->lease_changes, .turned = ts->turned};
     memcpy(ret->moves, ts->moves, sizeof(ret->moves));
     memcpy(ret->dial_errors, ts->dial_errors, sizeof(ret->dial_errors));
     for (const struct tunnel_object *o = ts->objects; o; o = o->hh.next) {

@@ -29,6 +29,7 @@ void tunnels_join(struct tunnels *ts, struct peers *peers,
 void tunnels_hub_up(struct tunnels *ts, struct fleet_pool *pool);
 void tunnels_hub_down(struct tunnels *ts, struct fleet_pool *pool);
 void tunnels_may_claim(struct tunnels *ts);
+size_t tunnels_served_by(struct tunnels *ts, const char *hub); /* of those that are active */
 
 /* Stops every exposure; `done` when the last stream is closed. Then tunnels_free. */
 void tunnels_stop(struct tunnels *ts, void (*done)(void *arg), void *arg);
@@ -44,6 +45,7 @@ struct tunnels_stats {
     uint64_t lease_changes;
     uint64_t moves[TUNNEL_WHY_COUNT];         /* leases that began, by enum tunnel_why */
     uint64_t dial_errors[PROXY_STATUS_COUNT]; /* by proxy_status_index */
+    uint64_t turned;                          /* clients that other hubs turned away */
 };
 void tunnels_stats(const struct tunnels *ts, struct tunnels_stats *ret);
 

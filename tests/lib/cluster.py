@@ -7,12 +7,15 @@
             └──────────┴─ hub 3
 """
 
+import contextlib
 import os
 import shutil
+import socket
 import tempfile
+import threading
 
 from lib.network import Lans
-from lib.process import Process, wait_until
+from lib.process import Process, run, wait_until
 from lib.warren import Agent, Hub, Rest
 
 
@@ -64,15 +67,70 @@ backend hubs
         self.process.stop()
 
 
-class Cluster:
-    """`postgres`: a lib.postgres.Postgres that runs."""
+class Wire:
+    """A unix socket before PostgreSQL's own, that can be cut."""
 
-    def __init__(self, bench, postgres, count=3):
+    def __init__(self, directory, target):
+        self.path = os.path.join(directory, os.path.basename(target))
+        self.target = target
+        self.sockets, self.is_cut = [], False
+        self.listener = socket.socket(socket.AF_UNIX)
+        self.listener.bind(self.path)
+        self.listener.listen(16)
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def _accept(self):
+        while True:
+            try:
+                near, _ = self.listener.accept()
+            except OSError:
+                return
+            if self.is_cut:
+                near.close()
+                continue
+            far = socket.socket(socket.AF_UNIX)
+            far.connect(self.target)
+            self.sockets += [near, far]
+            for a, b in ((near, far), (far, near)):
+                threading.Thread(target=self._copy, args=(a, b), daemon=True).start()
+
+    @staticmethod
+    def _copy(a, b):
+        try:
+            while data := a.recv(1 << 16):
+                b.sendall(data)
+        except OSError:
+            pass
+        for sock in (a, b):
+            with contextlib.suppress(OSError):
+                sock.shutdown(socket.SHUT_RDWR)
+
+    def cut(self):
+        self.is_cut = True
+        while self.sockets:
+            with contextlib.suppress(OSError):
+                self.sockets.pop().shutdown(socket.SHUT_RDWR)
+
+    def restore(self):
+        self.is_cut = False
+
+    def close(self):
+        self.listener.close()
+        self.cut()
+
+
+class Cluster:
+    """`postgres`: a lib.postgres.Postgres that runs. `cut`: the numbers of hubs that come to it by a Wire,
+    which are in `wires`."""
+
+    def __init__(self, bench, postgres, count=3, cut=()):
         self.bench = bench
         self.directory = tempfile.mkdtemp(prefix="cluster", dir=bench.directory)
         self.net = bench.keep(Lans())
         self.lan = self.net.lan(1)
         self.db = postgres.new_database()
+        self.database = self.db.split("?")[0].rsplit("/", 1)[1]
+        self.postgres, self.wires = postgres, {i: None for i in cut}
         self.key_file = os.path.join(self.directory, "ca.keyfile")
         with open(os.open(self.key_file, os.O_WRONLY | os.O_CREAT, 0o600), "wb") as f:
             f.write(os.urandom(32).hex().encode())
@@ -90,8 +148,14 @@ class Cluster:
 
     def add_hub(self, front, number):
         namespace, address = self.host()
+        db = self.db
+        if number in self.wires:
+            socket_path = os.path.join(self.postgres.directory, f".s.PGSQL.{self.postgres.port}")
+            where = tempfile.mkdtemp(prefix="wire", dir=self.bench.directory)
+            self.wires[number] = self.bench.keep(Wire(where, socket_path))
+            db = self.postgres.url(self.database, where)
         hub = Hub(os.path.join(self.directory, f"hub{number + 1}"), host=address, namespace=namespace,
-                  options=("--db", self.db, "--ca-key-file", self.key_file, "--public-name", front))
+                  options=("--db", db, "--ca-key-file", self.key_file, "--public-name", front))
         if self.hubs: # all have one administrator's token, which the first hub has made
             os.makedirs(hub.data, mode=0o700)
             shutil.copy(self.hubs[0].token_path, hub.token_path)
@@ -109,12 +173,19 @@ class Cluster:
         agent.wait_online()
         return agent
 
-    def wait_linked(self):
-        """Each hub has its links to all others."""
-        for hub in self.hubs:
-            others = len(self.hubs) - 1
-            wait_until(lambda h=hub: len(set(h.process.log().split("hub linked hub=")[1:])) >= others,
-                       "the hubs to be linked", 15)
+    def part(self, one, other):
+        """No packet passes between two hubs."""
+        for hub, far in ((one, other), (other, one)):
+            rules = f"""
+                table ip part {{
+                    chain in {{ type filter hook input priority 0; ip saddr {far.host} drop; }}
+                }}"""
+            run(["ip", "netns", "exec", hub.namespace, "nft", "-f", "-"], input=rules)
+
+    @staticmethod
+    def join(one, other):
+        for hub in (one, other):
+            run(["ip", "netns", "exec", hub.namespace, "nft", "delete", "table", "ip", "part"])
 
     def hub_of(self, agent):
         """Where the agent is."""
