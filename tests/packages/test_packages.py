@@ -6,6 +6,7 @@ import re
 import subprocess
 
 import pytest
+import yaml
 
 DEBS = os.path.abspath(os.environ["WARREN_DEBS"])
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="installing packages needs root")
@@ -72,3 +73,26 @@ def test_settings_survive_an_upgrade_and_purge_takes_everything(machine):
         ls -d /etc/warren /var/lib/warren /usr/bin/warren* 2>&1 || true""")
     assert out.splitlines()[0] == "1" and "warren.db" in out and "hub.toml" in out
     assert out.count("No such file") == 3
+
+
+TOP = os.path.join(os.path.dirname(__file__), "../..")
+MANIFEST, CHART = "packaging/kubernetes/warren.yaml", "packaging/helm/warren/templates/hub.yaml"
+
+
+@pytest.mark.parametrize("path", [MANIFEST, CHART])
+def test_kubernetes_sets_only_what_a_hub_knows(machine, path):
+    with open(os.path.join(TOP, path)) as f:
+        named = set(re.findall(r"WARREN_[A-Z_]+", f.read()))
+    known = set(re.findall(r"\[(WARREN_[A-Z_]+)\]", machine(INSTALL + "warren hub --help")))
+    assert named and not named - known
+
+
+def test_the_manifest_is_three_hubs_that_one_disruption_leaves_serving():
+    with open(os.path.join(TOP, MANIFEST)) as f:
+        parts = {part["kind"]: part for part in yaml.safe_load_all(f)}
+    hubs = parts["Deployment"]["spec"]
+    assert hubs["replicas"] == 3 and parts["PodDisruptionBudget"]["spec"]["maxUnavailable"] == 1
+    labels = hubs["template"]["metadata"]["labels"]
+    for selector in (hubs["selector"]["matchLabels"], parts["Service"]["spec"]["selector"],
+                     parts["PodDisruptionBudget"]["spec"]["selector"]["matchLabels"]):
+        assert selector == labels
