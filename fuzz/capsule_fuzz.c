@@ -42,7 +42,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         size_t len = MIN(step, size - at);
         while ((rc = capsule_next(&r, &p, &len, &c)) > 0) {
             if (c.kind == CAPSULE_DATAGRAM)
-                capsule_queue_put(&q, c.data, c.len);
+                capsule_queue_put(&q, c.data, c.len, &c.mark);
             if (c.kind == CAPSULE_ERROR && c.error >= 0)
                 abort();
         }

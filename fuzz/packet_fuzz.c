@@ -43,7 +43,7 @@ static void take(struct tcp *t, struct reassembly *r, const uint8_t *data, size_
         return;
     if (p.ip_len > len || p.payload < data || p.payload + p.payload_len > data + len)
         abort();
-    if (packet_put_error(error, p.ip, p.ip_len, 3, 1) > sizeof(error))
+    if (packet_put_error(error, p.ip, p.ip_len, 3, 1, NULL) > sizeof(error))
         abort();
     if (p.is_fragment && (reassembly_add(r, &p, now_ms, &whole, &whole_len) <= 0 ||
                           packet_parse(whole, whole_len, true, &p) < 0))

@@ -1,4 +1,5 @@
 /* The Proxy-Status field of a foreign answer: two bytes of status, then the field. */
+#include "base/error.h"
 #include "wire/proxy_status.h"
 
 #include <stdint.h>
@@ -23,6 +24,15 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         abort();
     if (err && proxy_status_format(err, field) < 400)
         abort();
+    struct icmp_cause cause, again;
+    proxy_status_cause(text, &cause);
+    if (cause.version) {
+        proxy_status_format(ERR_UNREACHABLE, field);
+        proxy_status_add_cause(field, &cause);
+        proxy_status_cause(field, &again);
+        if (memcmp(&cause, &again, sizeof(cause)) != 0)
+            abort();
+    }
     free(text);
     return 0;
 }

@@ -11,6 +11,7 @@
 #include "fleet/session.h"
 #include "loop/io.h"
 #include "loop/notify.h"
+#include "net/ping.h"
 #include "net/tls.h"
 #include "tunnel/tunnel_agent.h"
 
@@ -123,10 +124,12 @@ static int read_ceiling(const struct agent *a, struct ceiling *ret, struct diag 
 static json_t *render_view(void *arg)
 {
     const struct agent *a = arg;
-    return json_pack("{s:s, s:b, s:s, s:I, s:I, s:o, s:o}", "agent", a->identity.id, "connected",
-                     session_is_up(a->session), "status", session_status(a->session), "epoch",
-                     (json_int_t)session_epoch(a->session), "streams",
-                     (json_int_t)tunnel_agent_streams(a->tunnels), "leases",
+    json_t *ping = json_pack("{s:s, s:s}", "ipv4", ping_way_text(ping_find_way(false)), "ipv6",
+                             ping_way_text(ping_find_way(true)));
+    return json_pack("{s:s, s:b, s:s, s:I, s:I, s:o, s:o, s:o}", "agent", a->identity.id,
+                     "connected", session_is_up(a->session), "status", session_status(a->session),
+                     "epoch", (json_int_t)session_epoch(a->session), "streams",
+                     (json_int_t)tunnel_agent_streams(a->tunnels), "ping", ping, "leases",
                      tunnel_agent_json(a->tunnels), "read_ahead",
                      tunnel_agent_read_ahead_json(a->tunnels));
 }
@@ -146,6 +149,16 @@ static void start_view(struct agent *a)
 static void apply_log(const struct agent_settings *s)
 {
     log_setup((enum log_level)s->log_level, (enum log_format)s->log_format, STDERR_FILENO);
+}
+
+/* Pings of mounts (net/echo_target.h) need what a system does not give every process. */
+static void say_how_it_pings(void)
+{
+    enum ping_way v4 = ping_find_way(false), v6 = ping_find_way(true);
+    if (v4 == PING_NOT_PERMITTED || v6 == PING_NOT_PERMITTED)
+        LOG_WARN("pings through mounts will not be answered: permit this process's group in "
+                 "net.ipv4.ping_group_range, or give it CAP_NET_RAW",
+                 LOG_STR("ipv4", ping_way_text(v4)), LOG_STR("ipv6", ping_way_text(v6)));
 }
 
 static int start_session(struct agent *a, const struct ceiling *ceiling, struct diag *d)
@@ -198,6 +211,7 @@ static int start(struct agent *a, struct diag *d)
                                                  .arg = a};
     a->renewal = agent_renewal_start(&renewal);
     start_view(a);
+    say_how_it_pings();
     LOG_INFO("agent started", LOG_STR("agent", a->identity.id), LOG_STR("version", WARREN_VERSION),
              LOG_INT("allow_rules", ceiling.n));
     notify_ready(&a->notify);

@@ -105,6 +105,11 @@ static void on_uplink(void *arg)
     }
 }
 
+static void on_note(void *arg, const char *text)
+{
+    mount_show_note(arg, text);
+}
+
 static void on_child(struct io *io)
 {
     struct mount_session *s = container_of(io, struct mount_session, child);
@@ -201,7 +206,8 @@ static int start_mount(struct mount_session *s, struct diag *d)
                                         .n_headers = s->n_headers,
                                         .authority = uplink_hub(s->uplink),
                                         .names = &s->names,
-                                        .read_ahead_ttl_ms = s->plan->read_ahead_ttl_ms};
+                                        .read_ahead_ttl_ms = s->plan->read_ahead_ttl_ms,
+                                        .note = on_note};
     int tun = s->space.tun;
     s->space.tun = -1;
     int rc = mount_start(s->loop, tun, &uplink, &s->mount);

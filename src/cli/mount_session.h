@@ -30,7 +30,7 @@ struct mount_plan {
     char scope[MOUNT_SCOPE_SIZE]; /* the header warren-scope */
     bool has_v6, as_root, has_names, is_detached;
     uint32_t read_ahead_ttl_ms; /* 0: nothing is read ahead */
-    int64_t timeout_ms; /* for an agent to serve it; 0: no end */
+    int64_t timeout_ms;         /* for an agent to serve it; 0: no end */
 };
 
 struct mount_session {
@@ -69,4 +69,5 @@ int mount_session_run(struct call *c, const struct mount_plan *plan,
 void mount_show_waiting(struct mount_session *s); /* not served (yet, or any more), and why */
 void mount_show_served(struct mount_session *s);
 void mount_show_hub(struct mount_session *s); /* the uplink's state or reason is another one */
+void mount_show_note(struct mount_session *s, const char *text);
 json_t *mount_status_json(const struct mount_session *s);

@@ -73,6 +73,12 @@ void mount_show_hub(struct mount_session *s)
             diag_text(uplink_reason(s->uplink)));
 }
 
+void mount_show_note(struct mount_session *s, const char *text)
+{
+    wipe(s);
+    fprintf(s->call->err, "%s: %s\n", s->call->program->name, text);
+}
+
 static json_t *text_or_null(const char *text)
 {
     return text && *text ? json_string(text) : json_null();

@@ -1,5 +1,5 @@
 /* Shared by the files of a mount: mount.c (device, table of flows), mount_tcp.c, mount_udp.c,
- * mount_dns.c. */
+ * mount_icmp.c, mount_dns.c. */
 #pragma once
 
 #include "mount/ahead.h"
@@ -43,6 +43,17 @@ struct mount_udp {
     UT_hash_handle hh;
 };
 
+struct echo_asked;
+
+/* The program's echo requests: all go in one stream. */
+struct mount_echo {
+    struct flow *flow;        /* NULL: none was asked for lately */
+    struct echo_asked *asked; /* ring; NULL as the flow */
+    uint32_t next;            /* the next request's number; its place is the remainder */
+    uint64_t used_ms, retry_ms;
+    struct timer timer;
+};
+
 struct mount {
     struct loop *loop;
     struct tun tun;
@@ -56,6 +67,7 @@ struct mount {
     struct timer udp_timer;
     struct mount_device *devices; /* by address */
     struct ahead_stats ahead_stats;
+    struct mount_echo echo;
     struct reassembly fragments;
     struct mount_stats stats;
     bool is_stopped; /* freed with its last stream */
@@ -65,8 +77,13 @@ struct mount {
 #define AUTHORITY_SIZE 64
 void mount_format_target(const struct packet_ends *e, char out[AUTHORITY_SIZE]);
 void mount_quote(uint8_t quote[QUOTE_SIZE], const struct packet *p);
-/* The ICMP error for a failure to reach the target of a quoted packet, if there is one. */
-void mount_tell_error(struct mount *m, const uint8_t quote[QUOTE_SIZE], int err);
+/* The ICMP error for a failure to reach the target of a quoted packet: the one behind it, else one
+ * that says the same, if there is one. */
+void mount_tell_error(struct mount *m, const uint8_t quote[QUOTE_SIZE], int err,
+                      const struct icmp_cause *cause);
+/* Tells exactly this one. */
+void mount_tell_cause(struct mount *m, const uint8_t quote[QUOTE_SIZE],
+                      const struct icmp_cause *cause);
 
 void mount_free_if_over(struct mount *m);
 
@@ -94,3 +111,8 @@ void mount_ahead_response(struct mount_udp *u, const uint8_t *data, size_t len);
 void mount_ahead_push(struct mount_udp *u, const uint8_t *value, size_t len); /* an AHEAD capsule */
 void mount_ahead_expire(struct mount_udp *u);
 void mount_ahead_end(struct mount_udp *u);
+
+/* mount_icmp.c */
+void mount_icmp_init(struct mount *m);
+void mount_icmp_input(struct mount *m, const struct packet *p);
+void mount_icmp_stop(struct mount *m);

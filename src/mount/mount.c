@@ -31,7 +31,24 @@ void mount_quote(uint8_t quote[QUOTE_SIZE], const struct packet *p)
     memcpy(quote, p->ip, MIN(p->ip_len, (size_t)QUOTE_SIZE));
 }
 
-void mount_tell_error(struct mount *m, const uint8_t quote[QUOTE_SIZE], int err)
+/* Where the answers of nobody in particular come from: the program's way out. */
+static const uint8_t gateway_4[16] = {[10] = 0xff, 0xff, 198, 18, 0, 1};
+static const uint8_t gateway_6[16] = {0xfd, 0x57, 'a', 'r', 'r', 'e', 0, 'n', [15] = 1};
+
+void mount_tell_cause(struct mount *m, const uint8_t quote[QUOTE_SIZE],
+                      const struct icmp_cause *cause)
+{
+    uint8_t out[PACKET_ERROR_MAX];
+    const uint8_t *gateway = cause->version == 4 ? gateway_4 : gateway_6;
+    if (quote[0] >> 4 != cause->version)
+        return;
+    size_t n = packet_put_error(out, quote, QUOTE_SIZE, cause->type, cause->code,
+                                icmp_cause_has_sender(cause) ? cause->from : gateway);
+    tun_write(&m->tun, &(struct tun_offload){.header_len = n}, out, NULL, 0);
+}
+
+void mount_tell_error(struct mount *m, const uint8_t quote[QUOTE_SIZE], int err,
+                      const struct icmp_cause *cause)
 {
     static const struct {
         int err;
@@ -41,15 +58,20 @@ void mount_tell_error(struct mount *m, const uint8_t quote[QUOTE_SIZE], int err)
         {ERR_UNREACHABLE, ICMP_HOST_UNREACH, ICMP6_DST_UNREACH_ADDR},
         {ERR_DENIED, ICMP_PKT_FILTERED, ICMP6_DST_UNREACH_ADMIN},
     };
-    uint8_t out[PACKET_ERROR_MAX];
+    bool is_v6 = quote[0] >> 4 == 6;
+    if (cause->version) {
+        mount_tell_cause(m, quote, cause);
+        return;
+    }
     for (size_t i = 0; i < ARRAY_SIZE(rows); i++) {
-        bool is_v6 = quote[0] >> 4 == 6;
         if (rows[i].err != err)
             continue;
-        size_t n =
-            packet_put_error(out, quote, QUOTE_SIZE, is_v6 ? ICMP6_DST_UNREACH : ICMP_DEST_UNREACH,
-                             is_v6 ? rows[i].code6 : rows[i].code);
-        tun_write(&m->tun, &(struct tun_offload){.header_len = n}, out, NULL, 0);
+        struct icmp_cause c = {.version = is_v6 ? 6 : 4,
+                               .type = is_v6 ? ICMP6_DST_UNREACH : ICMP_DEST_UNREACH,
+                               .code = is_v6 ? rows[i].code6 : rows[i].code};
+        if (err == ERR_REFUSED) /* that is the target's own word */
+            packet_quoted_target(quote, c.from);
+        mount_tell_cause(m, quote, &c);
     }
 }
 
@@ -82,6 +104,8 @@ static void on_packet(void *arg, const uint8_t *data, size_t len, bool sum_is_pa
         mount_tcp_input(m, &p);
     else if (p.protocol == IPPROTO_UDP)
         mount_udp_input(m, &p);
+    else if (p.protocol == IPPROTO_ICMP || p.protocol == IPPROTO_ICMPV6)
+        mount_icmp_input(m, &p);
     else
         m->stats.packets_ignored++;
 }
@@ -113,6 +137,7 @@ int mount_start(struct loop *l, int tun, const struct mount_uplink *uplink, stru
     m->uplink = *uplink;
     m->flush.fn = on_flush;
     mount_udp_init(m);
+    mount_icmp_init(m);
     int rc = tun_start(&m->tun, l, tun, &device_ops, m);
     if (rc < 0) {
         close(tun);
@@ -136,6 +161,7 @@ void mount_stop(struct mount *m)
         return;
     HASH_ITER (hh, m->tcp, f, next)
         mount_tcp_drop(f);
+    mount_icmp_stop(m);
     mount_udp_stop(m);
     tun_stop(&m->tun);
     loop_defer_cancel(&m->flush);

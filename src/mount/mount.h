@@ -23,8 +23,10 @@ struct mount;
 /* Where names are asked for in a mount, and the target that stands for it. */
 #define MOUNT_RESOLVER_4      "198.18.0.1"
 #define MOUNT_RESOLVER_TARGET "resolver.agent:53"
-#define MOUNT_MTU             1500
-#define MOUNT_HEADERS_MAX     6
+/* The target that stands for everything that is pinged. */
+#define MOUNT_ECHO_TARGET "echo.agent:7"
+#define MOUNT_MTU         1500
+#define MOUNT_HEADERS_MAX 6
 
 /* The window of a stream to be opened: what a flow's ring takes, so that bytes that arrive always
  * have a place. */
@@ -41,6 +43,8 @@ struct mount_uplink {
     const char *authority;           /* the hub's, for requests that name their target elsewhere */
     uint32_t read_ahead_ttl_ms;      /* how long an answer lives that was read ahead; 0: none are */
     const struct mount_names *names; /* NULL: the network's name server knows all there are */
+    /* Something that the program cannot see and whoever runs it should know; may be NULL. */
+    void (*note)(void *arg, const char *text);
 };
 
 /* What the mount itself says to who asks its name server. */

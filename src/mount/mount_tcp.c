@@ -2,7 +2,7 @@
  * TCP flows. A SYN opens a stream; the stream's answer decides what the program hears:
  *
  *     200                        SYN-ACK
- *     connection_refused         RST
+ *     connection_refused         RST, or the ICMP error if it was refused by one
  *     unroutable, prohibited     the ICMP error
  *     anything else              silence: its kernel sends the SYN again, and a new dial begins
  *
@@ -18,13 +18,16 @@
 #include "base/id.h"
 #include "base/macro.h"
 #include "base/mem.h"
+#include "net/relay.h"
 #include "wire/proxy_status.h"
 
 #include <assert.h>
+#include <stdio.h>
 #include <utlist.h>
 
 #define GIVE_UP_MS   5000
 #define SEGMENTS_MAX (60 * 1024) /* payload given to the device at once */
+#define SMALL_TTL    32          /* one that is meant, as traceroute does; nmap's are above */
 
 /* ---- the table ---- */
 
@@ -87,13 +90,13 @@ static void end_dialling(struct mount_tcp *f)
     mem_free(TAKE(f->quote));
 }
 
-static void dial_failed(struct mount_tcp *f, int err)
+static void dial_failed(struct mount_tcp *f, int err, const struct icmp_cause *cause)
 {
     f->mount->stats.dials_failed++;
-    if (err == ERR_REFUSED) {
+    if (err == ERR_REFUSED && !cause->version) {
         tcp_abort(&f->tcp);
     } else {
-        mount_tell_error(f->mount, f->quote, err);
+        mount_tell_error(f->mount, f->quote, err, cause);
         tcp_forget(&f->tcp);
     }
     end_dialling(f);
@@ -122,7 +125,10 @@ static void on_headers(void *arg, struct h2_stream *s, const struct h2_headers *
         f->is_half_open = true;
         DL_APPEND2(f->mount->half_open, f, half_prev, half_next);
     } else {
-        dial_failed(f, proxy_status_parse(status, h2_headers_get(h, "proxy-status")));
+        const char *field = h2_headers_get(h, "proxy-status");
+        struct icmp_cause cause;
+        proxy_status_cause(field, &cause);
+        dial_failed(f, proxy_status_parse(status, field), &cause);
         f->stream = NULL;
         h2_stream_set(s, &refused_ops, NULL);
         h2_resume(s);
@@ -163,7 +169,7 @@ static void on_close(void *arg, struct h2_stream *s, uint32_t error)
     struct mount_tcp *f = arg;
     f->stream = NULL;
     if (f->is_dialling)
-        dial_failed(f, ERR_CANCELED);
+        dial_failed(f, ERR_CANCELED, &(struct icmp_cause){0});
     else if (error != H2_NO_ERROR || !f->tcp.out_ended)
         f->is_cut = true;
     mark_dirty(f);
@@ -206,21 +212,25 @@ static void on_timer(struct timer *t)
     mark_dirty(f);
 }
 
-static int open_stream(struct mount_tcp *f)
+static int open_stream(struct mount_tcp *f, uint8_t ttl)
 {
     const struct mount_uplink *u = &f->mount->uplink;
     struct h2conn *hc = u->conn(u->arg);
-    char authority[AUTHORITY_SIZE];
-    struct h2_header headers[2 + MOUNT_HEADERS_MAX] = {{":method", "CONNECT"},
+    char authority[AUTHORITY_SIZE], ttl_text[4];
+    struct h2_header headers[3 + MOUNT_HEADERS_MAX] = {{":method", "CONNECT"},
                                                        {":authority", authority}};
+    size_t n = 2;
     assert(u->n_headers <= MOUNT_HEADERS_MAX);
     if (!hc || h2conn_is_ending(hc))
         return ERR_UNAVAILABLE;
     mount_format_target(&f->ends, authority);
     for (size_t i = 0; i < u->n_headers; i++)
-        headers[2 + i] = u->headers[i];
-    return h2_request(h2conn_session(hc), headers, 2 + u->n_headers, true, &stream_ops, f,
-                      &f->stream);
+        headers[n++] = u->headers[i];
+    if (ttl < SMALL_TTL) {
+        snprintf(ttl_text, sizeof(ttl_text), "%u", ttl);
+        headers[n++] = (struct h2_header){RELAY_TTL, ttl_text};
+    }
+    return h2_request(h2conn_session(hc), headers, n, true, &stream_ops, f, &f->stream);
 }
 
 static bool make_room(struct mount *m)
@@ -238,7 +248,7 @@ static void dial(struct mount *m, const struct packet *syn)
     struct mount_tcp *f = NEW(struct mount_tcp);
     f->mount = m;
     f->ends = syn->ends;
-    if (open_stream(f) < 0) {
+    if (open_stream(f, syn->ttl) < 0) {
         mem_free(f);
         return;
     }

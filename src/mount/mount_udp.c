@@ -19,6 +19,7 @@
 #define CONVERSATION_MS 180000
 #define CONVERSATION    3 /* datagrams of the program */
 #define SWEEP_MS        1000
+#define USUAL_TTL       64
 
 static void unlist(struct mount_udp *u)
 {
@@ -66,7 +67,7 @@ static void on_ahead(void *arg, struct flow *f, enum capsule_kind kind, const ui
 static void on_error(void *arg, struct flow *f, int err)
 {
     struct mount_udp *u = arg;
-    mount_tell_error(u->mount, u->quote, err);
+    mount_tell_error(u->mount, u->quote, err, flow_cause(f));
 }
 
 static void on_end(void *arg, struct flow *f, const struct flow_result *res)
@@ -74,7 +75,7 @@ static void on_end(void *arg, struct flow *f, const struct flow_result *res)
     struct mount_udp *u = arg;
     struct mount *m = u->mount;
     if (res->end == FLOW_END_NOT_OPENED)
-        mount_tell_error(m, u->quote, res->err);
+        mount_tell_error(m, u->quote, res->err, flow_cause(f));
     unlist(u);
     mount_ahead_end(u);
     mem_free(u);
@@ -139,8 +140,9 @@ void mount_udp_input(struct mount *m, const struct packet *p)
     DL_DELETE(m->udp_idle, u);
     DL_APPEND(m->udp_idle, u);
     mount_quote(u->quote, p);
+    const struct capsule_mark mark = {p->ttl == USUAL_TTL ? 0 : p->ttl, p->tos};
     if (!mount_ahead_request(u, p->payload, p->payload_len))
-        flow_send(u->flow, p->payload, p->payload_len);
+        flow_send_marked(u->flow, p->payload, p->payload_len, &mark);
 }
 
 /* ---- time ---- */

@@ -360,12 +360,13 @@ size_t packet_put_udp(uint8_t *out, const struct packet_ends *e, uint8_t tos, si
     return ip + UDP_HEADER;
 }
 
-/* Completes the checksum of an ICMP message behind a header of IP. */
-static void sum_icmp(uint8_t *p, size_t len, const struct packet_ends *e)
+/* Completes the checksum of an ICMP message: its header, and what will follow it. */
+static void sum_icmp(uint8_t *p, const uint8_t *payload, size_t len, const struct packet_ends *e)
 {
-    uint64_t sum = packet_is_v4(e->near) ? 0 : pseudo_sum(e, IPPROTO_ICMPV6, len);
+    uint64_t sum = packet_is_v4(e->near) ? 0 : pseudo_sum(e, IPPROTO_ICMPV6, ICMP_HEADER + len);
     put16(p + 2, 0);
-    put16(p + 2, (uint16_t)~fold(sum_bytes(sum, p, len)));
+    sum = sum_bytes(sum, p, ICMP_HEADER);
+    put16(p + 2, (uint16_t)~fold(sum_bytes(sum, payload, len)));
 }
 
 /* Whose packet it was: its sender becomes `near`. */
@@ -383,14 +384,23 @@ static void quoted_ends(const uint8_t *about, bool is_v4, struct packet_ends *re
     }
 }
 
+void packet_quoted_target(const uint8_t *about, uint8_t ret[16])
+{
+    struct packet_ends e;
+    quoted_ends(about, about[0] >> 4 == 4, &e);
+    memcpy(ret, e.far, sizeof(e.far));
+}
+
 size_t packet_put_error(uint8_t out[PACKET_ERROR_MAX], const uint8_t *about, size_t quoted,
-                        uint8_t type, uint8_t code)
+                        uint8_t type, uint8_t code, const uint8_t from[16])
 {
     bool is_v4 = about[0] >> 4 == 4;
     size_t room = is_v4 ? V4_ABOUT : PACKET_ERROR_MAX - IP6_HEADER - ICMP_HEADER;
     size_t len = is_v4 ? get16(about + 2) : IP6_HEADER + (size_t)get16(about + 4);
     struct packet_ends e;
     quoted_ends(about, is_v4, &e);
+    if (from)
+        memcpy(e.far, from, sizeof(e.far));
     len = MIN(len, quoted);
     len = MIN(len, room);
     size_t ip = put_ip(out, e.far, e.near, is_v4 ? IPPROTO_ICMP : IPPROTO_ICMPV6, TTL, 0,
@@ -400,12 +410,13 @@ size_t packet_put_error(uint8_t out[PACKET_ERROR_MAX], const uint8_t *about, siz
     p[0] = type;
     p[1] = code;
     memcpy(p + ICMP_HEADER, about, len);
-    sum_icmp(p, ICMP_HEADER + len, &e);
+    sum_icmp(p, about, len, &e);
     return ip + ICMP_HEADER + len;
 }
 
-size_t packet_put_echo_reply(uint8_t *out, const struct packet_ends *e, uint8_t ttl, uint16_t id,
-                             uint16_t seq, const uint8_t *payload, size_t payload_len)
+size_t packet_put_echo_reply(uint8_t out[PACKET_HEADER_MAX], const struct packet_ends *e,
+                             uint8_t ttl, uint16_t id, uint16_t seq, const uint8_t *payload,
+                             size_t payload_len)
 {
     bool is_v4 = packet_is_v4(e->near);
     size_t len = ICMP_HEADER + payload_len;
@@ -415,7 +426,6 @@ size_t packet_put_echo_reply(uint8_t *out, const struct packet_ends *e, uint8_t 
     p[0] = is_v4 ? 0 : 129;
     put16(p + 4, id);
     put16(p + 6, seq);
-    memcpy(p + ICMP_HEADER, payload, payload_len);
-    sum_icmp(p, len, e);
-    return ip + len;
+    sum_icmp(p, payload, payload_len, e);
+    return ip + ICMP_HEADER;
 }

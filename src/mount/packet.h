@@ -91,9 +91,12 @@ size_t packet_put_whole(uint8_t *out, const struct packet_ends *e, uint8_t proto
 /* Whole packets, with their checksums; returned: their length. */
 
 /* An ICMP error about a packet of the program, of which the first `quoted` bytes, at least its
- * header of IP, are at `about`. It comes from the packet's target. */
+ * header of IP, are at `about`. It comes from `from`, of the packet's own version; NULL: from its
+ * target. */
 size_t packet_put_error(uint8_t out[PACKET_ERROR_MAX], const uint8_t *about, size_t quoted,
-                        uint8_t type, uint8_t code);
-/* The answer to an echo request; `out` has room for PACKET_HEADER_MAX and the payload. */
-size_t packet_put_echo_reply(uint8_t *out, const struct packet_ends *e, uint8_t ttl, uint16_t id,
-                             uint16_t seq, const uint8_t *payload, size_t payload_len);
+                        uint8_t type, uint8_t code, const uint8_t from[16]);
+void packet_quoted_target(const uint8_t *about, uint8_t ret[16]); /* where that packet went */
+/* The headers of an answer to an echo request, behind which the payload is to be put. */
+size_t packet_put_echo_reply(uint8_t out[PACKET_HEADER_MAX], const struct packet_ends *e,
+                             uint8_t ttl, uint16_t id, uint16_t seq, const uint8_t *payload,
+                             size_t payload_len);

@@ -134,6 +134,9 @@ int space_set_up_network(const struct space_config *cfg, int *ret_tun, struct sp
     space_write_file("/proc/sys/net/ipv4/tcp_congestion_control", "reno");
     space_write_file("/proc/sys/net/ipv6/conf/all/addr_gen_mode", "1");
     space_write_file("/proc/sys/net/ipv6/conf/default/addr_gen_mode", "1");
+    /* Routers that send ICMP errors need not be in a network that is routed here. */
+    space_write_file("/proc/sys/net/ipv4/conf/all/rp_filter", "0");
+    space_write_file("/proc/sys/net/ipv4/conf/default/rp_filter", "0");
     space_write_file("/proc/sys/net/ipv4/ip_local_port_range", "10000 65535");
     space_write_file("/proc/sys/net/ipv4/ping_group_range", "0 2147483647");
     *ret_tun = tun_open(INTERFACE);

@@ -13,6 +13,7 @@
 #include "base/macro.h"
 #include "base/mem.h"
 #include "loop/io.h"
+#include "net/errqueue.h"
 
 #include <errno.h>
 #include <netdb.h>
@@ -57,7 +58,8 @@ struct dial {
     struct conn *conn; /* in the handshake, then finished */
     int fd;
     struct addr peer;
-    int err; /* the most telling failure so far */
+    int err;                 /* the most telling failure so far */
+    struct icmp_cause cause; /* of that */
     bool is_done;
     struct diag diag;
 };
@@ -106,6 +108,7 @@ static void on_finish(struct defer *defer)
                             .fd = d->err ? -1 : d->fd,
                             .conn = d->err ? NULL : d->conn,
                             .peer = d->peer,
+                            .cause = d->cause,
                             .is_answered = d->is_answered,
                             .diag = d->diag};
     struct dial_params p = d->p;
@@ -132,10 +135,12 @@ static int rank(int err)
     return err ? 4 : 0;
 }
 
-static void note_failure(struct dial *d, int err)
+static void note_failure(struct dial *d, int err, const struct icmp_cause *cause)
 {
-    if (rank(err) > rank(d->err))
+    if (rank(err) > rank(d->err)) {
         d->err = err;
+        d->cause = cause ? *cause : (struct icmp_cause){0};
+    }
     if (err == ERR_REFUSED || err == ERR_RESET)
         d->is_answered = true;
 }
@@ -195,6 +200,13 @@ static void on_handshake_failed(void *arg, int err)
 static const struct conn_ops handshake_ops = {.on_open = on_handshake,
                                               .on_close = on_handshake_failed};
 
+/* -1: the system's. */
+static void set_ttl(int fd, int ttl)
+{
+    setsockopt(fd, IPPROTO_IP, IP_TTL, &ttl, sizeof(ttl));
+    setsockopt(fd, IPPROTO_IPV6, IPV6_UNICAST_HOPS, &ttl, sizeof(ttl));
+}
+
 static void connected(struct dial *d, struct attempt *a)
 {
     int fd = a->io.fd, one = 1;
@@ -206,6 +218,10 @@ static void connected(struct dial *d, struct attempt *a)
     stop_racing(d);
     if (!d->p.is_datagram && !d->p.is_probe)
         setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one));
+    if (d->p.wants_cause && !d->p.is_datagram)
+        errqueue_watch(fd, false); /* else an ICMP error would end a connection that lives */
+    if (d->p.ttl)
+        set_ttl(fd, -1);
     if (!d->p.tls) {
         d->fd = fd;
         finish(d, 0);
@@ -222,15 +238,30 @@ static void connected(struct dial *d, struct attempt *a)
 
 /* The race */
 
+/* What the network said; if it did not, what this machine's own routes did. */
+static void find_cause(const struct attempt *a, int errnum, struct icmp_cause *ret)
+{
+    struct errqueue_entry e;
+    *ret = (struct icmp_cause){0};
+    if (!a->dial->p.wants_cause)
+        return;
+    if (errqueue_take(a->io.fd, &e) > 0 && e.cause.version)
+        *ret = e.cause;
+    else if (!a->io.loop) /* at once */
+        icmp_cause_of_errno(errnum, a->addr.sa.sa_family == AF_INET6, ret);
+}
+
 static void attempt_failed(struct attempt *a, int errnum)
 {
     struct dial *d = a->dial;
+    struct icmp_cause cause;
+    find_cause(a, errnum, &cause);
     if (a->io.loop)
         io_close(&a->io);
     else if (a->io.fd >= 0)
         close(a->io.fd);
     a->io.fd = -1;
-    note_failure(d, error_from_errno(errnum));
+    note_failure(d, error_from_errno(errnum), &cause);
 }
 
 static void on_event(struct io *io)
@@ -268,7 +299,7 @@ static struct attempt *take_slot(struct dial *d)
 static bool launch(struct dial *d, const struct addr *addr)
 {
     if (d->p.check && d->p.check(d->p.arg, addr) != 0) {
-        note_failure(d, ERR_DENIED);
+        note_failure(d, ERR_DENIED, NULL);
         return false;
     }
     struct attempt *a = take_slot(d);
@@ -276,12 +307,17 @@ static bool launch(struct dial *d, const struct addr *addr)
     int type = d->p.is_datagram ? SOCK_DGRAM : SOCK_STREAM;
     int fd = socket(addr->sa.sa_family, type | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
     if (fd < 0) {
-        note_failure(d, errno == EMFILE || errno == ENFILE ? ERR_LIMIT : error_from_errno(errno));
+        note_failure(d, errno == EMFILE || errno == ENFILE ? ERR_LIMIT : error_from_errno(errno),
+                     NULL);
         return false;
     }
     a->io.fd = fd;
     if (d->p.is_probe)
         setsockopt(fd, IPPROTO_TCP, TCP_QUICKACK, &(int){0}, sizeof(int));
+    if (d->p.wants_cause)
+        errqueue_watch(fd, true);
+    if (d->p.ttl)
+        set_ttl(fd, d->p.ttl);
     if (connect(fd, &addr->sa, addr->len) == 0) {
         connected(d, a);
         return true;
@@ -385,7 +421,7 @@ static void on_resolved(uv_getaddrinfo_t *uv, int status, struct addrinfo *ai)
         if (status == 0)
             add_results(d, ai);
         else
-            note_failure(d, ERR_DNS);
+            note_failure(d, ERR_DNS, NULL);
         if (d->n_addrs > before && !timer_is_running(&d->next))
             launch_next(d);
         else if (d->n_addrs > before)

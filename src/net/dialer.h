@@ -14,6 +14,7 @@
 #include "loop/loop.h"
 #include "net/conn.h"
 #include "net/tls.h"
+#include "wire/icmp_cause.h"
 
 struct dial;
 
@@ -24,7 +25,8 @@ struct dial_result {
     int fd;            /* plain dial: connected, non-blocking, TCP_NODELAY; the callee's */
     struct conn *conn; /* TLS dial: handshake done, paused, not started; the callee's */
     struct addr peer;
-    bool is_answered; /* the other side said something (connected, refused): back off */
+    struct icmp_cause cause; /* of `err`, as far as it was asked for (wants_cause) */
+    bool is_answered;        /* the other side said something (connected, refused): back off */
     struct diag diag;
 };
 
@@ -40,8 +42,10 @@ struct dial_params {
     /* The last packet of the handshake is held back for a while: who closes with a reset at once
      * has learnt that the port answers, and the program behind it never hears of it. */
     bool is_probe;
-    struct tls_client *tls;                                  /* NULL: plain */
-    bool is_datagram;                                        /* a connected UDP socket; plain */
+    bool wants_cause;       /* which ICMP error it was, where it was one */
+    uint8_t ttl;            /* of the packets of the attempt; 0: as usual */
+    struct tls_client *tls; /* NULL: plain */
+    bool is_datagram;       /* a connected UDP socket; plain */
     void (*on_done)(void *arg, const struct dial_result *r); /* once, later; not after cancel */
     void *arg;
 };

@@ -44,6 +44,8 @@ struct flow {
     uint64_t lost_there; /* client: as the server told */
     struct flow_traffic traffic;
     struct addr peer;
+    struct capsule_mark mark; /* of the datagram that is being told */
+    struct icmp_cause cause;  /* of the last error */
 };
 
 static void count(_Atomic uint64_t *c, uint64_t n)
@@ -110,8 +112,9 @@ static void on_headers(void *arg, struct h2_stream *s, const struct h2_headers *
             f->ops->on_open(f->arg, f);
         return;
     }
-    reset(f, FLOW_END_NOT_OPENED, proxy_status_parse(status, h2_headers_get(h, "proxy-status")),
-          H2_CANCEL);
+    const char *field = h2_headers_get(h, "proxy-status");
+    proxy_status_cause(field, &f->cause);
+    reset(f, FLOW_END_NOT_OPENED, proxy_status_parse(status, field), H2_CANCEL);
 }
 
 static void deliver(struct flow *f, const struct capsule *c)
@@ -123,10 +126,12 @@ static void deliver(struct flow *f, const struct capsule *c)
         f->traffic.bytes_written += c->len;
         f->traffic.datagrams_written++;
         f->traffic.error = 0;
+        f->mark = c->mark;
         f->ops->on_datagram(f->arg, f, c->data, c->len, c->is_kept);
         break;
     case CAPSULE_ERROR:
         f->traffic.error = c->error;
+        f->cause = c->cause;
         if (f->ops->on_error)
             f->ops->on_error(f->arg, f, c->error);
         break;
@@ -235,7 +240,9 @@ static bool make_room(struct flow *f, size_t size)
     return true;
 }
 
-static void put(struct flow *f, const void *data, size_t len, bool is_note)
+/* A datagram, or a whole capsule (`is_note`). */
+static void put(struct flow *f, const void *data, size_t len, const struct capsule_mark *mark,
+                bool is_note)
 {
     struct capsule_queue *q = &f->queue;
     uint64_t dropped = q->dropped;
@@ -244,7 +251,7 @@ static void put(struct flow *f, const void *data, size_t len, bool is_note)
         if (is_note)
             capsule_queue_note(q, data, len);
         else
-            capsule_queue_put(q, data, len);
+            capsule_queue_put(q, data, len, mark);
         f->set->queued += capsule_queue_bytes(q) - before;
     } else if (!is_note) {
         q->dropped++;
@@ -254,21 +261,27 @@ static void put(struct flow *f, const void *data, size_t len, bool is_note)
         h2_resume(f->stream);
 }
 
-void flow_send(struct flow *f, const uint8_t *data, size_t len)
+void flow_send_marked(struct flow *f, const uint8_t *data, size_t len,
+                      const struct capsule_mark *mark)
 {
     assert(len <= CAPSULE_PAYLOAD_MAX);
     count(&f->set->bytes_read, len);
     count(&f->set->datagrams_read, 1);
     f->traffic.bytes_read += len;
     if (!f->is_over)
-        put(f, data, len, false);
+        put(f, data, len, mark, false);
 }
 
-void flow_tell_error(struct flow *f, int err)
+void flow_send(struct flow *f, const uint8_t *data, size_t len)
+{
+    flow_send_marked(f, data, len, NULL);
+}
+
+void flow_tell_error(struct flow *f, int err, const struct icmp_cause *cause)
 {
     uint8_t note[CAPSULE_NOTE_MAX];
     if (!f->is_over)
-        put(f, note, capsule_error(note, err), true);
+        put(f, note, capsule_error(note, err, cause), NULL, true);
 }
 
 void flow_send_ahead(struct flow *f, enum capsule_kind kind, const uint8_t *value, size_t len)
@@ -279,7 +292,7 @@ void flow_send_ahead(struct flow *f, enum capsule_kind kind, const uint8_t *valu
     if (f->is_over)
         return;
     memcpy(capsule + n, value, len);
-    put(f, capsule, n + len, true);
+    put(f, capsule, n + len, NULL, true);
 }
 
 bool flow_is_congested(const struct flow *f)
@@ -369,7 +382,7 @@ struct flow *flow_accept(struct h2_stream *s, struct flow_set *set, const struct
     return f;
 }
 
-void flow_answer(struct flow *f, int err, const struct addr *peer)
+void flow_answer(struct flow *f, int err, const struct icmp_cause *cause, const struct addr *peer)
 {
     assert(!f->is_answered);
     f->is_answered = true;
@@ -377,7 +390,7 @@ void flow_answer(struct flow *f, int err, const struct addr *peer)
         return;
     if (err < 0) {
         over(f, FLOW_END_NOT_OPENED, err);
-        relay_refuse(f->stream, err);
+        relay_refuse_because(f->stream, err, cause);
         return;
     }
     f->is_open = true;
@@ -390,6 +403,16 @@ void flow_answer(struct flow *f, int err, const struct addr *peer)
 void flow_traffic(const struct flow *f, struct flow_traffic *ret)
 {
     *ret = f->traffic;
+}
+
+const struct capsule_mark *flow_mark(const struct flow *f)
+{
+    return &f->mark;
+}
+
+const struct icmp_cause *flow_cause(const struct flow *f)
+{
+    return &f->cause;
 }
 
 const struct addr *flow_peer(const struct flow *f)

@@ -71,7 +71,8 @@ struct flow_ops {
     void (*on_open)(void *arg, struct flow *f); /* the target's socket is there; may be NULL */
     /* The bytes stay valid until the end of the input batch, or of the call if `is_kept`. */
     void (*on_datagram)(void *arg, struct flow *f, const uint8_t *data, size_t len, bool is_kept);
-    void (*on_error)(void *arg, struct flow *f, int err); /* ERR_REFUSED...; may be NULL */
+    /* ERR_REFUSED...; flow_cause has more. May be NULL. */
+    void (*on_error)(void *arg, struct flow *f, int err);
     /* A capsule of reading ahead (wire/read_ahead.h), valid during the call; may be NULL. */
     void (*on_ahead)(void *arg, struct flow *f, enum capsule_kind kind, const uint8_t *value,
                      size_t len);
@@ -97,10 +98,20 @@ int flow_open(struct h2conn *hc, const struct flow_open_params *p, struct flow *
  * not (status and Proxy-Status go out, on_end follows). Always later than flow_accept. */
 struct flow *flow_accept(struct h2_stream *s, struct flow_set *set, const struct flow_ops *ops,
                          void *arg);
-void flow_answer(struct flow *f, int err, const struct addr *peer);
+void flow_answer(struct flow *f, int err, const struct icmp_cause *cause, const struct addr *peer);
 
 void flow_send(struct flow *f, const uint8_t *data, size_t len); /* copied */
-void flow_tell_error(struct flow *f, int err);                   /* to the other end's on_error */
+/* ... to be sent to the target with this TTL and TOS. */
+void flow_send_marked(struct flow *f, const uint8_t *data, size_t len,
+                      const struct capsule_mark *mark);
+/* To the other end's on_error; `cause` may be NULL. */
+void flow_tell_error(struct flow *f, int err, const struct icmp_cause *cause);
+
+/* From within on_datagram: how it is to be sent; all zero: as usual. */
+const struct capsule_mark *flow_mark(const struct flow *f);
+/* From within on_error, and on_end of one that was not opened: the ICMP error behind it; version 0:
+ * there was none. */
+const struct icmp_cause *flow_cause(const struct flow *f);
 
 /* To the other end's on_ahead. */
 void flow_send_ahead(struct flow *f, enum capsule_kind kind, const uint8_t *value, size_t len);

@@ -6,6 +6,7 @@
 #include "base/mem.h"
 #include "loop/io.h"
 #include "net/dialer.h"
+#include "net/errqueue.h"
 #include "net/udp.h"
 
 #include <string.h>
@@ -13,6 +14,7 @@
 
 #define BATCHES_A_TURN 2           /* other flows of the agent want their turn too */
 #define EARLY_BYTES    (128 << 10) /* datagrams that come while a name is resolved */
+#define ERRORS_A_TURN  16
 
 struct flow_target {
     struct io io; /* fd -1: not connected */
@@ -21,20 +23,31 @@ struct flow_target {
     struct flow_target_params p;
     struct dial *dial;
     struct flow_ahead *ahead; /* NULL: the other end does not ask for it */
-    struct buf early;         /* length (size_t) and bytes of each */
+    struct buf early;         /* struct early_head and bytes of each */
     struct udp_sender sender;
     uint64_t unsent_told;
     struct h2conn_batch at_end;
     struct defer again;
 };
 
-/* An ICMP error is told once, whichever call met it first. */
-static void tell_error(struct flow_target *t, int err)
+struct early_head {
+    size_t len;
+    struct capsule_mark mark;
+};
+
+/* An ICMP error is told once, whichever call met it first: `err` counts if the queue has none. */
+static void tell_errors(struct flow_target *t, int err)
 {
-    int queued = udp_take_error(t->io.fd);
-    err = queued ? queued : err;
-    if (err)
-        flow_tell_error(t->flow, err);
+    struct errqueue_entry e;
+    int n = 0;
+    while (n < ERRORS_A_TURN && errqueue_take(t->io.fd, &e) > 0) {
+        flow_tell_error(t->flow, error_from_errno(e.errnum), &e.cause);
+        n++;
+    }
+    int pending = udp_take_error(t->io.fd);
+    err = pending ? pending : err;
+    if (err && !n)
+        flow_tell_error(t->flow, err, NULL);
 }
 
 static void flush(struct flow_target *t)
@@ -45,13 +58,17 @@ static void flush(struct flow_target *t)
     int err = t->sender.err;
     t->sender.err = 0;
     if (err)
-        tell_error(t, err);
+        tell_errors(t, err);
 }
 
-/* The program's, unless its answer is on its way. */
-static void send_on(struct flow_target *t, const uint8_t *data, size_t len)
+/* The program's, unless its answer is on its way: now, if it is marked, or with what is gathered.
+ */
+static void send_on(struct flow_target *t, const uint8_t *data, size_t len,
+                    const struct capsule_mark *mark)
 {
-    if (!t->ahead || !flow_ahead_request(t->ahead, data, len))
+    if (mark->ttl || mark->tos)
+        udp_send_marked(&t->sender, data, len, mark);
+    else if (!t->ahead || !flow_ahead_request(t->ahead, data, len))
         udp_send(&t->sender, data, len, NULL);
 }
 
@@ -69,22 +86,23 @@ static void on_batch_end(struct h2conn_batch *b)
 
 static void keep_early(struct flow_target *t, const uint8_t *data, size_t len)
 {
+    const struct early_head head = {len, *flow_mark(t->flow)};
     t->early.limit = EARLY_BYTES;
-    if (buf_reserve(&t->early, sizeof(len) + len) < 0) {
+    if (buf_reserve(&t->early, sizeof(head) + len) < 0) {
         flow_set_lost(t->p.set, 1);
         return;
     }
-    buf_append(&t->early, &len, sizeof(len));
+    buf_append(&t->early, &head, sizeof(head));
     buf_append(&t->early, data, len);
 }
 
 static void send_early(struct flow_target *t)
 {
-    size_t len;
-    for (size_t at = 0; at < t->early.len; at += len) {
-        memcpy(&len, t->early.data + at, sizeof(len));
-        at += sizeof(len);
-        send_on(t, (const uint8_t *)t->early.data + at, len);
+    struct early_head head;
+    for (size_t at = 0; at < t->early.len; at += head.len) {
+        memcpy(&head, t->early.data + at, sizeof(head));
+        at += sizeof(head);
+        send_on(t, (const uint8_t *)t->early.data + at, head.len, &head.mark);
     }
     flush(t);
     buf_done(&t->early);
@@ -97,7 +115,7 @@ static void on_datagram(void *arg, struct flow *f, const uint8_t *data, size_t l
         keep_early(t, data, len);
         return;
     }
-    send_on(t, data, len);
+    send_on(t, data, len, flow_mark(f));
     if (is_kept)
         flush(t);
     else
@@ -144,7 +162,7 @@ static void receive(struct flow_target *t)
     for (int i = 0; i < BATCHES_A_TURN && t->io.readable; i++) {
         int n = udp_receive(t->io.fd, batch, NULL);
         if (n < 0)
-            tell_error(t, n);
+            tell_errors(t, n);
         if (n >= 0 && n < UDP_BATCH) /* it was emptied */
             t->io.readable = false;
         for (int k = 0; k < n; k++) {
@@ -162,7 +180,7 @@ static void on_event(struct io *io)
     struct flow_target *t = container_of(io, struct flow_target, io);
     if (io->error) {
         io->error = false;
-        tell_error(t, 0);
+        tell_errors(t, 0);
     }
     receive(t);
 }
@@ -191,7 +209,7 @@ static void on_dialled(void *arg, const struct dial_result *res)
             flow_ahead_connected(t->ahead, &res->peer);
         send_early(t);
     }
-    flow_answer(t->flow, err, &res->peer);
+    flow_answer(t->flow, err, &res->cause, &res->peer);
 }
 
 static int check_target(void *arg, const struct addr *a)
@@ -213,6 +231,7 @@ void flow_target_accept(struct h2_stream *s, const struct flow_target_params *p)
                                                         .deadline_ms = p->deadline_ms,
                                                         .check = check_target,
                                                         .is_datagram = true,
+                                                        .wants_cause = true,
                                                         .on_done = on_dialled,
                                                         .arg = t});
 }

@@ -116,6 +116,7 @@ static void finish(struct relay *r)
     r->set->open--;
     struct relay_result res = {.end = r->end,
                                .err = r->err,
+                               .cause = r->cause,
                                .bytes_read = r->bytes_read,
                                .bytes_written = r->bytes_written,
                                .duration_ms = loop_now_ms(r->loop) - r->started_ms,
@@ -489,8 +490,9 @@ static void on_headers(void *arg, struct h2_stream *s, const struct h2_headers *
             r->ops->on_open(r->arg, r);
         return;
     }
-    relay_cut(r, RELAY_END_NOT_OPENED,
-              proxy_status_parse(status, h2_headers_get(h, "proxy-status")));
+    const char *field = h2_headers_get(h, "proxy-status");
+    proxy_status_cause(field, &r->cause);
+    relay_cut(r, RELAY_END_NOT_OPENED, proxy_status_parse(status, field));
     h2_resume(s);
 }
 

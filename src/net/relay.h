@@ -17,6 +17,7 @@
 
 #include "base/addr.h"
 #include "net/h2conn.h"
+#include "wire/icmp_cause.h"
 
 #include <stdatomic.h>
 
@@ -50,9 +51,10 @@ const char *relay_end_name(enum relay_end e); /* "finished", "socket_reset"... *
 
 struct relay_result {
     enum relay_end end;
-    int err;                /* 0 if finished */
-    uint64_t bytes_read;    /* from our socket */
-    uint64_t bytes_written; /* to our socket */
+    int err;                 /* 0 if finished */
+    struct icmp_cause cause; /* not opened: the ICMP error behind it; version 0: there was none */
+    uint64_t bytes_read;     /* from our socket */
+    uint64_t bytes_written;  /* to our socket */
     uint64_t duration_ms;
     int fd; /* relay_open_params.keeps_fd and not opened: the socket, the callee's; else -1 */
 };
@@ -101,9 +103,15 @@ int relay_open(struct h2conn *hc, int fd, const struct relay_open_params *p, str
  */
 void relay_other_ended(struct relay *r, int err);
 
+/* A request header: the TTL of what is sent to connect, where it is not the usual one, as
+ * traceroute over TCP wants it. */
+#define RELAY_TTL "warren-ttl"
+uint8_t relay_read_ttl(const struct h2_headers *h); /* 0: the usual */
+
 struct relay_accept_params {
     struct host_port target;
     uint32_t deadline_ms; /* to resolve and connect; 0: 10 s */
+    uint8_t ttl;          /* of what is sent to connect; 0: as usual */
     /* The owner's ceiling, asked for each resolved address: 0 or ERR_DENIED. May be NULL. */
     int (*check)(void *arg, const struct addr *a);
     void *check_arg;
@@ -128,6 +136,7 @@ void relay_fail(struct relay *r, int err, const struct h2_header *headers, size_
 
 /* Agent: answers a request with an error's status and Proxy-Status (stale lease, limit...). */
 void relay_refuse(struct h2_stream *s, int err);
+void relay_refuse_because(struct h2_stream *s, int err, const struct icmp_cause *cause);
 
 /*
  * Hub: lets an open relay go on over another connection of the same agent, on the same loop; no

@@ -37,7 +37,8 @@ struct relay {
     bool stream_ended : 1; /* END_STREAM came */
     bool is_shut : 1;      /* ... and went on as FIN */
     int err;
-    int socket_err; /* pending error of the socket, told once its last bytes are read */
+    int socket_err;          /* pending error of the socket, told once its last bytes are read */
+    struct icmp_cause cause; /* of a target that was not reached */
     enum relay_end end;
     uint64_t bytes_read, bytes_written, started_ms, burst_ms;
     struct addr peer;

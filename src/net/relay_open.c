@@ -5,6 +5,7 @@
 #include "base/error.h"
 #include "base/macro.h"
 #include "base/mem.h"
+#include "base/text.h"
 #include "net/dialer.h"
 #include "wire/proxy_status.h"
 
@@ -115,6 +116,13 @@ int relay_open(struct h2conn *hc, int fd, const struct relay_open_params *p, str
     return 0;
 }
 
+uint8_t relay_read_ttl(const struct h2_headers *h)
+{
+    const char *text = h2_headers_get(h, RELAY_TTL);
+    uint64_t ttl = 0;
+    return text && text_to_u64(text, UINT8_MAX, &ttl) == 0 ? (uint8_t)ttl : 0;
+}
+
 void relay_other_ended(struct relay *r, int err)
 {
     r->other_ended = true;
@@ -130,10 +138,11 @@ void relay_other_ended(struct relay *r, int err)
         relay_resume(r);
 }
 
-static void answer_failure(struct h2_stream *s, int err)
+void relay_refuse_because(struct h2_stream *s, int err, const struct icmp_cause *cause)
 {
     char status[4] = "502", field[PROXY_STATUS_SIZE];
     int code = proxy_status_format(err, field);
+    proxy_status_add_cause(field, cause);
     status[0] = (char)('0' + code / 100);
     status[1] = (char)('0' + code / 10 % 10);
     status[2] = (char)('0' + code % 10);
@@ -142,7 +151,7 @@ static void answer_failure(struct h2_stream *s, int err)
 
 void relay_refuse(struct h2_stream *s, int err)
 {
-    answer_failure(s, err);
+    relay_refuse_because(s, err, &(struct icmp_cause){0});
 }
 
 struct relay *relay_await(struct h2_stream *s, struct relay_set *set, const struct relay_ops *ops,
@@ -186,7 +195,7 @@ void relay_fail(struct relay *r, int err, const struct h2_header *headers, size_
     if (headers)
         h2_respond(r->stream, headers, n, false);
     else
-        answer_failure(r->stream, err);
+        relay_refuse_because(r->stream, err, &r->cause);
     relay_cut(r, RELAY_END_NOT_OPENED, err);
 }
 
@@ -204,6 +213,7 @@ static void on_dialled(void *arg, const struct dial_result *res)
     }
     if (err < 0) {
         r->io.fd = -1;
+        r->cause = res->cause;
         relay_fail(r, err, NULL, 0);
         return;
     }
@@ -229,6 +239,8 @@ struct relay *relay_accept(struct h2_stream *s, const struct relay_accept_params
     d->dial = dial_start(r->loop, &(struct dial_params){.target = p->target,
                                                         .deadline_ms = p->deadline_ms,
                                                         .check = check_target,
+                                                        .wants_cause = true,
+                                                        .ttl = p->ttl,
                                                         .on_done = on_dialled,
                                                         .arg = d});
     return r;

@@ -3,16 +3,16 @@
 #include "base/error.h"
 #include "base/macro.h"
 #include "net/buffers.h"
+#include "net/errqueue.h"
 #include "net/listener.h"
 
 #include <assert.h>
 #include <errno.h>
-#include <linux/errqueue.h>
 #include <string.h>
 
 #define SOCKET_BUFFER (4 << 20)
 #define GATHERED_MAX  1024
-#define CONTROL_SIZE  128 /* packet info and the count of losses, or an error */
+#define CONTROL_SIZE  128 /* packet info and the count of losses */
 
 static const uint8_t mapped[12] = {[10] = 0xff, [11] = 0xff}; /* ::ffff:0:0/96 */
 
@@ -58,10 +58,8 @@ int udp_bind(const struct addr *a, int *ret_fd, struct addr *ret_bound, struct d
 
 void udp_watch_errors(int fd)
 {
-    int one = 1;
     enlarge(fd);
-    setsockopt(fd, IPPROTO_IP, IP_RECVERR, &one, sizeof(one));
-    setsockopt(fd, IPPROTO_IPV6, IPV6_RECVERR, &one, sizeof(one));
+    errqueue_watch(fd, true);
 }
 
 /* ---- receiving ---- */
@@ -120,27 +118,11 @@ int udp_receive(int fd, struct udp_datagram ret[UDP_BATCH], uint32_t *ret_lost)
 
 int udp_take_error(int fd)
 {
-    int found = 0, pending = 0;
+    int pending = 0;
     socklen_t len = sizeof(pending);
-    for (;;) {
-        _Alignas(struct cmsghdr) char control[CONTROL_SIZE * 2];
-        struct msghdr m = {.msg_control = control, .msg_controllen = sizeof(control)};
-        if (recvmsg(fd, &m, MSG_ERRQUEUE) < 0)
-            break;
-        for (struct cmsghdr *c = CMSG_FIRSTHDR(&m); c; c = CMSG_NXTHDR(&m, c)) {
-            struct sock_extended_err e;
-            if ((c->cmsg_level == IPPROTO_IP && c->cmsg_type == IP_RECVERR) ||
-                (c->cmsg_level == IPPROTO_IPV6 && c->cmsg_type == IPV6_RECVERR)) {
-                memcpy(&e, CMSG_DATA(c), sizeof(e));
-                if (e.ee_errno != EMSGSIZE) /* the kernel has noted the path's MTU */
-                    found = (int)e.ee_errno;
-            }
-        }
-    }
-    getsockopt(fd, SOL_SOCKET, SO_ERROR, &pending, &len);
-    if (!found && pending != EMSGSIZE)
-        found = pending;
-    return found ? error_from_errno(found) : 0;
+    if (getsockopt(fd, SOL_SOCKET, SO_ERROR, &pending, &len) < 0 || pending == EMSGSIZE)
+        return 0;
+    return pending ? error_from_errno(pending) : 0;
 }
 
 /* ---- sending ---- */
@@ -275,4 +257,47 @@ void udp_send(struct udp_sender *s, const uint8_t *data, size_t len, const struc
         pool.items[s->last - 1].next = pool.used;
     s->first = s->first ? s->first : pool.used;
     s->last = pool.used;
+}
+
+static void put_option(struct msghdr *m, int level, int type, int value)
+{
+    struct cmsghdr *c = (struct cmsghdr *)((char *)m->msg_control + m->msg_controllen);
+    *c = (struct cmsghdr){CMSG_LEN(sizeof(value)), level, type};
+    memcpy(CMSG_DATA(c), &value, sizeof(value));
+    m->msg_controllen += CMSG_SPACE(sizeof(value));
+}
+
+size_t udp_mark_control(char control[UDP_MARK_SIZE], const struct capsule_mark *mark, bool is_v6)
+{
+    struct msghdr m = {.msg_control = control};
+    static_assert(UDP_MARK_SIZE >= 2 * CMSG_SPACE(sizeof(int)), "room for both");
+    memset(control, 0, UDP_MARK_SIZE);
+    if (mark->ttl)
+        put_option(&m, is_v6 ? IPPROTO_IPV6 : IPPROTO_IP, is_v6 ? IPV6_HOPLIMIT : IP_TTL,
+                   mark->ttl);
+    if (mark->tos)
+        put_option(&m, is_v6 ? IPPROTO_IPV6 : IPPROTO_IP, is_v6 ? IPV6_TCLASS : IP_TOS, mark->tos);
+    return m.msg_controllen;
+}
+
+static bool is_v6(int fd)
+{
+    int domain = AF_INET;
+    socklen_t len = sizeof(domain);
+    getsockopt(fd, SOL_SOCKET, SO_DOMAIN, &domain, &len);
+    return domain == AF_INET6;
+}
+
+void udp_send_marked(struct udp_sender *s, const uint8_t *data, size_t len,
+                     const struct capsule_mark *mark)
+{
+    _Alignas(struct cmsghdr) char control[UDP_MARK_SIZE];
+    struct iovec iov = {(void *)data, len};
+    struct mmsghdr m = {
+        .msg_hdr = {.msg_iov = &iov,
+                    .msg_iovlen = 1,
+                    .msg_control = control,
+                    .msg_controllen = udp_mark_control(control, mark, is_v6(s->fd))}};
+    udp_flush(s);
+    send_packed(s, &m, 1);
 }

@@ -8,6 +8,7 @@
 #pragma once
 
 #include "base/addr.h"
+#include "wire/capsule.h"
 
 #include <stdbool.h>
 
@@ -29,7 +30,7 @@ struct udp_datagram {
 /* A bound non-blocking socket; port 0: any, `ret_bound` tells which. Errors as of listener_bind. */
 int udp_bind(const struct addr *a, int *ret_fd, struct addr *ret_bound, struct diag *d);
 
-/* Prepares a connected socket: ICMP errors are told (udp_take_error), buffers are large. */
+/* Prepares a connected socket: ICMP errors are told (net/errqueue.h), buffers are large. */
 void udp_watch_errors(int fd);
 
 /* The number of datagrams in `ret`; 0: none is there now; negative: an error of a connected socket,
@@ -37,7 +38,8 @@ void udp_watch_errors(int fd);
  * many this socket's buffer had no room for so far, if any datagram came. */
 int udp_receive(int fd, struct udp_datagram ret[UDP_BATCH], uint32_t *ret_lost);
 
-/* Takes all errors that wait at a connected socket: the last one, 0 if there is none. */
+/* The error that a connected socket still has to tell, when its queue of errors is empty; 0: none.
+ */
 int udp_take_error(int fd);
 
 /* Where a datagram goes; kept by its owner until it was sent. */
@@ -56,4 +58,10 @@ struct udp_sender {
 /* Gathers; sends by itself when the thread's batch is full. */
 void udp_send(struct udp_sender *s, const uint8_t *data, size_t len, const struct udp_path *path);
 void udp_flush(struct udp_sender *s);
+/* Sends one datagram over a connected socket at once, behind what is gathered. */
+void udp_send_marked(struct udp_sender *s, const uint8_t *data, size_t len,
+                     const struct capsule_mark *mark);
+/* Puts the options of `mark` into `control`; returns what to set msg_controllen to. */
+#define UDP_MARK_SIZE 64
+size_t udp_mark_control(char control[UDP_MARK_SIZE], const struct capsule_mark *mark, bool is_v6);
 bool udp_is_gathering(const struct udp_sender *s);

@@ -38,8 +38,10 @@ struct exposure_record {
  * network; other tunnels have a target of their own. */
 struct exposure_goal {
     struct host_port target;
-    bool is_udp;         /* it carries capsules */
-    char token[ID_SIZE]; /* the API token's id, see exposure_cut_token; "": none */
+    bool is_udp;                /* it carries capsules */
+    uint8_t ttl;                /* of what the agent sends to connect; 0: as usual */
+    struct tunnel_ranges allow; /* of a target TUNNEL_ECHO: what may be pinged */
+    char token[ID_SIZE];        /* the API token's id, see exposure_cut_token; "": none */
 };
 
 /* A client whose stream another hub has turned away, for it does not serve the tunnel (any more).
@@ -137,6 +139,9 @@ struct exposure_dial_ops {
 struct exposure_dial *exposure_dial(struct exposure *e, const struct exposure_goal *goal, int fd,
                                     const struct addr *client, bool is_other_hubs,
                                     const struct exposure_dial_ops *ops, void *arg);
+/* From within on_end of a target that was not reached: the ICMP error behind it; version 0: there
+ * was none. */
+const struct icmp_cause *exposure_dial_cause(const struct exposure_dial *d);
 /* The caller is done with its end, of which it tells how it went just before it closes it: 0: its
  * bytes and their end are all written; else the target sees a reset. No callback follows. */
 void exposure_dial_done(struct exposure_dial *d, int err);

@@ -30,9 +30,10 @@ struct exposure_dial {
     bool has_goal, is_other_hubs, is_again;
     struct relay *relay; /* the worker's; NULL: ended */
     int end_err;         /* the worker's, then the main loop's */
-    bool has_ended;      /* the main loop's: the worker is done with it */
-    bool is_done;        /* the main loop's: the caller wants no more */
-    int done_err;        /* the main loop's, then the worker's */
+    struct icmp_cause end_cause;
+    bool has_ended; /* the main loop's: the worker is done with it */
+    bool is_done;   /* the main loop's: the caller wants no more */
+    int done_err;   /* the main loop's, then the worker's */
 };
 
 static void unref(struct exposure_dial *d)
@@ -64,10 +65,16 @@ static void ended_on_main(void *arg)
     unref(d);
 }
 
-void exposure_dial_ended(struct exposure_dial *d, int err)
+const struct icmp_cause *exposure_dial_cause(const struct exposure_dial *d)
+{
+    return &d->end_cause;
+}
+
+void exposure_dial_ended(struct exposure_dial *d, int err, const struct icmp_cause *cause)
 {
     d->relay = NULL;
     d->end_err = err;
+    d->end_cause = *cause;
     loop_post(d->main, ended_on_main, d);
 }
 

@@ -77,7 +77,8 @@ struct relay *exposure_open_dial(struct exposure *e, struct exposure_dial *d,
 
 /* Worker. expose_dial.c is told: */
 void exposure_dial_opened(struct exposure_dial *d);
-void exposure_dial_ended(struct exposure_dial *d, int err); /* of the relay; last */
+void exposure_dial_ended(struct exposure_dial *d, int err,
+                         const struct icmp_cause *cause);   /* of the relay; last */
 bool exposure_dial_is_again(const struct exposure_dial *d); /* it was turned away once */
 
 /* Worker. The client is off to the main loop, for another try; `dial` may be NULL. expose_turn.c */

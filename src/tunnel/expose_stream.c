@@ -143,7 +143,8 @@ static void end_near_side(struct client *c, const struct relay_result *res)
     if (c->bridge)
         end_bridge(c->bridge, res);
     if (c->dial)
-        exposure_dial_ended(TAKE(c->dial), res->end == RELAY_END_FINISHED ? 0 : res->err);
+        exposure_dial_ended(TAKE(c->dial), res->end == RELAY_END_FINISHED ? 0 : res->err,
+                            &res->cause);
 }
 
 static void on_relay_open(void *arg, struct relay *r)
@@ -247,7 +248,7 @@ static int find_goal(const struct exposure *e, const struct exposure_goal *asked
         *ret = *asked;
         return 0;
     }
-    ret->is_udp = e->udp != NULL;
+    *ret = (struct exposure_goal){.is_udp = e->udp != NULL};
     return host_port_parse(e->authority, false, &ret->target, NULL);
 }
 
@@ -279,10 +280,13 @@ static struct relay *open_relay(struct client *c, const struct exposure_goal *as
     c->is_watch = asked && strcmp(asked->target.host, TUNNEL_LEASE) == 0;
     c->is_metered = !c->is_other_hubs;
     uint8_t prefix[PROXY_HEADER_OUT_MAX];
-    char path[CONNECT_UDP_PATH_SIZE], authority[EXPOSURE_AUTHORITY_SIZE];
+    char path[CONNECT_UDP_PATH_SIZE], authority[EXPOSURE_AUTHORITY_SIZE], ttl[4];
+    char allow[TUNNEL_RANGES_TEXT];
+    struct h2_header headers[EXPOSURE_HEADERS_MAX + 2];
     bool may_turn = e->forward && !c->is_again && !c->bridge;
     struct relay_open_params params = {.peer = *peer,
                                        .authority = authority,
+                                       .headers = headers,
                                        .set = c->is_other_hubs ? &e->passing : &e->relays,
                                        .ops = &client_ops,
                                        .arg = c,
@@ -291,9 +295,17 @@ static struct relay *open_relay(struct client *c, const struct exposure_goal *as
                                        .waits = may_turn,
                                        .prefix = prefix};
     int rc = find_goal(e, asked, &goal);
-    params.headers = exposure_headers(e, &params.n_headers);
+    memcpy(headers, exposure_headers(e, &params.n_headers), sizeof(e->headers));
     if (rc == 0)
         host_port_format(&goal.target, authority, sizeof(authority));
+    if (rc == 0 && goal.ttl) {
+        snprintf(ttl, sizeof(ttl), "%u", goal.ttl);
+        headers[params.n_headers++] = (struct h2_header){RELAY_TTL, ttl};
+    }
+    if (rc == 0 && goal.allow.n) {
+        tunnel_ranges_write(&goal.allow, allow);
+        headers[params.n_headers++] = (struct h2_header){TUNNEL_ALLOW, allow};
+    }
     c->is_udp = rc == 0 && goal.is_udp;
     if (c->is_udp) {
         connect_udp_path(&goal.target, path);

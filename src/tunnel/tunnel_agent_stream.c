@@ -8,6 +8,7 @@
 #include "base/log.h"
 #include "base/mem.h"
 #include "base/text.h"
+#include "net/echo_target.h"
 #include "net/nameserver.h"
 #include "wire/connect_udp.h"
 #include "wire/proxy_status.h"
@@ -58,6 +59,19 @@ void held_cut_streams(struct held *h)
     flow_set_abort(&h->flows, ERR_UNAVAILABLE);
 }
 
+/* What may be pinged in one stream. */
+struct echo_permit {
+    struct held *held;
+    struct tunnel_ranges allow;
+};
+
+/* What an agent may not do is no trouble of a target. */
+static void on_echo_end(void *arg, const struct flow_result *res)
+{
+    CLEANUP(mem_free) struct echo_permit *p = arg;
+    stream_ended(p->held, 0);
+}
+
 static const struct relay_ops relay_callbacks = {.on_open = on_relay_open, .on_end = on_relay_end};
 
 static bool is_allowed(const struct tunnel_agent *ta, const struct addr *a)
@@ -106,10 +120,12 @@ static int find_resolver(struct host_port *target)
     return strcmp(target->host, TUNNEL_RESOLVER) == 0 ? nameserver_find(target) : 0;
 }
 
-static void accept_stream(struct held *held, struct h2_stream *s, const struct host_port *target)
+static void accept_stream(struct held *held, struct h2_stream *s, const struct host_port *target,
+                          uint8_t ttl)
 {
     const struct relay_accept_params p = {.target = *target,
                                           .deadline_ms = DIAL_DEADLINE_MS,
+                                          .ttl = ttl,
                                           .check = tunnel_agent_check,
                                           .check_arg = held->owner,
                                           .set = &held->relays,
@@ -136,7 +152,7 @@ static void accept_lease_flow(struct held *held, struct h2_stream *s)
                                         .on_end = on_lease_flow_end};
     static const struct addr nowhere;
     held->n_relays++;
-    flow_answer(flow_accept(s, &held->flows, &ops, held), 0, &nowhere);
+    flow_answer(flow_accept(s, &held->flows, &ops, held), 0, NULL, &nowhere);
 }
 
 static void accept_flow(struct held *held, struct h2_stream *s, const struct host_port *target)
@@ -151,6 +167,31 @@ static void accept_flow(struct held *held, struct h2_stream *s, const struct hos
                                          .arg = held};
     held->n_relays++;
     flow_target_accept(s, &p);
+}
+
+static int check_echo(void *arg, const struct addr *a)
+{
+    const struct echo_permit *p = arg;
+    return tunnel_ranges_permit_addr(&p->allow, a) ? tunnel_agent_check(p->held->owner, a)
+                                                   : ERR_DENIED;
+}
+
+static void accept_echo(struct held *held, struct h2_stream *s, const char *allow)
+{
+    struct tunnel_ranges ranges = {0};
+    if (allow && tunnel_ranges_read(allow, &ranges) < 0) {
+        relay_refuse(s, ERR_PROTO);
+        return;
+    }
+    struct echo_permit *permit = NEW(struct echo_permit);
+    *permit = (struct echo_permit){held, ranges};
+    const struct echo_target_params p = {.check = check_echo,
+                                         .check_arg = permit,
+                                         .set = &held->flows,
+                                         .on_end = on_echo_end,
+                                         .arg = permit};
+    held->n_relays++;
+    echo_target_accept(s, &p);
 }
 
 void tunnel_agent_on_request(struct tunnel_agent *ta, struct h2_stream *s,
@@ -175,12 +216,14 @@ void tunnel_agent_on_request(struct tunnel_agent *ta, struct h2_stream *s,
     }
     if (is_udp && strcmp(target.host, TUNNEL_LEASE) == 0)
         accept_lease_flow(held, s);
+    else if (is_udp && strcmp(target.host, TUNNEL_ECHO) == 0)
+        accept_echo(held, s, h2_headers_get(h, TUNNEL_ALLOW));
     else if (find_resolver(&target) < 0)
         relay_refuse(s, ERR_DNS);
     else if (is_udp)
         accept_flow(held, s, &target);
     else
-        accept_stream(held, s, &target);
+        accept_stream(held, s, &target, relay_read_ttl(h));
 }
 
 void tunnel_agent_set_allow(struct tunnel_agent *ta, const struct addr_rule *allow, size_t n)

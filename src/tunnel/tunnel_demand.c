@@ -334,6 +334,8 @@ void tunnel_demand_goal(const struct tunnel_demand *d, struct exposure_goal *ret
 {
     *ret = (struct exposure_goal){.target = d->target, .is_udp = d->protocol == TUNNEL_UDP};
     snprintf(ret->token, sizeof(ret->token), "%s", d->by.token);
+    if (strcmp(d->target.host, TUNNEL_ECHO) == 0)
+        ret->allow = d->allow;
 }
 
 void tunnel_demand_revoke(struct tunnels *ts, const char *token)

@@ -78,6 +78,9 @@ struct lane_stream {
     char *scope;
     char hub[ID_SIZE]; /* which forwards it; empty: a client's own */
     char *ticket;
+    bool is_bad;                /* a header of it cannot be read */
+    uint8_t ttl;                /* of what reaches for the target; 0: as usual */
+    struct tunnel_ranges allow; /* of echoes that another hub forwards */
 
     /* The lane's loop's. */
     struct relay *relay;      /* NULL: ended */
@@ -115,6 +118,7 @@ struct news {
     struct lane_stream *stream;
     int fd, err;
     bool is_not_here;
+    struct icmp_cause cause;
     char text[256];
 };
 
@@ -192,6 +196,7 @@ static void fail_on_lane(void *arg)
     char status[12], error[PROXY_STATUS_SIZE], field[FIELD_SIZE];
     bool is_stranger = n->err == ERR_UNAUTHENTICATED;
     int code = tunnel_proxy_refusal(n->err, error);
+    proxy_status_add_cause(error, &n->cause);
     snprintf(status, sizeof(status), "%d", n->is_not_here ? MISDIRECTED : code);
     put_details(field, sizeof(field), error, n->text);
     const struct h2_header headers[] = {{":status", status},
@@ -214,12 +219,19 @@ static void welcome_on_lane(void *arg)
     news_free(n);
 }
 
-static void fail(struct lane_stream *s, int err, const char *text)
+static void fail_because(struct lane_stream *s, int err, const struct icmp_cause *cause,
+                         const char *text)
 {
     struct news *n = news_new(s);
     n->err = err;
+    n->cause = *cause;
     snprintf(n->text, sizeof(n->text), "%s", text ? text : "");
     send_news(n, fail_on_lane);
+}
+
+static void fail(struct lane_stream *s, int err, const char *text)
+{
+    fail_because(s, err, &(struct icmp_cause){0}, text);
 }
 
 /* ---- main ---- */
@@ -234,7 +246,7 @@ static void on_dial_end(void *arg, int err)
 {
     struct lane_stream *s = arg;
     if (!s->is_open) {
-        fail(s, err, NULL);
+        fail_because(s, err, exposure_dial_cause(s->dial), NULL);
         return;
     }
     struct news *n = news_new(s);
@@ -257,6 +269,7 @@ static void on_ready(struct tunnel_demand *d, struct tunnel_object *o)
     send_news(n, begin_on_lane);
     struct exposure_goal goal;
     tunnel_demand_goal(d, &goal);
+    goal.ttl = s->ttl;
     int rc = tunnel_dial(o, &goal, fds[1], &s->ask.peer, &dial_ops, s, &s->dial);
     assert(rc == 0);
 }
@@ -282,7 +295,9 @@ static int check_ticket(const struct lane_stream *s, struct ticket *ret)
 
 static int read_goal(const struct lane_stream *s, struct exposure_goal *ret)
 {
-    ret->is_udp = s->udp_path != NULL;
+    *ret = (struct exposure_goal){.is_udp = s->udp_path != NULL, .ttl = s->ttl, .allow = s->allow};
+    if (s->is_bad)
+        return ERR_INVALID;
     if (s->udp_path)
         return connect_udp_parse(s->udp_path, &ret->target, NULL);
     return s->authority ? host_port_parse(s->authority, false, &ret->target, NULL) : ERR_INVALID;
@@ -405,7 +420,10 @@ static void start(struct tunnel_lane *lane, struct client_conn *conn, struct h2_
     if (conn && conn->hub[0]) {
         snprintf(s->hub, sizeof(s->hub), "%s", conn->hub);
         s->ticket = mem_strdup(h2_headers_get(h, EXPOSURE_TICKET));
+        const char *allow = h2_headers_get(h, TUNNEL_ALLOW);
+        s->is_bad = allow && tunnel_ranges_read(allow, &s->allow) < 0;
     }
+    s->ttl = relay_read_ttl(h);
     s->relay = relay_await(h2, &lane->relays, &relay_ops, s);
     loop_post(lane->main, asked_on_main, s);
 }

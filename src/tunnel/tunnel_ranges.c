@@ -2,6 +2,7 @@
 
 #include "base/error.h"
 
+#include <stdio.h>
 #include <string.h>
 
 #define FIELD "spec.target.allow"
@@ -67,6 +68,17 @@ int tunnel_ranges_read(const char *text, struct tunnel_ranges *ret)
     return 0;
 }
 
+void tunnel_ranges_write(const struct tunnel_ranges *r, char out[TUNNEL_RANGES_TEXT])
+{
+    size_t at = 0;
+    out[0] = '\0';
+    for (size_t i = 0; i < r->n; i++) {
+        char text[ADDR_TEXT_SIZE];
+        addr_range_format(&r->list[i], text);
+        at += (size_t)snprintf(out + at, TUNNEL_RANGES_TEXT - at, "%s%s", i ? "," : "", text);
+    }
+}
+
 bool tunnel_ranges_equal(const struct tunnel_ranges *a, const struct tunnel_ranges *b)
 {
     if (a->n != b->n)
@@ -79,17 +91,21 @@ bool tunnel_ranges_equal(const struct tunnel_ranges *a, const struct tunnel_rang
     return true;
 }
 
+bool tunnel_ranges_permit_addr(const struct tunnel_ranges *r, const struct addr *a)
+{
+    for (size_t i = 0; i < r->n; i++) {
+        if (addr_range_match(&r->list[i], a))
+            return true;
+    }
+    return r->n == 0;
+}
+
 bool tunnel_ranges_permit(const struct tunnel_ranges *r, const struct host_port *target)
 {
     struct addr a;
     if (!r->n || strcmp(target->host, TUNNEL_LEASE) == 0 ||
+        strcmp(target->host, TUNNEL_ECHO) == 0 ||
         (strcmp(target->host, TUNNEL_RESOLVER) == 0 && target->port == 53))
         return true;
-    if (addr_parse(target->host, target->port, &a) < 0)
-        return false;
-    for (size_t i = 0; i < r->n; i++) {
-        if (addr_range_match(&r->list[i], &a))
-            return true;
-    }
-    return false;
+    return addr_parse(target->host, target->port, &a) == 0 && tunnel_ranges_permit_addr(r, &a);
 }

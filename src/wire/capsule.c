@@ -14,6 +14,10 @@
 #define TYPE_NOTE     0x27777280
 #define TYPE_AHEAD    0x27777281
 
+/* Contexts of datagrams: as the RFC has them, and with a struct capsule_mark before the payload. */
+#define PLAIN  0
+#define MARKED 2
+
 enum state { AT_HEAD, IN_VALUE, IN_SKIPPED };
 
 /* ---- reading ---- */
@@ -22,7 +26,8 @@ enum state { AT_HEAD, IN_VALUE, IN_SKIPPED };
 struct head {
     enum state then;
     enum capsule_kind kind;
-    uint64_t length; /* of the value, without a datagram's context */
+    struct capsule_mark mark;
+    uint64_t length; /* of the value, without a datagram's context and mark */
 };
 
 static int refuse(struct capsule_reader *r, int err, const char *reason)
@@ -41,9 +46,17 @@ static int read_datagram_head(struct capsule_reader *r, const uint8_t *p, size_t
         return refuse(r, ERR_PROTO, "a datagram whose context is cut off");
     if (size == 0)
         return 0;
+    h->then = context == PLAIN || context == MARKED ? IN_VALUE : IN_SKIPPED;
+    if (context == MARKED && h->length < size + 2)
+        return refuse(r, ERR_PROTO, "a datagram whose mark is cut off");
+    if (context == MARKED && n < size + 2)
+        return 0;
+    if (context == MARKED) {
+        h->mark = (struct capsule_mark){p[size], p[size + 1]};
+        size += 2;
+    }
     h->length -= size;
-    h->then = context == 0 ? IN_VALUE : IN_SKIPPED;
-    if (context == 0 && h->length > CAPSULE_PAYLOAD_MAX)
+    if (h->then == IN_VALUE && h->length > CAPSULE_PAYLOAD_MAX)
         return refuse(r, ERR_TOO_LARGE, "a datagram longer than UDP can carry");
     return (int)size;
 }
@@ -99,11 +112,13 @@ static int deliver(struct capsule_reader *r, const uint8_t *value, size_t len, b
     case CAPSULE_AHEAD:
         c.data = value;
         c.len = len;
+        c.mark = r->mark;
         break;
     case CAPSULE_ERROR:
         memcpy(text, value, len);
         text[len] = '\0';
         c.error = proxy_status_parse(502, text);
+        proxy_status_cause(text, &c.cause);
         break;
     case CAPSULE_LOSS:
         if (varint_read(value, len, &c.lost) != len)
@@ -134,6 +149,7 @@ static int take_head(struct capsule_reader *r, const uint8_t **data, size_t *len
     r->n_head = 0;
     r->state = h.then;
     r->kind = h.kind;
+    r->mark = h.mark;
     r->left = h.length;
     return 1;
 }
@@ -202,19 +218,27 @@ void capsule_reader_done(struct capsule_reader *r)
 
 /* ---- writing ---- */
 
-size_t capsule_datagram_head(uint8_t out[CAPSULE_HEAD_MAX], size_t len)
+size_t capsule_datagram_head(uint8_t out[CAPSULE_HEAD_MAX], size_t len,
+                             const struct capsule_mark *mark)
 {
+    bool is_marked = mark && (mark->ttl || mark->tos);
     assert(len <= CAPSULE_PAYLOAD_MAX);
     out[0] = TYPE_DATAGRAM;
-    size_t at = 1 + varint_write(out + 1, len + 1);
-    out[at++] = 0; /* context */
+    size_t at = 1 + varint_write(out + 1, len + (is_marked ? 3 : 1));
+    out[at++] = is_marked ? MARKED : PLAIN;
+    if (is_marked) {
+        out[at++] = mark->ttl;
+        out[at++] = mark->tos;
+    }
     return at;
 }
 
-size_t capsule_error(uint8_t out[CAPSULE_NOTE_MAX], int error)
+size_t capsule_error(uint8_t out[CAPSULE_NOTE_MAX], int error, const struct icmp_cause *cause)
 {
     char field[PROXY_STATUS_SIZE];
     proxy_status_format(error, field);
+    if (cause)
+        proxy_status_add_cause(field, cause);
     size_t len = strlen(field), at = varint_write(out, TYPE_ERROR);
     at += varint_write(out + at, len);
     memcpy(out + at, field, len);

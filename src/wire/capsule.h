@@ -4,11 +4,13 @@
  *
  *     type (varint) · length (varint) · value
  *     DATAGRAM 0x00: context id (varint, 0) · UDP payload
+ *     DATAGRAM 0x00: context id (varint, 2) · TTL (1 byte) · TOS (1 byte) · UDP payload
  *
  * Types of our own, which others skip as the RFC demands, tell what a byte stream alone cannot:
  *
- *     ERROR 0x2777726e: a Proxy-Status value ("warren; error=connection_refused"): a datagram came
- *                       back as an ICMP error. The flow goes on, as a UDP socket does.
+ *     ERROR 0x2777726e: a Proxy-Status value ("warren; error=connection_refused; icmp=\"3.3
+ *                       10.0.0.1\""): a datagram came back as an ICMP error. The flow goes on, as a
+ *                       UDP socket does.
  *     LOSS  0x2777726f: a varint: how many datagrams the sender of this capsule had to drop so far.
  *     NOTE  0x27777280: how far a mount has come, which lets the agent read ahead, and
  *     AHEAD 0x27777281: an answer that it has read so (both: wire/read_ahead.h).
@@ -19,14 +21,21 @@
 #pragma once
 
 #include "base/buf.h"
+#include "wire/icmp_cause.h"
 
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
 #define CAPSULE_PAYLOAD_MAX 65527 /* over IPv6; over IPv4 20 less */
-#define CAPSULE_HEAD_MAX    6     /* in front of such a payload */
+#define CAPSULE_HEAD_MAX    8     /* in front of such a payload */
 #define CAPSULE_ERROR_MAX   128   /* bytes of a Proxy-Status value */
+
+/* How a datagram is to be sent that is not like others; all zero: as usual. */
+struct capsule_mark {
+    uint8_t ttl; /* 0: as usual */
+    uint8_t tos;
+};
 
 enum capsule_kind { CAPSULE_DATAGRAM, CAPSULE_ERROR, CAPSULE_LOSS, CAPSULE_NOTE, CAPSULE_AHEAD };
 
@@ -34,16 +43,19 @@ struct capsule {
     enum capsule_kind kind;
     const uint8_t *data; /* DATAGRAM: the UDP payload; NOTE, AHEAD: the value */
     size_t len;
-    bool is_kept;  /* `data` is the reader's own, valid until its next call; else in the input */
-    int error;     /* ERROR: an error code (base/error.h) */
-    uint64_t lost; /* LOSS */
+    bool is_kept; /* `data` is the reader's own, valid until its next call; else in the input */
+    struct capsule_mark mark; /* DATAGRAM */
+    int error;                /* ERROR: an error code (base/error.h) */
+    struct icmp_cause cause;  /* ERROR */
+    uint64_t lost;            /* LOSS */
 };
 
 /* Cuts a byte stream into capsules. Zero-initialised; memory: at most one payload. */
 struct capsule_reader {
-    uint8_t head[24];
+    uint8_t head[32];
     uint8_t n_head;
     uint8_t state, kind;
+    struct capsule_mark mark;
     uint64_t left; /* of a value that is kept or skipped */
     struct buf kept;
     const char *reason; /* of the last refusal, a static text */
@@ -57,11 +69,12 @@ bool capsule_is_between(const struct capsule_reader *r); /* where a stream may e
 void capsule_reader_done(struct capsule_reader *r);
 
 /* What goes in front of `len` payload bytes (at most CAPSULE_PAYLOAD_MAX); returns its size. */
-size_t capsule_datagram_head(uint8_t out[CAPSULE_HEAD_MAX], size_t len);
+size_t capsule_datagram_head(uint8_t out[CAPSULE_HEAD_MAX], size_t len,
+                             const struct capsule_mark *mark);
 
 /* Whole capsules; return their size. */
 #define CAPSULE_NOTE_MAX (8 + CAPSULE_ERROR_MAX)
-size_t capsule_error(uint8_t out[CAPSULE_NOTE_MAX], int error);
+size_t capsule_error(uint8_t out[CAPSULE_NOTE_MAX], int error, const struct icmp_cause *cause);
 size_t capsule_loss(uint8_t out[CAPSULE_NOTE_MAX], uint64_t lost);
 
 /* What goes in front of the value of a NOTE or AHEAD, of at least one byte. */

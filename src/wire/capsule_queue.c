@@ -53,10 +53,11 @@ static void make_room(struct capsule_queue *q, size_t size)
     reserve(q, (uint32_t)size);
 }
 
-void capsule_queue_put(struct capsule_queue *q, const void *payload, size_t len)
+void capsule_queue_put(struct capsule_queue *q, const void *payload, size_t len,
+                       const struct capsule_mark *mark)
 {
     uint8_t head[CAPSULE_HEAD_MAX];
-    size_t n = capsule_datagram_head(head, len);
+    size_t n = capsule_datagram_head(head, len, mark);
     make_room(q, n + len);
     memcpy(q->data + q->tail, head, n);
     if (len)

@@ -18,7 +18,8 @@ struct capsule_queue {
 #define CAPSULE_QUEUE_MIN (CAPSULE_HEAD_MAX + CAPSULE_PAYLOAD_MAX)
 
 /* Adds a datagram (at most CAPSULE_PAYLOAD_MAX bytes); a whole capsule, from capsule_error. */
-void capsule_queue_put(struct capsule_queue *q, const void *payload, size_t len);
+void capsule_queue_put(struct capsule_queue *q, const void *payload, size_t len,
+                       const struct capsule_mark *mark); /* NULL: none */
 void capsule_queue_note(struct capsule_queue *q, const uint8_t *capsule, size_t size);
 
 /* Drops the oldest; false if there is none that could be. */

@@ -37,19 +37,43 @@ int proxy_status_format(int error, char field[PROXY_STATUS_SIZE])
     return rows[i].status;
 }
 
-/* The token of the parameter "error" in "name; a=b; error=token". */
-static const char *error_token(const char *field, size_t *len)
+/* What follows `name`, which has its '=', in "name; a=b; error=token"; NULL: it is not there. */
+static const char *find_parameter(const char *field, const char *name)
 {
     const char *p = field;
-    while ((p = strstr(p, "error="))) {
+    while ((p = strstr(p, name))) {
         bool is_start = p > field && (p[-1] == ';' || p[-1] == ' ');
-        p += strlen("error=");
-        if (is_start) {
-            *len = strcspn(p, "; ,\t");
+        p += strlen(name);
+        if (is_start)
             return p;
-        }
     }
     return NULL;
+}
+
+static const char *error_token(const char *field, size_t *len)
+{
+    const char *p = find_parameter(field, "error=");
+    if (p)
+        *len = strcspn(p, "; ,\t");
+    return p;
+}
+
+void proxy_status_add_cause(char field[PROXY_STATUS_SIZE], const struct icmp_cause *c)
+{
+    char text[ICMP_CAUSE_SIZE];
+    size_t len = strlen(field);
+    if (!c->version)
+        return;
+    icmp_cause_format(c, text);
+    snprintf(field + len, PROXY_STATUS_SIZE - len, "; icmp=\"%s\"", text);
+}
+
+void proxy_status_cause(const char *field, struct icmp_cause *ret)
+{
+    const char *p = field ? find_parameter(field, "icmp=\"") : NULL;
+    *ret = (struct icmp_cause){0};
+    if (p)
+        (void)icmp_cause_parse(p, strcspn(p, "\""), ret);
 }
 
 static int error_of(const char *token, size_t len, int fallback)

@@ -4,15 +4,23 @@
  */
 #pragma once
 
+#include "wire/icmp_cause.h"
+
 #include <stddef.h>
 
-#define PROXY_STATUS_SIZE 64
+#define PROXY_STATUS_SIZE 128
 
 /* The status (such as 502) for an error code; `field` gets the Proxy-Status value. */
 int proxy_status_format(int error, char field[PROXY_STATUS_SIZE]);
 
 /* The error code for an answer; `field` may be NULL. 0 for a 2xx status. */
 int proxy_status_parse(int status, const char *field);
+
+/* The ICMP error behind it, if there was one (version 0: none), as a parameter of our own,
+ * icmp="3.13 10.0.0.1": added to a field, and read from one (NULL is fine; none is left as none).
+ */
+void proxy_status_add_cause(char field[PROXY_STATUS_SIZE], const struct icmp_cause *c);
+void proxy_status_cause(const char *field, struct icmp_cause *ret);
 
 /* The error's token (RFC 9209 section 2.3) alone, a static text; any code has one. */
 const char *proxy_status_token(int error);

@@ -51,10 +51,14 @@ DEAD = (200, 201, 202)  # nobody's
 
 ROUTER, AGENT, INNER, REJECTING = 1, 2, 3, 19
 FAR = "10.10.0.10", "fd10::10"  # behind the inner router; echo on 7, nothing else
-# What the inner router says about these: host unreachable, prohibited, nothing, network unreachable.
+# What the inner router says about these: nft's names, None for nothing. By its firewall, for what is
+# said by routes is limited to one a second.
 BEYOND = {"unreachable": ("10.11.1.1", "fd11:1::1"), "prohibit": ("10.11.2.1", "fd11:2::1"),
           "blackhole": ("10.11.3.1", "fd11:3::1"), "nowhere": ("10.11.4.1", "fd11:4::1")}
-# The same, said by the agent's own routes.
+BEYOND_SAYS = {"unreachable": ("host-unreachable", "addr-unreachable"), "blackhole": None,
+               "prohibit": ("admin-prohibited", "admin-prohibited"),
+               "nowhere": ("net-unreachable", "no-route")}
+# Such things said by the agent's own routes.
 OWN = {"unreachable": ("10.12.1.1", "fd12:1::1"), "prohibit": ("10.12.2.1", "fd12:2::1"),
        "blackhole": ("10.12.3.1", "fd12:3::1")}
 
@@ -69,9 +73,9 @@ def address6(number):
     return f"fd09::{number}"
 
 
-def firewall(host, *rules):
+def firewall(host, *rules, hook="input"):
     """What arrives at a host meets these rules first."""
-    host.nft("\n".join(["table inet f {", "chain in {", "type filter hook input priority 0;", *rules,
+    host.nft("\n".join(["table inet f {", "chain c {", f"type filter hook {hook} priority 0;", *rules,
                         "}", "}"]))
 
 
@@ -175,10 +179,14 @@ class Plant:
         far.ip("-6", "route", "add", "default", "via", "fd10::1")
         for family in ("ipv4.ip_forward", "ipv6.conf.all.forwarding"):
             inner.sysctl(f"net.{family}", 1)
-        for kind, (v4, v6) in BEYOND.items():
-            if kind != "nowhere":
-                inner.ip("route", "add", kind, v4)
-                inner.ip("-6", "route", "add", kind, v6)
+        inner.ip("route", "add", "10.11.0.0/16", "via", FAR[0])
+        inner.ip("-6", "route", "add", "fd11::/16", "via", FAR[1])
+        rules = []
+        for name, (v4, v6) in BEYOND.items():
+            say4, say6 = (f"reject with icmp{v} type {say}" for v, say in zip(
+                ("", "v6"), BEYOND_SAYS[name])) if BEYOND_SAYS[name] else ("drop", "drop")
+            rules += [f"ip daddr {v4} {say4}", f"ip6 daddr {v6} {say6}"]
+        firewall(inner, *rules, hook="forward")
 
     def _services(self):
         def folder(name):

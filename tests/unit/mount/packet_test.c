@@ -108,7 +108,8 @@ static void echo_replies_carry_their_checksum(void **state)
         struct packet p;
         size_t n =
             packet_put_echo_reply(out, both[i], 61, 0x1234, 9, (const uint8_t *)"1234567", 7);
-        assert_int_equal(packet_parse(out, n, false, &p), 0);
+        memcpy(out + n, "1234567", 7);
+        assert_int_equal(packet_parse(out, n + 7, false, &p), 0);
         assert_int_equal(p.icmp.type, i ? 129 : 0);
         assert_int_equal(p.icmp.id, 0x1234);
         assert_int_equal(p.icmp.seq, 9);
@@ -125,11 +126,18 @@ static void an_error_quotes_the_packet_it_is_about(void **state)
         struct packet about, p;
         size_t sum_at, n = packet_put_udp(sent, both[i], 0, 2000, &sum_at);
         assert_int_equal(packet_parse(sent, n + 2000, true, &about), 0);
-        n = packet_put_error(out, about.ip, about.ip_len, i ? 1 : 3, i ? 4 : 3);
+        n = packet_put_error(out, about.ip, about.ip_len, i ? 1 : 3, i ? 4 : 3, NULL);
         assert_true(n <= (i ? 1280 : 576));
         assert_int_equal(packet_parse(out, n, false, &p), 0);
         assert_int_equal(p.protocol, i ? IPPROTO_ICMPV6 : IPPROTO_ICMP);
         assert_memory_equal(p.ends.near, about.ends.far, 16);
+        assert_memory_equal(p.payload, sent, p.payload_len);
+        uint8_t router[16];
+        memcpy(router, about.ends.far, 16);
+        router[15] ^= 77;
+        n = packet_put_error(out, about.ip, about.ip_len, i ? 3 : 11, 0, router);
+        assert_int_equal(packet_parse(out, n, false, &p), 0);
+        assert_memory_equal(p.ends.near, router, 16);
         assert_memory_equal(p.payload, sent, p.payload_len);
     }
 }

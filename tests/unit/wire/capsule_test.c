@@ -22,7 +22,7 @@ static int fill_pattern(void **state)
 /* Puts a datagram's capsule at `out`. */
 static size_t put(uint8_t *out, const void *payload, size_t len)
 {
-    size_t n = capsule_datagram_head(out, len);
+    size_t n = capsule_datagram_head(out, len, NULL);
     memcpy(out + n, payload, len);
     return n + len;
 }
@@ -30,7 +30,9 @@ static size_t put(uint8_t *out, const void *payload, size_t len)
 struct got {
     size_t datagrams, bytes, last_len, errors;
     int error;
+    struct icmp_cause cause;
     uint64_t lost;
+    struct capsule_mark mark;
 };
 
 /* Feeds `step` bytes at a time. */
@@ -46,6 +48,7 @@ static int feed(struct capsule_reader *r, const uint8_t *data, size_t len, size_
             if (c.kind == CAPSULE_ERROR) {
                 got->errors++;
                 got->error = c.error;
+                got->cause = c.cause;
             } else if (c.kind == CAPSULE_LOSS) {
                 got->lost = c.lost;
             } else {
@@ -53,6 +56,7 @@ static int feed(struct capsule_reader *r, const uint8_t *data, size_t len, size_
                 got->datagrams++;
                 got->bytes += c.len;
                 got->last_len = c.len;
+                got->mark = c.mark;
             }
         }
     }
@@ -106,7 +110,7 @@ static void a_whole_datagram_is_not_copied(void **state)
 static void what_is_unknown_is_skipped(void **state)
 {
     uint8_t stream[200] = {0x21, 0x40, 30}; /* type 33, 30 bytes, as a long varint */
-    uint8_t other_context[] = {0x00, 0x05, 0x02, 1, 2, 3, 4};
+    uint8_t other_context[] = {0x00, 0x05, 0x04, 1, 2, 3, 4};
     size_t len = 33;
     struct got got = {0};
     memcpy(stream + len, other_context, sizeof(other_context));
@@ -171,14 +175,50 @@ static void errors_and_losses_travel(void **state)
     uint8_t stream[2 * CAPSULE_NOTE_MAX];
     struct capsule_reader r = {0};
     struct got got = {0};
-    size_t len = capsule_error(stream, ERR_REFUSED);
+    const struct icmp_cause cause = {6, 1, 4, {0xfd, 0x57, [15] = 9}};
+    size_t len = capsule_error(stream, ERR_REFUSED, &cause);
     assert_int_equal(capsule_size(stream), len);
     len += capsule_loss(stream + len, 123456);
     assert_int_equal(feed(&r, stream, len, 5, &got), 0);
     assert_int_equal(got.error, ERR_REFUSED);
+    assert_memory_equal(&got.cause, &cause, sizeof(cause));
     assert_int_equal(got.lost, 123456);
     assert_true(capsule_is_between(&r));
     capsule_reader_done(&r);
+}
+
+static void a_mark_travels_with_its_datagram_alone(void **state)
+{
+    static const size_t steps[] = {1, 2, 3, 1000};
+    for (size_t i = 0; i < ARRAY_SIZE(steps); i++) {
+        uint8_t stream[200];
+        struct capsule_reader r = {0};
+        struct got got = {0};
+        const struct capsule_mark mark = {3, 0xb8};
+        size_t len = capsule_datagram_head(stream, 40, &mark);
+        memcpy(stream + len, pattern, 40);
+        len += 40;
+        assert_int_equal(capsule_size(stream), len);
+        assert_int_equal(feed(&r, stream, len, steps[i], &got), 0);
+        assert_int_equal(got.datagrams, 1);
+        assert_int_equal(got.last_len, 40);
+        assert_memory_equal(&got.mark, &mark, sizeof(mark));
+        len = put(stream, pattern, 5);
+        assert_int_equal(feed(&r, stream, len, steps[i], &got), 0);
+        assert_int_equal(got.mark.ttl | got.mark.tos, 0);
+        capsule_reader_done(&r);
+    }
+}
+
+static void a_mark_that_is_cut_off_is_refused(void **state)
+{
+    struct got got = {0};
+    const uint8_t none[] = {0, 1, 2}, half[] = {0, 2, 2, 64}, empty[] = {0, 3, 2, 64, 0};
+    assert_int_equal(read_once(none, sizeof(none), &got), ERR_PROTO);
+    assert_int_equal(read_once(half, sizeof(half), &got), ERR_PROTO);
+    assert_int_equal(read_once(empty, sizeof(empty), &got), 0);
+    assert_int_equal(got.datagrams, 1);
+    assert_int_equal(got.last_len, 0);
 }
 
 /* Takes `cap` bytes at a time until the queue is empty. */
@@ -203,9 +243,9 @@ static void a_queue_gives_back_what_it_got(void **state)
         struct capsule_queue q = {.limit = 200000};
         struct got got = {0};
         for (int round = 0; round < 5; round++) {
-            capsule_queue_put(&q, pattern, 0);
-            capsule_queue_put(&q, pattern, 1200);
-            capsule_queue_put(&q, pattern, 65507);
+            capsule_queue_put(&q, pattern, 0, NULL);
+            capsule_queue_put(&q, pattern, 1200, NULL);
+            capsule_queue_put(&q, pattern, 65507, NULL);
             drain(&q, caps[i], &got);
         }
         assert_int_equal(got.datagrams, 15);
@@ -220,13 +260,13 @@ static void a_full_queue_drops_the_oldest_and_counts(void **state)
     struct capsule_queue q = {.limit = CAPSULE_QUEUE_MIN};
     struct got got = {0};
     for (size_t i = 0; i < 1000; i++)
-        capsule_queue_put(&q, pattern, i);
+        capsule_queue_put(&q, pattern, i, NULL);
     assert_true(q.dropped > 900 && q.dropped < 1000);
     drain(&q, 3000, &got);
     assert_int_equal(got.datagrams, 1000 - q.dropped);
     assert_int_equal(got.last_len, 999);
-    capsule_queue_put(&q, pattern, CAPSULE_PAYLOAD_MAX);
-    capsule_queue_put(&q, pattern, CAPSULE_PAYLOAD_MAX);
+    capsule_queue_put(&q, pattern, CAPSULE_PAYLOAD_MAX, NULL);
+    capsule_queue_put(&q, pattern, CAPSULE_PAYLOAD_MAX, NULL);
     got = (struct got){0};
     drain(&q, 70000, &got);
     assert_int_equal(got.datagrams, 1);
@@ -239,12 +279,12 @@ static void a_datagram_under_way_is_never_dropped(void **state)
     struct capsule_reader r = {0};
     struct got got = {0};
     uint8_t part[100];
-    capsule_queue_put(&q, pattern, 60000);
+    capsule_queue_put(&q, pattern, 60000, NULL);
     size_t n = capsule_queue_take(&q, part, sizeof(part));
     assert_int_equal(n, sizeof(part));
     assert_false(capsule_queue_is_between(&q));
     for (int i = 0; i < 100; i++)
-        capsule_queue_put(&q, pattern, 1400);
+        capsule_queue_put(&q, pattern, 1400, NULL);
     assert_int_equal(feed(&r, part, n, n, &got), 0);
     while ((n = capsule_queue_take(&q, part, sizeof(part))) > 0)
         assert_int_equal(feed(&r, part, n, n, &got), 0);
@@ -258,8 +298,8 @@ static void only_a_capsule_that_is_first_is_cut(void **state)
 {
     struct capsule_queue q = {.limit = CAPSULE_QUEUE_MIN};
     uint8_t out[4000];
-    capsule_queue_put(&q, pattern, 1000);
-    capsule_queue_put(&q, pattern, 1000);
+    capsule_queue_put(&q, pattern, 1000, NULL);
+    capsule_queue_put(&q, pattern, 1000, NULL);
     assert_int_equal(capsule_queue_take(&q, out, 1500), 1004);
     assert_true(capsule_queue_is_between(&q));
     assert_int_equal(capsule_queue_take(&q, out, 300), 300);
@@ -278,6 +318,8 @@ int main(void)
         cmocka_unit_test(nothing_is_read_after_a_refusal),
         cmocka_unit_test(a_stream_that_ends_inside_a_capsule_is_seen),
         cmocka_unit_test(errors_and_losses_travel),
+        cmocka_unit_test(a_mark_travels_with_its_datagram_alone),
+        cmocka_unit_test(a_mark_that_is_cut_off_is_refused),
         cmocka_unit_test(a_queue_gives_back_what_it_got),
         cmocka_unit_test(a_full_queue_drops_the_oldest_and_counts),
         cmocka_unit_test(a_datagram_under_way_is_never_dropped),
