@@ -95,7 +95,7 @@ def test_traceroutes_are_the_same(plant, how, version):
         done = plant.both("traceroute", f"-{version}", "-n", "-q", "1", "-w", "2", "-m", "3", *how,
                           target, options=["--ipv6"] if version == 6 else [])
         native, mounted = map(route, done)
-        assert native == mounted, target
+        assert native == mounted, (target, done[1].stderr)
         if pair is p.FAR:
             assert [hop[1] for hop in mounted] == [
                 (p.address6 if version == 6 else p.address)(p.INNER), target]
