@@ -13,6 +13,8 @@
 #include <unistd.h>
 #include <utlist.h>
 
+#define DRAIN_MAX 64 /* reads */
+
 static void free_client(struct local_client *c)
 {
     timer_stop(&c->deadline);
@@ -84,12 +86,13 @@ static void send_failure(struct local_client *c, int err)
         send_http_failure(c, err);
 }
 
-/* What the client still sends is read over, or its reset would overtake the answer. */
+/* What the client has sent is read over, or a reset would overtake the answer; not all that it may
+ * go on sending. */
 static void drain(int fd)
 {
     char part[4096];
     shutdown(fd, SHUT_WR);
-    while (recv(fd, part, sizeof(part), MSG_DONTWAIT) > 0)
+    for (int i = 0; i < DRAIN_MAX && recv(fd, part, sizeof(part), MSG_DONTWAIT) > 0; i++)
         ;
 }
 
