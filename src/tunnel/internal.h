@@ -53,6 +53,7 @@ struct tunnel_object {
     uint64_t used_ms;                  /* loop time of the last use of one made on demand */
     bool is_ending;                    /* ... which is being deleted */
     struct tunnel_object *prev, *next; /* in its network */
+    struct tunnel_object *internal_prev, *internal_next; /* the same, if the proxy may use it */
     struct tunnel_object *dirty_prev, *dirty_next;
     char key[ID_SIZE + TUNNEL_NAME_SIZE]; /* "TENANT NAME" */
     UT_hash_handle hh, hh_key;
@@ -62,6 +63,7 @@ struct tunnel_network {
     struct tunnels *owner;
     char id[ID_SIZE];
     struct tunnel_object *objects;
+    struct tunnel_object *internal; /* those of them that the proxy may use */
     size_t count;
     struct timer plan_timer;
     uint64_t planned_ms; /* loop time of the last plan */

@@ -233,8 +233,8 @@ void tunnel_demand_watch_idle(struct tunnel_object *o)
 
 static bool fits(const struct tunnel_object *o, const struct tunnel_demand *d)
 {
-    return o->t.spec.internal && !o->is_ending &&
-           (o->t.phase == TUNNEL_PENDING || o->t.phase == TUNNEL_ACTIVE) && wants(d, &o->t.spec);
+    return !o->is_ending && (o->t.phase == TUNNEL_PENDING || o->t.phase == TUNNEL_ACTIVE) &&
+           wants(d, &o->t.spec);
 }
 
 /* One that serves, else any. */
@@ -244,7 +244,7 @@ static struct tunnel_object *find_tunnel(const struct tunnel_demand *d)
     struct tunnel_object *o, *found = NULL;
     if (!n)
         return NULL;
-    DL_FOREACH (n->objects, o) {
+    DL_FOREACH2 (n->internal, o, internal_next) {
         if (!fits(o, d))
             continue;
         if (tunnel_pick_exposure(o))

@@ -109,6 +109,19 @@ static void arm_end(struct tunnel_object *o)
     timer_start(&o->end_timer, left > 0 ? (uint64_t)left : 0);
 }
 
+/* Puts it among those that the proxy may use, or takes it out. */
+static void enlist_internal(struct tunnel_network *n, struct tunnel_object *o, bool is_internal)
+{
+    if (is_internal == (o->internal_prev != NULL))
+        return;
+    if (is_internal) {
+        DL_APPEND2(n->internal, o, internal_prev, internal_next);
+    } else {
+        DL_DELETE2(n->internal, o, internal_prev, internal_next);
+        o->internal_prev = NULL;
+    }
+}
+
 static void enlist(struct tunnel_object *o)
 {
     struct tunnel_network *n = tunnel_network_of(o->owner, o->t.spec.network);
@@ -120,6 +133,7 @@ static void enlist(struct tunnel_object *o)
         HASH_ADD_STR(o->owner->networks, id, n);
     }
     DL_APPEND(n->objects, o);
+    enlist_internal(n, o, o->t.spec.internal);
     n->count++;
 }
 
@@ -166,6 +180,7 @@ void tunnel_change(struct tunnel_object *o, const struct tunnel *to, int64_t end
     set_name(o, to->name);
     o->t.spec = *is;
     snprintf(o->t.spec.network, sizeof(o->t.spec.network), "%s", was.network); /* stays */
+    enlist_internal(tunnel_network_of(o->owner, was.network), o, is->internal);
     meter_set(&o->meter, &is->limits);
     o->t.version = to->version;
     o->ends = ends;
@@ -237,6 +252,7 @@ void tunnel_remove(struct tunnel_object *o)
     HASH_DEL(ts->objects, o);
     HASH_DELETE(hh_key, ts->by_name, o);
     DL_DELETE(n->objects, o);
+    enlist_internal(n, o, false);
     n->count--;
     if (!n->objects)
         tunnel_network_free(n);

@@ -55,6 +55,7 @@ static void on_network_merged(struct fleet_observer *ob, const char *from, struc
         }
         if (n) {
             DL_CONCAT(n->objects, gone->objects);
+            DL_CONCAT2(n->internal, gone->internal, internal_prev, internal_next);
             n->count += gone->count;
             tunnel_network_free(gone);
         } else {
