@@ -24,24 +24,31 @@ struct rpc_call;
 struct rpc_server;
 
 #define FLEET_NAME_SIZE     64
-#define FLEET_KEY_SIZE      (ID_SIZE + FLEET_NAME_SIZE) /* "TENANT NAME", by which a name is found */
-#define FLEET_ALLOW_MAX     64                          /* rules an agent may report */
-#define FLEET_ADDRESSES_MAX 8                           /* ... and addresses of its machine */
+#define FLEET_ALLOW_MAX     64 /* rules an agent may report */
+#define FLEET_ADDRESSES_MAX 8  /* ... and addresses of its machine */
+
+/* By which something of a tenant is found; fleet_view.c's. */
+struct fleet_key {
+    char text[ID_SIZE + FLEET_NAME_SIZE]; /* "TENANT NAME" */
+    UT_hash_handle hh;
+};
 
 struct fleet_network {
     char id[ID_SIZE], tenant[ID_SIZE];
-    char name[FLEET_NAME_SIZE], key[FLEET_KEY_SIZE];
+    char name[FLEET_NAME_SIZE];
+    struct fleet_key key;
     int64_t version, created;
     bool is_automatic;          /* made on an agent's enrolment; nobody named it */
     struct fleet_agent *agents; /* utlist through `next_in_network` */
     size_t online;              /* how many of them are logged in */
-    UT_hash_handle hh, hh_name;
+    UT_hash_handle hh;
 };
 
 struct fleet_agent {
     struct fleet *fleet;
     char id[ID_SIZE], tenant[ID_SIZE];
-    char name[FLEET_NAME_SIZE], key[FLEET_KEY_SIZE];
+    char name[FLEET_NAME_SIZE];
+    struct fleet_key key;
     struct fleet_network *network;
     char token[ID_SIZE];
     char serial[64];
@@ -64,7 +71,7 @@ struct fleet_agent {
     uint64_t logins_paid_ms; /* loop time; see fleet_session.c */
     bool is_touched;         /* see fleet_agent_touch */
     struct fleet_agent *prev, *next_in_network;
-    UT_hash_handle hh, hh_name;
+    UT_hash_handle hh;
 };
 
 /* What an agent does at present. */
@@ -103,10 +110,11 @@ struct fleet_observer {
 /* A network that was merged into another one, by whose id and name that one is still found. */
 struct fleet_alias {
     char id[ID_SIZE], tenant[ID_SIZE], network[ID_SIZE];
-    char name[FLEET_NAME_SIZE], key[FLEET_KEY_SIZE];
+    char name[FLEET_NAME_SIZE];
+    struct fleet_key key;
     int64_t at;
     char *why;
-    UT_hash_handle hh, hh_name;
+    UT_hash_handle hh;
 };
 
 struct fleet;

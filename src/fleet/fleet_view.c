@@ -86,22 +86,28 @@ static void take_network_row(const struct rows *rows, struct network_row *r)
 
 /* ---- the view ---- */
 
-static void format_key(char key[FLEET_KEY_SIZE], const char *tenant, const char *name)
+static struct fleet_key *find_key(struct fleet_key *table, const char *tenant, const char *name)
 {
-    snprintf(key, FLEET_KEY_SIZE, "%s %s", tenant, name);
+    struct fleet_key *k, asked;
+    snprintf(asked.text, sizeof(asked.text), "%s %s", tenant, name);
+    HASH_FIND_STR(table, asked.text, k);
+    return k;
 }
 
-/* Gives an agent, a network or an alias its name, by which `table` has it too. */
-#define SET_NAME(table, o, to)                              \
-    do {                                                    \
-        if ((o)->key[0] && strcmp((o)->name, to) == 0)      \
-            break;                                          \
-        if ((o)->key[0])                                    \
-            HASH_DELETE(hh_name, table, o);                 \
-        copy((o)->name, sizeof((o)->name), to);             \
-        format_key((o)->key, (o)->tenant, (o)->name);       \
-        HASH_ADD(hh_name, table, key, strlen((o)->key), o); \
-    } while (0)
+static void forget_key(struct fleet_key **table, struct fleet_key *k)
+{
+    if (k->text[0])
+        HASH_DEL(*table, k);
+    k->text[0] = '\0';
+}
+
+static void put_key(struct fleet_key **table, struct fleet_key *k, const char *tenant,
+                    const char *name)
+{
+    forget_key(table, k);
+    snprintf(k->text, sizeof(k->text), "%s %s", tenant, name);
+    HASH_ADD_STR(*table, text, k);
+}
 
 static struct fleet_network *put_network(struct fleet *f, const struct network_row *r)
 {
@@ -112,7 +118,8 @@ static struct fleet_network *put_network(struct fleet *f, const struct network_r
         copy(n->tenant, sizeof(n->tenant), r->tenant);
         HASH_ADD_STR(f->networks, id, n);
     }
-    SET_NAME(f->networks_by_name, n, r->name);
+    copy(n->name, sizeof(n->name), r->name);
+    put_key(&f->network_names, &n->key, n->tenant, n->name);
     n->version = r->version;
     n->created = r->created;
     n->is_automatic = r->is_automatic;
@@ -130,7 +137,8 @@ void fleet_view_put_alias(struct fleet *f, const char *id, const char *tenant, c
         copy(a->tenant, sizeof(a->tenant), tenant);
         HASH_ADD_STR(f->aliases, id, a);
     }
-    SET_NAME(f->aliases_by_name, a, name);
+    copy(a->name, sizeof(a->name), name);
+    put_key(&f->alias_names, &a->key, a->tenant, a->name);
     a->at = at;
     mem_free(a->why);
     a->why = mem_strdup(why);
@@ -144,7 +152,7 @@ void fleet_view_put_alias(struct fleet *f, const char *id, const char *tenant, c
 static void remove_alias(struct fleet *f, struct fleet_alias *a)
 {
     HASH_DEL(f->aliases, a);
-    HASH_DELETE(hh_name, f->aliases_by_name, a);
+    forget_key(&f->alias_names, &a->key);
     mem_free(a->why);
     mem_free(a);
 }
@@ -200,7 +208,8 @@ struct fleet_agent *fleet_view_put_agent(struct fleet *f, const struct fleet_row
     }
     fleet_view_relink(a, network_of_row(f, r));
     take_place(a, r);
-    SET_NAME(f->agents_by_name, a, r->name);
+    copy(a->name, sizeof(a->name), r->name);
+    put_key(&f->agent_names, &a->key, a->tenant, a->name);
     copy(a->token, sizeof(a->token), r->token);
     copy(a->serial, sizeof(a->serial), r->serial);
     a->version = r->version;
@@ -230,14 +239,14 @@ struct fleet_agent *fleet_view_put_agent(struct fleet *f, const struct fleet_row
 static void free_network(struct fleet *f, struct fleet_network *n)
 {
     HASH_DEL(f->networks, n);
-    HASH_DELETE(hh_name, f->networks_by_name, n);
+    forget_key(&f->network_names, &n->key);
     mem_free(n);
 }
 
 static void free_agent(struct fleet *f, struct fleet_agent *a)
 {
     HASH_DEL(f->agents, a);
-    HASH_DELETE(hh_name, f->agents_by_name, a);
+    forget_key(&f->agent_names, &a->key);
     json_decref(a->allow);
     json_decref(a->addresses);
     fleet_lan_free(a);
@@ -504,20 +513,17 @@ struct fleet_agent *fleet_agent_lookup(struct fleet *f, const char *tenant, cons
     struct fleet_agent *a = fleet_agent_find(f, ref);
     if (a)
         return strcmp(a->tenant, tenant) == 0 ? a : NULL;
-    char key[FLEET_KEY_SIZE];
-    format_key(key, tenant, ref);
-    HASH_FIND(hh_name, f->agents_by_name, key, strlen(key), a);
-    return a;
+    struct fleet_key *k = find_key(f->agent_names, tenant, ref);
+    return k ? container_of(k, struct fleet_agent, key) : NULL;
 }
 
 static struct fleet_network *lookup_alias(struct fleet *f, const char *tenant, const char *ref)
 {
     struct fleet_alias *a;
-    char key[FLEET_KEY_SIZE];
-    format_key(key, tenant, ref);
+    struct fleet_key *k = find_key(f->alias_names, tenant, ref);
     HASH_FIND_STR(f->aliases, ref, a);
-    if (!a)
-        HASH_FIND(hh_name, f->aliases_by_name, key, strlen(key), a);
+    if (!a && k)
+        a = container_of(k, struct fleet_alias, key);
     return a && strcmp(a->tenant, tenant) == 0 ? fleet_network_find(f, a->network) : NULL;
 }
 
@@ -526,10 +532,8 @@ struct fleet_network *fleet_network_lookup(struct fleet *f, const char *tenant, 
     struct fleet_network *n = fleet_network_find(f, ref);
     if (n)
         return strcmp(n->tenant, tenant) == 0 ? n : NULL;
-    char key[FLEET_KEY_SIZE];
-    format_key(key, tenant, ref);
-    HASH_FIND(hh_name, f->networks_by_name, key, strlen(key), n);
-    return n ? n : lookup_alias(f, tenant, ref);
+    struct fleet_key *k = find_key(f->network_names, tenant, ref);
+    return k ? container_of(k, struct fleet_network, key) : lookup_alias(f, tenant, ref);
 }
 
 struct fleet_agent *fleet_agents(struct fleet *f)

@@ -17,9 +17,10 @@ struct rpc_session;
 struct fleet {
     struct fleet_config cfg;
     struct rpc_server *rpc;
-    struct fleet_agent *agents, *agents_by_name;
-    struct fleet_network *networks, *networks_by_name;
-    struct fleet_alias *aliases, *aliases_by_name;
+    struct fleet_agent *agents;
+    struct fleet_network *networks;
+    struct fleet_alias *aliases;
+    struct fleet_key *agent_names, *network_names, *alias_names;
     struct fleet_tenant *tenants; /* their LAN keys */
     struct fleet_apart *apart;
     struct timer look_timer, key_timer;

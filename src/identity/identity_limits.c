@@ -36,8 +36,8 @@ bool identity_host_is_in(const char *hosts, const char *name)
     size_t len = strlen(name), n;
     for (const char *at = hosts; *at; at += n + (at[n] == ' ')) {
         n = strcspn(at, " ");
-        const char *tail = len >= n ? name + len - n : "";
-        if (strncmp(tail, at, n) == 0 && (tail == name || tail[-1] == '.'))
+        if (len >= n && strncmp(name + len - n, at, n) == 0 &&
+            (len == n || name[len - n - 1] == '.'))
             return true;
     }
     return false;
