@@ -45,6 +45,9 @@ enum {
     RPC_CALLS,
     STORE_TRANSACTIONS,
     STORE_WAITING,
+    STORE_AVAILABLE,
+    STORE_LOSSES,
+    FEED_POSITION,
     LOOP_LAG,
     MEMORY_BYTES,
     MEMORY_PER_AGENT,
@@ -140,6 +143,12 @@ static const struct metric_row rows[METRIC_COUNT] = {
                             "Database transactions by outcome",
                             .labels = {{"outcome", outcomes, ARRAY_SIZE(outcomes)}}},
     [STORE_WAITING] = {"warren_store_waiting", METRIC_GAUGE, "Transactions that wait"},
+    [STORE_AVAILABLE] = {"warren_store_available", METRIC_GAUGE,
+                         "1 while the database can be reached"},
+    [STORE_LOSSES] = {"warren_store_losses_total", METRIC_COUNTER,
+                      "How often the connection to the database was lost"},
+    [FEED_POSITION] = {"warren_store_feed_position", METRIC_GAUGE,
+                       "Newest change of a shared database that this hub knows"},
     [LOOP_LAG] = {"warren_loop_lag_seconds", METRIC_GAUGE,
                   "Longest turn of the main loop since the last scrape", .scale = 1e6},
     [MEMORY_BYTES] = {"warren_memory_bytes", METRIC_GAUGE, "Memory allocated by the process"},
@@ -243,6 +252,9 @@ static void collect_process(struct hub *h, struct metrics *m)
     metric_add(m, STORE_TRANSACTIONS, 1, (int64_t)store.failed);
     metric_add(m, STORE_TRANSACTIONS, 2, (int64_t)store.refused);
     metric_set(m, STORE_WAITING, 0, (int64_t)store.queued);
+    metric_set(m, STORE_AVAILABLE, 0, !store.is_away);
+    metric_add(m, STORE_LOSSES, 0, (int64_t)store.losses);
+    metric_set(m, FEED_POSITION, 0, store.feed_seen);
     metric_set(m, LOOP_LAG, 0, (int64_t)loop_take_max_busy_us(h->loop));
     size_t online = fleet_online(h->fleet);
     struct mallinfo2 memory = mallinfo2();
@@ -308,10 +320,24 @@ static void store_answered(void *arg, int err)
         http_respond_text(req, 200, "ready\n");
 }
 
+/* A shared database that is away is away for all hubs, and each serves what it has: a load balancer
+ * that took them all out would make an outage of it. */
+static void respond_shared(struct hub *h, struct http_request *req)
+{
+    struct store_stats store;
+    store_stats(h->store, &store);
+    http_respond_text(req, 200,
+                      store.is_away ? "ready, but the database is away: what there is is served, "
+                                      "changes are refused\n"
+                                    : "ready\n");
+}
+
 static void get_readyz(struct http_request *req, void *ctx)
 {
     struct hub *h = ctx;
-    if (h->state == HUB_READY)
+    if (h->state == HUB_READY && h->settings->db && store_is_shared(h->settings->db))
+        respond_shared(h, req);
+    else if (h->state == HUB_READY)
         store_follow(h->store, store_answered, req);
     else
         http_respond_error(req, ERR_UNAVAILABLE, "the hub %s",

@@ -185,6 +185,7 @@ void store_stats(struct store *s, struct store_stats *ret)
     pthread_mutex_lock(&s->lock);
     *ret = s->stats;
     ret->queued = s->queue.n;
+    ret->feed_seen = s->seen;
     pthread_mutex_unlock(&s->lock);
 }
 

@@ -93,11 +93,14 @@ int store_run_wait(struct store *s, enum store_mode mode, int (*work)(struct tx 
                    void *arg);
 
 struct store_stats {
-    uint64_t queued;  /* waiting now */
-    uint64_t done;    /* transactions that ended well */
-    uint64_t failed;  /* that were rolled back */
-    uint64_t refused; /* because the queue was full */
-    uint64_t commits; /* each a write to stable storage, for one or many transactions */
+    uint64_t queued;   /* waiting now */
+    uint64_t done;     /* transactions that ended well */
+    uint64_t failed;   /* that were rolled back */
+    uint64_t refused;  /* because the queue was full */
+    uint64_t commits;  /* each a write to stable storage, for one or many transactions */
+    uint64_t losses;   /* how often the connection to the database was lost */
+    bool is_away;      /* the database cannot be reached now */
+    int64_t feed_seen; /* of a shared database: the newest change that this hub knows */
 };
 void store_stats(struct store *s, struct store_stats *ret); /* any thread */
 

@@ -164,6 +164,15 @@ static void committed(struct store *s, struct request_list *ran, enum store_mode
         s->ops->notify(s->backend);
 }
 
+/* Patience counts from when the batch began that found the connection gone. */
+static void note_loss(struct store *s, uint64_t since)
+{
+    s->away_since = since;
+    pthread_mutex_lock(&s->lock);
+    s->stats.losses++;
+    pthread_mutex_unlock(&s->lock);
+}
+
 /* Puts back before the queue what has not run. Once: a database that takes no transaction, though
  * it can be reached, shall not be asked for ever. */
 static void put_back(struct store *s, struct request_list *batch)
@@ -199,7 +208,7 @@ static void run_batch(struct store *s, struct request_list *batch)
         log_trouble(s, rc);
         if (rc == STORE_UNSURE) {
             s->unsure = ran;
-            s->away_since = since;
+            note_loss(s, since);
             return;
         }
         if (rc == 0)
@@ -208,7 +217,7 @@ static void run_batch(struct store *s, struct request_list *batch)
             complete_all(s, &ran, rc);
         if (rc < 0 && s->ops->is_lost && s->ops->is_lost(s->backend)) {
             put_back(s, batch);
-            s->away_since = since;
+            note_loss(s, since);
             return;
         }
         if (!has_begun)
@@ -270,6 +279,7 @@ static void wait_away(struct store *s)
     uint64_t until = time_mono_ms() + backoff_next(&s->backoff);
     if (!s->away_since)
         s->away_since = time_mono_ms();
+    s->stats.is_away = true;
     do {
         if (is_patience_over(s))
             refuse_waiting(s);
@@ -296,6 +306,7 @@ static bool is_there(struct store *s)
     if (rc < 0)
         return false;
     s->away_since = 0;
+    s->stats.is_away = false;
     backoff_reset(&s->backoff);
     return true;
 }

@@ -85,13 +85,17 @@ def pages(hub, path):
         after = page.get("next_page_token")
 
 
-def hub_beside(bench, first, url, **kwargs):
-    """Another hub of the database. Its CA is one of its own."""
-    hub = bench.keep(Hub(os.path.join(bench.directory, "beside"), options=(
-        "--db", url, *kwargs.pop("options", ())), **kwargs))
-    os.makedirs(hub.data, mode=0o700)
-    shutil.copy(first.token_path, hub.token_path)
-    return hub.start()
+def two_hubs(bench, url, options=()):
+    """Two hubs of the database, with one CA and one administrator's token."""
+    key_file = os.path.join(bench.directory, "ca.keyfile")
+    with open(os.open(key_file, os.O_WRONLY | os.O_CREAT, 0o600), "wb") as f:
+        f.write(os.urandom(32).hex().encode())
+    options = ("--ca-key-file", key_file, *options)
+    hub = bench.hub(db=url, options=options)
+    other = bench.keep(Hub(os.path.join(bench.directory, "beside"), options=("--db", url, *options)))
+    os.makedirs(other.data, mode=0o700)
+    shutil.copy(hub.token_path, other.token_path)
+    return hub, other.start()
 
 
 def database_of(url):
@@ -132,9 +136,13 @@ def test_a_database_that_stays_away_is_said_within_seconds(bench, server):
     second = time.monotonic() - start
     print(f"first refusal after {first:.2f} s, the next after {second * 1000:.0f} ms")
     assert second < 2 * SLOW
-    assert hub.anonymous().raw("GET", "/healthz")[0] == 200
+    status, _, text = hub.anonymous().raw("GET", "/readyz")
+    assert status == 200 and b"the database is away" in text, "else a balancer would take all hubs out"
+    assert hub.metric("warren_store_available") == 0
     server.start()
     write_again(hub, "database back")
+    assert hub.metric("warren_store_available") == 1 and hub.metric("warren_store_losses_total") >= 1
+    assert hub.anonymous().raw("GET", "/readyz")[2] == b"ready\n"
 
 
 def test_a_frozen_hub_holds_others_up_for_seconds_only(bench, server):
@@ -199,8 +207,7 @@ def test_a_fail_over_to_a_synchronous_replica_loses_nothing_acknowledged(bench, 
 
 def test_lost_commits_are_undone_in_the_hub_too(bench, server, echo_server):
     replica, database, url = with_replica(bench, server, is_sync=False)
-    hub = bench.hub(db=url)
-    other = hub_beside(bench, hub, url)
+    hub, other = two_hubs(bench, url)
     kept = hub.admin.post("/api/v1/tokens", {"network": "lan", "uses": 1})["id"]
     agent = hub.agent("a1")
     epoch = epoch_of(agent)
@@ -313,8 +320,7 @@ def test_two_hubs_work_through_a_transaction_pooler(bench, server, pooler):
     database = database_of(server.new_database())
     url = f"postgres://admin@127.0.0.1:{pooler}/{database}"
     options = ("--db-listen", server.url(database))
-    hub = bench.hub(db=url, options=options)
-    other = hub_beside(bench, hub, url, options=options)
+    hub, other = two_hubs(bench, url, options)
     hub.agent("a1")
     times = []
     for _ in range(10):
