@@ -10,6 +10,7 @@
 #include "base/buf.h"
 #include "base/error.h"
 #include "base/macro.h"
+#include "base/mem.h"
 
 #include <assert.h>
 #include <stdio.h>
@@ -57,16 +58,29 @@ static void side_close(struct side *s)
     s->ops->close(s->backend);
 }
 
-static void find_tables(struct copy *c, const struct store_schema *schema)
+static bool has_table(const struct store_schema *schema, const char *name)
+{
+    CLEANUP(mem_free) char *create = mem_printf("CREATE TABLE %s (", name);
+    for (size_t i = 0; i < schema->n_steps; i++) {
+        if (strstr(schema->steps[i], create))
+            return true;
+    }
+    return false;
+}
+
+/* Those that the other side has too: each back end has tables that only it needs. */
+static void find_tables(struct copy *c, const struct store_schema *schema,
+                        const struct store_schema *other)
 {
     static const char create[] = "CREATE TABLE ";
     for (size_t i = 0; i < schema->n_steps; i++) {
         const char *p = schema->steps[i];
         while ((p = strstr(p, create))) {
             p += strlen(create);
-            size_t n = strcspn(p, " (");
+            const char *name = arena_strndup(&c->arena, p, strcspn(p, " ("));
             assert(c->n_tables < TABLES_MAX);
-            c->tables[c->n_tables++] = arena_strndup(&c->arena, p, n);
+            if (has_table(other, name))
+                c->tables[c->n_tables++] = name;
         }
     }
 }
@@ -169,9 +183,9 @@ static int refuse_used(struct copy *c, struct diag *d)
 static int copy_all(struct copy *c, const struct store_options *options, struct diag *d)
 {
     TRY(refuse_used(c, d));
-    find_tables(c, c->from.ops->schema);
+    find_tables(c, c->from.ops->schema, c->to.ops->schema);
     for (size_t i = 0; i < options->n_schemas; i++)
-        find_tables(c, options->schemas[i]);
+        find_tables(c, options->schemas[i], options->schemas[i]);
     for (size_t i = 0; i < c->n_tables; i++) {
         int rc = copy_table(c, c->tables[i]);
         if (rc < 0)

@@ -56,6 +56,14 @@ def test_a_running_hub_moves_to_a_cluster_without_re_enrolling_an_agent(bench, s
         assert mine.read() == its.read(), "one CA"
     assert other.admin.get(f"/api/v1/agents/{agent.id}")["status"]["phase"] == "online"
 
+    hub.process.stop()
+    other.process.stop()
+    back = os.path.join(directory, "back.db")
+    run([program("warren"), "db", "copy", "--from", url, "--to", f"sqlite:{back}"])
+    for table in TABLES:
+        query = f"select count(*) from {table}"
+        assert server.sql(query, database) == run(["sqlite3", back, query]).stdout.strip(), table
+
 
 def test_a_password_in_the_url_is_refused_and_not_repeated(bench, directory):
     done = run([program("warren"), "hub", "--data", os.path.join(directory, "x"), "--db",
