@@ -128,8 +128,7 @@ void addr_set_port(struct addr *a, uint16_t port)
         a->in4.sin_port = htons(port);
 }
 
-/* IPv4 as IPv4-mapped IPv6, so that one comparison serves both. */
-static void to_mapped(const struct addr *a, uint8_t out[16])
+void addr_mapped(const struct addr *a, uint8_t out[16])
 {
     if (a->sa.sa_family == AF_INET6) {
         memcpy(out, &a->in6.sin6_addr, 16);
@@ -143,14 +142,14 @@ static void to_mapped(const struct addr *a, uint8_t out[16])
 bool addr_equal_ip(const struct addr *a, const struct addr *b)
 {
     uint8_t x[16], y[16];
-    to_mapped(a, x);
-    to_mapped(b, y);
+    addr_mapped(a, x);
+    addr_mapped(b, y);
     return a->len && b->len && memcmp(x, y, 16) == 0;
 }
 
 void addr_origin(const struct addr *a, uint8_t out[16])
 {
-    to_mapped(a, out);
+    addr_mapped(a, out);
     if (a->sa.sa_family == AF_INET6 && !IN6_IS_ADDR_V4MAPPED(&a->in6.sin6_addr))
         memset(out + 8, 0, 8);
 }
@@ -217,7 +216,7 @@ static int parse_rule(const char *s, struct addr_rule *r)
         TRY(text_to_u64(bits_text, bits, &bits));
         rest += n;
     }
-    to_mapped(&a, r->ip);
+    addr_mapped(&a, r->ip);
     r->prefix = (uint8_t)(bits + (v6 ? 0 : 96));
     if (*rest == '\0')
         return 0;
@@ -240,7 +239,7 @@ int addr_rule_parse(const char *s, struct addr_rule *ret, struct diag *d)
 static bool begins_alike(const struct addr *a, const uint8_t with[16], uint8_t prefix)
 {
     uint8_t ip[16];
-    to_mapped(a, ip);
+    addr_mapped(a, ip);
     size_t whole = prefix / 8, rest = prefix % 8;
     if (memcmp(ip, with, whole) != 0)
         return false;

@@ -44,6 +44,8 @@ void addr_format_ip(const struct addr *a, char *out, size_t size);
 uint16_t addr_port(const struct addr *a);
 void addr_set_port(struct addr *a, uint16_t port);
 bool addr_equal_ip(const struct addr *a, const struct addr *b);
+/* IPv4 as ::ffff:a.b.c.d, so that one comparison serves both. */
+void addr_mapped(const struct addr *a, uint8_t out[16]);
 /* Whom limits for each address count: an IPv4 address, also where it came to an IPv6 socket as
  * ::ffff:a.b.c.d, or the /64 of an IPv6 address, which one customer has to himself. */
 void addr_origin(const struct addr *a, uint8_t out[16]);

@@ -9,6 +9,7 @@
 #include <stdint.h>
 
 uint64_t time_mono_ms(void);
+uint64_t time_mono_us(void);
 int64_t time_wall_ms(void);
 
 /* The wall clock for `created`: strictly rising within a process, so that lists in order of

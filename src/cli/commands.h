@@ -21,6 +21,7 @@ extern const struct command_set audit_commands;
 extern const struct command_set connect_commands;
 extern const struct command_set forward_commands;
 extern const struct command_set mount_commands;
+extern const struct command_set scan_commands;
 
 /* Rows with the flags of a hub and of output after their own. */
 #define REMOTE_FLAGS(...)                                        \

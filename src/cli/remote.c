@@ -246,6 +246,21 @@ int remote_watch(struct remote *r, const char *path, const char *resume, uint32_
                       d);
 }
 
+int remote_stream(struct remote *r, const char *path, json_t *body,
+                  int (*on_event)(void *arg, const struct http_event *e), void *arg, struct diag *d)
+{
+    static const struct http_header headers[] = {{"Accept", "text/event-stream"}, {0}};
+    CLEANUP(mem_free) char *text = json_dumps(body, JSON_COMPACT);
+    json_decref(body);
+    const struct http_ask ask = {.method = "POST",
+                                 .path = path,
+                                 .content_type = "application/json",
+                                 .body = text,
+                                 .body_len = strlen(text),
+                                 .headers = headers};
+    return http_watch(&r->http, &ask, on_event, arg, d);
+}
+
 int remote_probe(struct remote *r, const char *path, int *ret_status, struct diag *d)
 {
     struct http_reply reply = {0};

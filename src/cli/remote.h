@@ -50,6 +50,10 @@ int remote_exchange(struct remote *r, const struct http_ask *ask, json_t **ret, 
  * `silence_ms` 0: the usual. Does not touch the call's diagnosis: `d` is for the caller. */
 int remote_watch(struct remote *r, const char *path, const char *resume, uint32_t silence_ms,
                  int (*on_event)(void *arg, const struct http_event *e), void *arg, struct diag *d);
+/* The same for what is asked for by POST. `body` is stolen. */
+int remote_stream(struct remote *r, const char *path, json_t *body,
+                  int (*on_event)(void *arg, const struct http_event *e), void *arg,
+                  struct diag *d);
 /* A plain GET for status pages: 0 and the HTTP status, or why the hub does not answer. */
 int remote_probe(struct remote *r, const char *path, int *ret_status, struct diag *d);
 

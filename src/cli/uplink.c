@@ -16,15 +16,14 @@
 #include <string.h>
 #include <utlist.h>
 
-#define LINE_ALPN   "warren-client/1"
-#define LINES_MAX   4
-#define LINE_BUSY   24 /* streams, from which on another line is wanted */
-#define WAIT_MS     10000
-#define CHECK_MS    10000
-#define AGAIN_MS    500
-#define AGAIN_MAX   10000
-#define LEAVE_MS    (3600 * 1000) /* for the streams of a hub that says goodbye */
-#define STREAMS_MAX 900           /* of a line; the hub's own limit is above it */
+#define LINE_ALPN "warren-client/1"
+#define LINES_MAX 4
+#define LINE_BUSY 24 /* streams, from which on another line is wanted */
+#define WAIT_MS   10000
+#define CHECK_MS  10000
+#define AGAIN_MS  500
+#define AGAIN_MAX 10000
+#define LEAVE_MS  (3600 * 1000) /* for the streams of a hub that says goodbye */
 
 struct line {
     struct uplink *uplink;
@@ -121,11 +120,12 @@ static bool is_usable(const struct line *l)
 struct h2conn *uplink_pick(struct uplink *u)
 {
     struct line *l, *best = NULL;
-    size_t least = STREAMS_MAX, n;
+    size_t least = SIZE_MAX, n;
     bool grows = false;
     DL_FOREACH (u->lines, l) {
         grows |= !l->is_good;
-        if (!is_usable(l) || (n = h2_stream_count(h2conn_session(l->hc))) >= least)
+        if (!is_usable(l) || (n = h2_stream_count(h2conn_session(l->hc))) >= least ||
+            n >= h2_peer_max_streams(h2conn_session(l->hc)))
             continue;
         best = l;
         least = n;

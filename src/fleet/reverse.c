@@ -129,6 +129,7 @@ static void on_dialled(void *arg, const struct dial_result *res)
     const struct h2conn_config cfg = {.h2 = {.is_server = true,
                                              .max_streams = STREAMS_MAX,
                                              .enable_connect = true,
+                                             .peer_is_trusted = true,
                                              .stream_window_max = FLEET_STREAM_WINDOW_MAX,
                                              .connection_window = FLEET_CONNECTION_WINDOW,
                                              .budget = &r->shared->budget,

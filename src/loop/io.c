@@ -97,3 +97,9 @@ void io_raise_descriptor_limit(void)
         setrlimit(RLIMIT_NOFILE, &limit);
     }
 }
+
+size_t io_descriptor_limit(void)
+{
+    struct rlimit limit;
+    return getrlimit(RLIMIT_NOFILE, &limit) == 0 ? (size_t)limit.rlim_cur : 1024;
+}

@@ -12,6 +12,8 @@
 
 #include "loop/loop.h"
 
+#include <stddef.h>
+
 struct io {
     int fd; /* -1: not open. Owned by whoever embeds this */
     bool readable, writable, hup, error;
@@ -31,3 +33,4 @@ void io_close(struct io *io);
 
 /* As many descriptors as the system lets this process have. Once, at the start of a program. */
 void io_raise_descriptor_limit(void);
+size_t io_descriptor_limit(void); /* how many that is now */

@@ -7,11 +7,20 @@
 #include "mount/reassembly.h"
 #include "mount/tcp.h"
 #include "mount/tun.h"
+#include "net/dial_gate.h"
 #include "net/flow.h"
 
 #include <uthash.h>
 
 #define QUOTE_SIZE 80 /* bytes of a packet: what an ICMP error about it must quote */
+
+struct mount_dial {
+    struct dial_ticket ticket;
+    struct mount_tcp *flow;
+    uint64_t first_syn_ms, last_syn_ms;
+    uint8_t ttl;               /* with which the agent dials; SMALL_TTL: as usual */
+    uint8_t quote[QUOTE_SIZE]; /* of the SYN */
+};
 
 struct mount_tcp {
     struct packet_ends ends; /* key */
@@ -19,11 +28,10 @@ struct mount_tcp {
     struct h2_stream *stream; /* NULL: none, or no more */
     struct tcp tcp;
     struct timer timer;
-    uint8_t *quote; /* of the SYN, while dialling */
-    uint64_t first_syn_ms, last_syn_ms;
+    struct mount_dial *dial; /* NULL: the target has answered, or will not */
     struct mount_tcp *dirty_prev, *dirty_next;
     struct mount_tcp *half_prev, *half_next;
-    bool is_dirty, is_dialling, is_half_open;
+    bool is_dirty, is_half_open;
     bool is_cut; /* the stream was lost: what is left is delivered, then a reset */
     UT_hash_handle hh;
 };
@@ -61,7 +69,7 @@ struct mount {
     struct mount_tcp *tcp;               /* by ends */
     struct mount_tcp *dirty, *half_open; /* the latter longest first */
     struct defer flush;
-    size_t n_dials;
+    struct dial_gate *gate;           /* bounds the dials */
     struct mount_udp *udp, *udp_idle; /* by ends; the same, longest idle first */
     struct flow_set udp_set;
     struct timer udp_timer;

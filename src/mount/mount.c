@@ -11,6 +11,8 @@
 #include <string.h>
 #include <unistd.h>
 
+#define SPARE_MS 1000 /* the longest round trip to a target that a full mount still waits for */
+
 void mount_format_target(const struct packet_ends *e, char out[AUTHORITY_SIZE])
 {
     char host[INET6_ADDRSTRLEN];
@@ -144,6 +146,10 @@ int mount_start(struct loop *l, int tun, const struct mount_uplink *uplink, stru
         mem_free(m);
         return rc;
     }
+    m->gate = dial_gate_new(&(struct dial_gate_config){.loop = l,
+                                                       .max = MOUNT_DIALS_MAX,
+                                                       .per_target = MOUNT_DIALS_MAX / 4,
+                                                       .spare_ms = SPARE_MS});
     *ret = m;
     return 0;
 }
@@ -162,6 +168,7 @@ void mount_stop(struct mount *m)
     HASH_ITER (hh, m->tcp, f, next)
         mount_tcp_drop(f);
     mount_icmp_stop(m);
+    dial_gate_free(TAKE(m->gate));
     mount_udp_stop(m);
     tun_stop(&m->tun);
     loop_defer_cancel(&m->flush);

@@ -23,6 +23,7 @@
 
 #include <assert.h>
 #include <stdio.h>
+#include <string.h>
 #include <utlist.h>
 
 #define GIVE_UP_MS   5000
@@ -64,7 +65,6 @@ static void free_flow(struct mount_tcp *f)
     leave_half_open(f);
     timer_stop(&f->timer);
     tcp_done(&f->tcp);
-    mem_free(f->quote);
     HASH_DEL(m->tcp, f);
     mem_free(f);
 }
@@ -81,13 +81,13 @@ static void send_segment(struct mount_tcp *f, const struct tcp_segment *s)
     f->mount->stats.bytes_down += s->len;
 }
 
-static void end_dialling(struct mount_tcp *f)
+/* `err`: how it went. */
+static void end_dialling(struct mount_tcp *f, int err)
 {
-    if (!f->is_dialling)
+    if (!f->dial)
         return;
-    f->is_dialling = false;
-    f->mount->n_dials--;
-    mem_free(TAKE(f->quote));
+    dial_gate_leave(&f->dial->ticket, err);
+    mem_free(TAKE(f->dial));
 }
 
 static void dial_failed(struct mount_tcp *f, int err, const struct icmp_cause *cause)
@@ -96,10 +96,10 @@ static void dial_failed(struct mount_tcp *f, int err, const struct icmp_cause *c
     if (err == ERR_REFUSED && !cause->version) {
         tcp_abort(&f->tcp);
     } else {
-        mount_tell_error(f->mount, f->quote, err, cause);
+        mount_tell_error(f->mount, f->dial->quote, err, cause);
         tcp_forget(&f->tcp);
     }
-    end_dialling(f);
+    end_dialling(f, err);
 }
 
 /* ---- the stream ---- */
@@ -117,10 +117,10 @@ static void on_headers(void *arg, struct h2_stream *s, const struct h2_headers *
 {
     struct mount_tcp *f = arg;
     int status = h2_headers_status(h);
-    if (status < 200 || !f->is_dialling)
+    if (status < 200 || !f->dial)
         return;
     if (status < 300) {
-        end_dialling(f);
+        end_dialling(f, 0);
         tcp_accept(&f->tcp);
         f->is_half_open = true;
         DL_APPEND2(f->mount->half_open, f, half_prev, half_next);
@@ -155,7 +155,7 @@ static void on_end(void *arg, struct h2_stream *s)
 static int on_produce(void *arg, struct h2_stream *s, uint8_t *out, size_t cap, bool *eof)
 {
     struct mount_tcp *f = arg;
-    if (f->is_dialling || f->tcp.state == TCP_DEAD)
+    if (f->dial || f->tcp.state == TCP_DEAD)
         return 0;
     size_t n = tcp_read(&f->tcp, out, cap, eof);
     f->mount->stats.bytes_up += n;
@@ -168,7 +168,7 @@ static void on_close(void *arg, struct h2_stream *s, uint32_t error)
 {
     struct mount_tcp *f = arg;
     f->stream = NULL;
-    if (f->is_dialling)
+    if (f->dial)
         dial_failed(f, ERR_CANCELED, &(struct icmp_cause){0});
     else if (error != H2_NO_ERROR || !f->tcp.out_ended)
         f->is_cut = true;
@@ -196,18 +196,19 @@ static void leave_stream(struct mount_tcp *f, uint32_t error)
 
 static uint64_t dial_due(const struct mount_tcp *f)
 {
-    return f->last_syn_ms + GIVE_UP_MS + 2 * (f->last_syn_ms - f->first_syn_ms);
+    const struct mount_dial *d = f->dial;
+    return d->last_syn_ms + GIVE_UP_MS + 2 * (d->last_syn_ms - d->first_syn_ms);
 }
 
 static void on_timer(struct timer *t)
 {
     struct mount_tcp *f = container_of(t, struct mount_tcp, timer);
     uint64_t now = loop_now_ms(f->mount->loop);
-    if (f->is_dialling && now >= dial_due(f)) {
+    if (f->dial && now >= dial_due(f)) {
         mount_tcp_drop(f);
         return;
     }
-    if (!f->is_dialling)
+    if (!f->dial)
         tcp_timeout(&f->tcp, now);
     mark_dirty(f);
 }
@@ -240,36 +241,55 @@ static bool make_room(struct mount *m)
     return HASH_COUNT(m->tcp) < MOUNT_FLOWS_MAX;
 }
 
+static void take_syn(struct mount_tcp *f, const struct packet *syn)
+{
+    uint32_t isn;
+    random_bytes(&isn, sizeof(isn));
+    tcp_syn(&f->tcp, syn, isn, MOUNT_MTU);
+    mount_quote(f->dial->quote, syn);
+    f->dial->first_syn_ms = f->dial->last_syn_ms = loop_now_ms(f->mount->loop);
+    mark_dirty(f);
+}
+
+static void give_way(struct dial_ticket *t)
+{
+    mount_tcp_drop(container_of(t, struct mount_dial, ticket)->flow);
+}
+
+static int enter(struct mount_tcp *f)
+{
+    struct addr to = {.in6 = {.sin6_family = AF_INET6}, .len = sizeof(to.in6)};
+    memcpy(&to.in6.sin6_addr, f->ends.far, sizeof(f->ends.far));
+    f->dial->ticket.give_way = give_way;
+    return dial_gate_enter(f->mount->gate, &f->dial->ticket, &to);
+}
+
 /* Without success the program hears nothing, and its kernel sends the SYN again. */
 static void dial(struct mount *m, const struct packet *syn)
 {
-    if (m->n_dials >= MOUNT_DIALS_MAX || !make_room(m))
+    if (!make_room(m))
         return;
     struct mount_tcp *f = NEW(struct mount_tcp);
     f->mount = m;
     f->ends = syn->ends;
-    if (open_stream(f, syn->ttl) < 0) {
+    f->dial = NEW(struct mount_dial);
+    f->dial->flow = f;
+    f->dial->ttl = MIN(syn->ttl, SMALL_TTL);
+    if (enter(f) < 0 || open_stream(f, syn->ttl) < 0) {
+        end_dialling(f, ERR_CANCELED);
         mem_free(f);
         return;
     }
-    uint32_t isn;
-    random_bytes(&isn, sizeof(isn));
-    tcp_syn(&f->tcp, syn, isn, MOUNT_MTU);
     timer_init(&f->timer, m->loop, on_timer);
     HASH_ADD(hh, m->tcp, ends, sizeof(f->ends), f);
-    f->quote = mem_new(QUOTE_SIZE);
-    mount_quote(f->quote, syn);
-    f->is_dialling = true;
-    f->first_syn_ms = f->last_syn_ms = loop_now_ms(m->loop);
-    m->n_dials++;
     m->stats.flows_total++;
-    mark_dirty(f);
+    take_syn(f, syn);
 }
 
 void mount_tcp_drop(struct mount_tcp *f)
 {
     leave_stream(f, H2_CANCEL);
-    end_dialling(f);
+    end_dialling(f, ERR_CANCELED);
     free_flow(f);
 }
 
@@ -290,6 +310,11 @@ void mount_tcp_input(struct mount *m, const struct packet *p)
 {
     struct mount_tcp *f = find(m, &p->ends);
     bool is_first = (p->tcp.flags & (PACKET_SYN | PACKET_ACK | PACKET_RST)) == PACKET_SYN;
+    if (f && f->dial && is_first && p->tcp.seq != f->tcp.peer_isn &&
+        MIN(p->ttl, SMALL_TTL) == f->dial->ttl) {
+        take_syn(f, p); /* another try of a scanner: the dial is the same */
+        return;
+    }
     if (f && is_first && tcp_is_replaced_by(&f->tcp, p)) {
         mount_tcp_drop(f);
         f = NULL;
@@ -301,8 +326,8 @@ void mount_tcp_input(struct mount *m, const struct packet *p)
             refuse_stray(m, p);
         return;
     }
-    if (is_first)
-        f->last_syn_ms = loop_now_ms(m->loop);
+    if (is_first && f->dial)
+        f->dial->last_syn_ms = loop_now_ms(m->loop);
     tcp_input(&f->tcp, p, loop_now_ms(m->loop));
     if (f->tcp.state != TCP_SYN_RECEIVED)
         leave_half_open(f);
@@ -311,7 +336,7 @@ void mount_tcp_input(struct mount *m, const struct packet *p)
 
 static void arm(struct mount_tcp *f, uint64_t now)
 {
-    uint64_t due = f->is_dialling ? dial_due(f) : f->tcp.due_ms;
+    uint64_t due = f->dial ? dial_due(f) : f->tcp.due_ms;
     if (due == TCP_NEVER)
         timer_stop(&f->timer);
     else if (!timer_is_running(&f->timer) || f->timer.due_ms != due)
@@ -331,7 +356,7 @@ static void pump(struct mount_tcp *f)
     f->tcp.acked = 0;
     if (f->tcp.state == TCP_DEAD)
         leave_stream(f, H2_CANCEL);
-    else if (f->stream && !f->is_dialling && tcp_is_readable(&f->tcp))
+    else if (f->stream && !f->dial && tcp_is_readable(&f->tcp))
         h2_resume(f->stream);
     if (!f->stream && tcp_is_over(&f->tcp))
         free_flow(f);

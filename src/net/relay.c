@@ -99,6 +99,7 @@ static void stop_dialling(struct relay *r)
     if (!r->dialling)
         return;
     dial_cancel(r->dialling->dial);
+    dial_gate_leave(&r->dialling->ticket, ERR_CANCELED);
     mem_free(TAKE(r->dialling));
 }
 

@@ -21,6 +21,7 @@
 
 #include <stdatomic.h>
 
+struct dial_gate;
 struct pacer;
 struct relay;
 
@@ -79,9 +80,9 @@ struct relay_open_params {
     struct relay_set *set;
     const struct relay_ops *ops;
     void *arg;
-    /* Not NULL: of a connect-udp request instead (RFC 9298); the bytes both ways are capsules then,
-     * which the relay does not look into. */
-    const char *udp_path;
+    /* Not NULL: of an extended CONNECT (RFC 8441), such as connect-udp; the relay does not look
+     * into the bytes. */
+    const char *protocol, *path;
     bool is_local;      /* one end of a socketpair: see relay_other_ended */
     const void *prefix; /* sent before the socket's bytes, not counted as theirs; may be NULL */
     uint16_t prefix_len;
@@ -115,6 +116,7 @@ struct relay_accept_params {
     /* The owner's ceiling, asked for each resolved address: 0 or ERR_DENIED. May be NULL. */
     int (*check)(void *arg, const struct addr *a);
     void *check_arg;
+    struct dial_gate *gate; /* bounds dials to addresses; outlives the relay. NULL: no bounds */
     struct relay_set *set;
     const struct relay_ops *ops;
     void *arg;

@@ -4,6 +4,7 @@
 
 #include "base/buf.h"
 #include "loop/io.h"
+#include "net/dial_gate.h"
 #include "net/relay.h"
 
 #define RELAY_NO_CHUNK UINT16_MAX
@@ -54,7 +55,11 @@ struct prefix {
 };
 
 struct dialling {
-    struct dial *dial;
+    struct dial *dial; /* NULL: waits for its turn */
+    struct dial_ticket ticket;
+    struct host_port target;
+    uint32_t deadline_ms;
+    uint8_t ttl;
     int (*check)(void *arg, const struct addr *a);
     void *check_arg;
     struct relay *relay;

@@ -74,10 +74,10 @@ static size_t fill_headers(const struct relay_open_params *p, struct h2_header o
     size_t n = 0;
     out[n++] = (struct h2_header){":method", "CONNECT"};
     out[n++] = (struct h2_header){":authority", p->authority};
-    if (p->udp_path) {
-        out[n++] = (struct h2_header){":protocol", "connect-udp"};
+    if (p->protocol) {
+        out[n++] = (struct h2_header){":protocol", p->protocol};
         out[n++] = (struct h2_header){":scheme", "https"};
-        out[n++] = (struct h2_header){":path", p->udp_path};
+        out[n++] = (struct h2_header){":path", p->path};
         out[n++] = (struct h2_header){"capsule-protocol", "?1"};
     }
     assert(p->n_headers <= HEADERS_MAX - n);
@@ -100,7 +100,7 @@ int relay_open(struct h2conn *hc, int fd, const struct relay_open_params *p, str
     int rc = io_start(&r->io, h2conn_loop(hc), fd, relay_on_event);
     if (rc == 0 && h2conn_is_ending(hc))
         rc = ERR_UNAVAILABLE;
-    if (rc == 0 && p->udp_path && !h2conn_takes_protocols(hc))
+    if (rc == 0 && p->protocol && !h2conn_takes_protocols(hc))
         rc = ERR_UNSUPPORTED;
     if (rc == 0)
         rc = h2_request(h2conn_session(hc), headers, n_headers, true, &relay_stream_ops, r,
@@ -204,6 +204,7 @@ static void on_dialled(void *arg, const struct dial_result *res)
     struct dialling *d = arg;
     struct relay *r = d->relay;
     r->dialling = NULL;
+    dial_gate_leave(&d->ticket, res->err);
     mem_free(d);
     int err = res->err;
     if (err == 0) {
@@ -228,20 +229,53 @@ static int check_target(void *arg, const struct addr *a)
     return d->check ? d->check(d->check_arg, a) : 0;
 }
 
+static void start_dial(struct dialling *d)
+{
+    d->dial = dial_start(d->relay->loop, &(struct dial_params){.target = d->target,
+                                                               .deadline_ms = d->deadline_ms,
+                                                               .check = check_target,
+                                                               .wants_cause = true,
+                                                               .ttl = d->ttl,
+                                                               .on_done = on_dialled,
+                                                               .arg = d});
+}
+
+static void on_turn(struct dial_ticket *t)
+{
+    start_dial(container_of(t, struct dialling, ticket));
+}
+
+/* Others need the place more: as if the target had not answered in time. */
+static void give_way(struct dial_ticket *t)
+{
+    relay_fail(container_of(t, struct dialling, ticket)->relay, ERR_TIMEOUT, NULL, 0);
+}
+
+static int enter(struct dial_gate *gate, struct dialling *d)
+{
+    struct addr a;
+    if (!gate || addr_parse(d->target.host, d->target.port, &a) < 0)
+        return 0;
+    d->ticket.on_turn = on_turn;
+    d->ticket.give_way = give_way;
+    return dial_gate_enter(gate, &d->ticket, &a);
+}
+
 struct relay *relay_accept(struct h2_stream *s, const struct relay_accept_params *p)
 {
     struct relay *r = relay_await(s, p->set, p->ops, p->arg);
     struct dialling *d = NEW(struct dialling);
     r->dialling = d;
     d->relay = r;
+    d->target = p->target;
+    d->deadline_ms = p->deadline_ms;
     d->check = p->check;
     d->check_arg = p->check_arg;
-    d->dial = dial_start(r->loop, &(struct dial_params){.target = p->target,
-                                                        .deadline_ms = p->deadline_ms,
-                                                        .check = check_target,
-                                                        .wants_cause = true,
-                                                        .ttl = p->ttl,
-                                                        .on_done = on_dialled,
-                                                        .arg = d});
+    d->ttl = p->ttl;
+    int rc = enter(p->gate, d);
+    if (rc == 0)
+        start_dial(d);
+    else if (rc < 0)
+        relay_fail(r, rc, NULL, 0);
     return r;
 }

@@ -2,8 +2,10 @@
 #pragma once
 
 #include "base/id.h"
+#include "net/dial_gate.h"
 #include "net/flow_target.h"
 #include "net/relay.h"
+#include "scan/scan_stream.h"
 #include "tunnel/tunnel_agent.h"
 #include "tunnel/tunnel_check.h"
 
@@ -25,10 +27,12 @@ struct held {
     char id[ID_SIZE]; /* of the tunnel */
     uint64_t epoch;
     enum held_state state;
+    bool is_any;        /* a whole network: streams bring their targets */
     bool is_in_renewal; /* it was there when the renewal under way was asked for */
     uint32_t n_relays;
     struct relay_set relays;
     struct flow_set flows;
+    struct scan_set scans;
     struct defer last_gone;
     struct held *prev, *next;     /* of the tunnel */
     struct held *all_prev, *more; /* of the agent */
@@ -37,6 +41,7 @@ struct held {
 struct served {
     struct tunnel_agent *owner;
     char id[ID_SIZE];
+    bool is_any;
     struct held *leases;
     struct check_user check;
     bool is_reporting; /* in the owner's list `reports` */
@@ -50,6 +55,7 @@ struct tunnel_agent {
     size_t n_allow;
     struct session *session;
     struct checker *checker;
+    struct dial_gate *gate;       /* bounds dials */
     struct flow_devices *devices; /* read ahead for mounts */
     struct served *tunnels;
     struct held *leases;

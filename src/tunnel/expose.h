@@ -42,6 +42,8 @@ struct exposure_goal {
     uint8_t ttl;                /* of what the agent sends to connect; 0: as usual */
     struct tunnel_ranges allow; /* of a target TUNNEL_ECHO: what may be pinged */
     char token[ID_SIZE];        /* the API token's id, see exposure_cut_token; "": none */
+    /* NULL, or that of an extended CONNECT by which the agent itself is meant: a static text */
+    const char *protocol;
 };
 
 /* A client whose stream another hub has turned away, for it does not serve the tunnel (any more).

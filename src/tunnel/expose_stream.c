@@ -35,6 +35,7 @@ struct client {
     struct exposure_dial *dial; /* NULL: nobody on the main loop asked for it */
     char token[ID_SIZE];        /* see exposure_goal */
     bool is_udp;                /* it carries capsules: the agent's end is a flow */
+    bool is_for_agent;          /* ... is the agent itself */
     bool has_left;              /* its connection was lost, not ended */
     bool is_metered;            /* counts as an open stream of the meters */
     bool is_watch;              /* to TUNNEL_LEASE */
@@ -201,7 +202,7 @@ static void on_relay_end(void *arg, struct relay *r, const struct relay_result *
 static void on_relay_bulk(void *arg, struct relay *r)
 {
     struct client *c = arg;
-    if (!c->is_udp) /* flows stay where they are */
+    if (!c->is_udp && !c->is_for_agent) /* flows stay where they are, scans too */
         fleet_pool_bulk(c->exposure->pool, &c->bulk, r);
 }
 
@@ -307,9 +308,14 @@ static struct relay *open_relay(struct client *c, const struct exposure_goal *as
         headers[params.n_headers++] = (struct h2_header){TUNNEL_ALLOW, allow};
     }
     c->is_udp = rc == 0 && goal.is_udp;
-    if (c->is_udp) {
+    if (rc == 0 && goal.protocol) {
+        c->is_for_agent = true;
+        params.protocol = goal.protocol;
+        params.path = "/";
+    } else if (c->is_udp) {
         connect_udp_path(&goal.target, path);
-        params.udp_path = path;
+        params.protocol = "connect-udp";
+        params.path = path;
     } else if (rc == 0 && !c->is_other_hubs) {
         params.prefix_len = (uint16_t)write_proxy_header(e, fd, peer, prefix);
     }

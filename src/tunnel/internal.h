@@ -100,6 +100,7 @@ struct tunnels {
     uint64_t dial_errors[PROXY_STATUS_COUNT]; /* by proxy_status_index */
     struct tunnel_demands *demands;
     struct tunnel_lane *lanes;
+    struct tunnel_scan *scans;  /* under way */
     struct tunnel_proxy *proxy; /* NULL: not served */
     struct tunnel_names *names;
     struct tunnel_web *web; /* NULL: not served */
@@ -245,6 +246,9 @@ int tunnel_check_room(struct tunnels *ts, const char *tenant, const char *networ
 /* tunnel_declare.c: PUT */
 struct http_server;
 void tunnels_serve_declared(struct tunnels *ts, struct http_server *http);
+
+/* tunnel_scan.c */
+void tunnels_serve_scans(struct tunnels *ts, struct http_server *http);
 
 /* tunnel_web.c: clients that come by a public name */
 void tunnel_web_changed(struct tunnel_object *o); /* who serves it, or what it is */

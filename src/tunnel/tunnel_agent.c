@@ -10,6 +10,7 @@
 #include "base/log.h"
 #include "base/macro.h"
 #include "base/mem.h"
+#include "loop/io.h"
 #include "warren/v1/agent.pb-c.h"
 #include "wire/proxy_status.h"
 
@@ -21,7 +22,11 @@
 #define TUNNELS_MAX     65536 /* of one network; more are ignored with a log line */
 #define LEASES_MAX      65536
 #define RPC_TIMEOUT_MS  10000
-#define REPORT_MS       20 /* what changes together is reported together */
+#define DIALS_MAX       4096 /* under way at once */
+#define DIALS_A_TARGET  1024
+#define DIALS_SPARE_MS  250 /* one that gives way to others had so long */
+#define NEIGHBOURS_MAX  512 /* of the kernel's 1024; see net/dial_gate.h */
+#define REPORT_MS       20  /* what changes together is reported together */
 #define REPORT_RETRY_MS 1000
 #define INTERVAL_MIN_MS 100
 
@@ -233,6 +238,7 @@ static void on_offer(struct tunnel_agent *ta, const Warren__V1__LeaseOffer *m)
     h->tunnel = t;
     h->loop = ta->cfg.loop;
     h->epoch = m->epoch;
+    h->is_any = t->is_any;
     h->last_gone.fn = on_last_gone;
     snprintf(h->id, sizeof(h->id), "%s", t->id);
     DL_APPEND(t->leases, h);
@@ -414,6 +420,7 @@ static void on_tunnel(struct tunnel_agent *ta, const Warren__V1__Tunnel *m)
     }
     if (!t)
         t = add(ta, m->id);
+    t->is_any = strcmp(m->protocol, "any") == 0;
     set_check(t, m);
     release_checking(t);
     note_holder(t);
@@ -499,6 +506,12 @@ struct tunnel_agent *tunnel_agent_new(const struct tunnel_agent_config *cfg)
     ta->checker = checker_new(
         &(struct checker_config){.loop = cfg->loop, .allowed = tunnel_agent_check, .arg = ta});
     ta->devices = flow_devices_new(cfg->loop);
+    ta->gate = dial_gate_new(
+        &(struct dial_gate_config){.loop = cfg->loop,
+                                   .max = MIN((size_t)DIALS_MAX, io_descriptor_limit() / 4),
+                                   .per_target = DIALS_A_TARGET,
+                                   .spare_ms = DIALS_SPARE_MS,
+                                   .unresolved_max = NEIGHBOURS_MAX});
     timer_init(&ta->renew_timer, cfg->loop, on_renew_timer);
     timer_init(&ta->report_timer, cfg->loop, on_report_timer);
     return ta;
@@ -516,6 +529,7 @@ void tunnel_agent_free(struct tunnel_agent *ta)
     assert(!ta->tunnels);
     checker_free(ta->checker);
     flow_devices_free(ta->devices);
+    dial_gate_free(ta->gate);
     mem_free(ta->allow);
     mem_free(ta);
 }

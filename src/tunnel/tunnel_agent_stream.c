@@ -31,9 +31,10 @@ static void on_relay_open(void *arg, struct relay *r)
         check_note(&h->tunnel->check, 0);
 }
 
+/* Who sweeps a network misses most of it, which is no news. */
 static void stream_ended(struct held *h, int not_reached)
 {
-    if (not_reached) {
+    if (not_reached && !h->is_any) {
         LOG_INFO("target not reached", LOG_STR("tunnel", h->id),
                  LOG_STR("error", proxy_status_token(not_reached)));
         if (h->state != HELD_OVER)
@@ -57,6 +58,7 @@ void held_cut_streams(struct held *h)
 {
     relay_set_abort(&h->relays, ERR_UNAVAILABLE);
     flow_set_abort(&h->flows, ERR_UNAVAILABLE);
+    scan_set_abort(&h->scans);
 }
 
 /* What may be pinged in one stream. */
@@ -98,16 +100,22 @@ static struct held *lease_for(struct tunnel_agent *ta, const char *tunnel, uint6
     return h && !is_late && (h->state == HELD_ASKED || h->state == HELD_TAKEN) ? h : NULL;
 }
 
-/* What the hub asks for: CONNECT host:port, or connect-udp with its path. */
-static int read_target(const struct h2_headers *h, bool *is_udp, struct host_port *ret)
+enum stream_kind { STREAM_TCP, STREAM_UDP, STREAM_SCAN };
+
+/* What the hub asks for: CONNECT host:port, connect-udp with its path, or a scan. */
+static int read_target(const struct h2_headers *h, enum stream_kind *kind, struct host_port *ret)
 {
     const char *method = h2_headers_get(h, ":method"), *protocol = h2_headers_get(h, ":protocol");
     const char *authority = h2_headers_get(h, ":authority"), *path = h2_headers_get(h, ":path");
-    *is_udp = protocol != NULL;
+    *kind = !protocol                              ? STREAM_TCP
+            : strcmp(protocol, SCAN_PROTOCOL) == 0 ? STREAM_SCAN
+                                                   : STREAM_UDP;
     if (!method || strcmp(method, "CONNECT") != 0)
         return ERR_PROTO;
     if (!protocol)
         return authority ? host_port_parse(authority, false, ret, NULL) : ERR_PROTO;
+    if (*kind == STREAM_SCAN)
+        return 0;
     if (strcmp(protocol, "connect-udp") != 0 || !path)
         return ERR_UNSUPPORTED;
     return connect_udp_parse(path, ret, NULL);
@@ -128,6 +136,7 @@ static void accept_stream(struct held *held, struct h2_stream *s, const struct h
                                           .ttl = ttl,
                                           .check = tunnel_agent_check,
                                           .check_arg = held->owner,
+                                          .gate = held->owner->gate,
                                           .set = &held->relays,
                                           .ops = &relay_callbacks,
                                           .arg = held};
@@ -194,16 +203,52 @@ static void accept_echo(struct held *held, struct h2_stream *s, const char *allo
     echo_target_accept(s, &p);
 }
 
+static void on_scan_end(void *arg)
+{
+    stream_ended(arg, 0);
+}
+
+static size_t count_scans(const struct tunnel_agent *ta)
+{
+    const struct held *h;
+    size_t n = 0;
+    DL_FOREACH2 (ta->leases, h, more)
+        n += h->scans.n;
+    return n;
+}
+
+/* Only under a lease of the whole network. */
+static void accept_scan(struct held *held, struct h2_stream *s)
+{
+    const struct scan_stream_params p = {.loop = held->loop,
+                                         .gate = held->owner->gate,
+                                         .check = tunnel_agent_check,
+                                         .check_arg = held->owner,
+                                         .set = &held->scans,
+                                         .on_end = on_scan_end,
+                                         .arg = held};
+    if (!held->is_any) {
+        relay_refuse(s, ERR_DENIED);
+        return;
+    }
+    if (count_scans(held->owner) >= SCAN_STREAMS_MAX) {
+        relay_refuse(s, ERR_LIMIT);
+        return;
+    }
+    held->n_relays++;
+    scan_stream_accept(s, &p);
+}
+
 void tunnel_agent_on_request(struct tunnel_agent *ta, struct h2_stream *s,
                              const struct h2_headers *h)
 {
     const char *tunnel = h2_headers_get(h, "warren-tunnel");
     const char *lease = h2_headers_get(h, "warren-lease");
-    struct host_port target;
-    bool is_udp;
+    struct host_port target = {0};
+    enum stream_kind kind;
     uint64_t epoch;
     if (!tunnel || !lease || text_to_u64(lease, UINT64_MAX, &epoch) < 0 ||
-        read_target(h, &is_udp, &target) < 0) {
+        read_target(h, &kind, &target) < 0) {
         relay_refuse(s, ERR_PROTO);
         return;
     }
@@ -214,13 +259,15 @@ void tunnel_agent_on_request(struct tunnel_agent *ta, struct h2_stream *s,
         relay_refuse(s, ERR_STALE);
         return;
     }
-    if (is_udp && strcmp(target.host, TUNNEL_LEASE) == 0)
+    if (kind == STREAM_SCAN)
+        accept_scan(held, s);
+    else if (kind == STREAM_UDP && strcmp(target.host, TUNNEL_LEASE) == 0)
         accept_lease_flow(held, s);
-    else if (is_udp && strcmp(target.host, TUNNEL_ECHO) == 0)
+    else if (kind == STREAM_UDP && strcmp(target.host, TUNNEL_ECHO) == 0)
         accept_echo(held, s, h2_headers_get(h, TUNNEL_ALLOW));
     else if (find_resolver(&target) < 0)
         relay_refuse(s, ERR_DNS);
-    else if (is_udp)
+    else if (kind == STREAM_UDP)
         accept_flow(held, s, &target);
     else
         accept_stream(held, s, &target, relay_read_ttl(h));

@@ -498,4 +498,5 @@ void tunnels_serve(struct tunnels *ts, struct http_server *http)
 {
     http_server_add(http, routes, ARRAY_SIZE(routes), ts);
     tunnels_serve_declared(ts, http);
+    tunnels_serve_scans(ts, http);
 }

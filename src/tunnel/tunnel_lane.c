@@ -34,11 +34,13 @@
 #include <unistd.h>
 #include <utlist.h>
 
-#define STREAMS_MAX     1024 /* of one connection */
+#define STREAMS_MAX     4096 /* of one connection; a mount that is swept has thousands of dials */
+#define RESETS_MAX      8192 /* a second: ... and gives up those that nobody answers */
 #define HUB_STREAMS_MAX 65536
 #define CONNS_MAX       4096 /* of one lane */
 #define STRANGERS_MAX   256  /* ... that have not shown who they are */
 #define STRANGER_MS     10000
+#define STRANGER_ASKS   16                 /* streams, until the first has shown who it is */
 #define DRAIN_MS        (24 * 3600 * 1000) /* the hub's own drain ends before */
 #define FIELD_SIZE      384
 #define MISDIRECTED \
@@ -460,7 +462,9 @@ static void on_request(void *arg, struct h2_stream *h2, const struct h2_headers 
 {
     struct client_conn *c = arg;
     const char *method = h2_headers_get(h, ":method");
-    if (method && strcmp(method, "CONNECT") == 0)
+    if (!c->is_known && h2_stream_count(h2conn_session(c->hc)) > STRANGER_ASKS)
+        h2_reset(h2, H2_REFUSED_STREAM);
+    else if (method && strcmp(method, "CONNECT") == 0)
         answer(c->lane, c, h2, h);
     else if (method && strcmp(method, "OPTIONS") == 0)
         start(c->lane, c, h2, h, NULL, NULL);
@@ -504,7 +508,9 @@ static struct h2conn_config config_of(struct tunnel_lane *lane, bool is_hub)
 {
     struct h2conn_config cfg = {.h2 = {.is_server = true,
                                        .enable_connect = true,
-                                       .max_streams = is_hub ? HUB_STREAMS_MAX : STREAMS_MAX}};
+                                       .max_streams = is_hub ? HUB_STREAMS_MAX : STREAMS_MAX,
+                                       .peer_is_trusted = is_hub,
+                                       .resets_a_second = RESETS_MAX}};
     if (is_hub) {
         cfg.h2.stream_window_max = FLEET_STREAM_WINDOW_MAX;
         cfg.h2.connection_window = FLEET_CONNECTION_WINDOW;

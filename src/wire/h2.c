@@ -41,7 +41,7 @@ static int spend(struct h2 *h)
 
 void h2_tick(struct h2 *h)
 {
-    h->control_left = H2_CONTROL_ALLOWANCE;
+    h->control_left = h->control_allowance;
 }
 
 static struct h2_stream *stream_of(struct h2 *h, int32_t id)
@@ -341,7 +341,7 @@ int h2_new(const struct h2_config *cfg, const struct h2_ops *ops, void *arg, str
     h->own_budget.window_limit = DEFAULT(cfg->window_budget, 32u << 20);
     h->own_budget.buffer_limit = DEFAULT(cfg->buffer_budget, 64u << 20);
     h->budget = cfg->budget ? cfg->budget : &h->own_budget;
-    h->control_left = H2_CONTROL_ALLOWANCE;
+    h->control_left = h->control_allowance = H2_CONTROL_ALLOWANCE + cfg->resets_a_second;
     h->peer_max_streams = PEER_STREAMS_AT_FIRST;
     h2_memory_init(&h->memory, &mem);
     nghttp2_option *options = make_options();

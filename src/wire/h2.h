@@ -85,6 +85,7 @@ struct h2_config {
     struct h2_budget *budget;  /* instead of these two, outlives the session; NULL: its own */
     uint32_t max_header_bytes; /* one block, names and values; 0: 16 KiB */
     bool enable_connect;       /* server: announce RFC 8441 extended CONNECT */
+    uint32_t resets_a_second;  /* of streams that were never open, beside the usual allowance */
     bool peer_is_trusted;      /* no limits on resets and control frames: our own hub */
     /* Sent in the first SETTINGS; id 0: none. */
     struct h2_setting {

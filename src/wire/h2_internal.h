@@ -64,7 +64,7 @@ struct h2 {
     uint8_t *out; /* only inside h2_output */
     size_t out_len, out_cap;
 
-    uint32_t control_left;
+    uint32_t control_left, control_allowance; /* frames until h2_tick, and after it */
     uint32_t peer_max_streams;
     struct {
         uint16_t id;

@@ -1,0 +1,409 @@
+/*
+ * Targets are in a table by address. One that has dials under way is also in the list of those that
+ * have as many (`by_count`), so that the fullest one is found at once. Tickets of a target are in
+ * the order in which they came.
+ *
+ * A target without dials is kept while it holds an entry of the neighbour table (`slots`), and as
+ * one that has answered for KNOWN_MS (`idle`), both in the order in which that ends.
+ */
+#include "net/dial_gate.h"
+
+#include "base/error.h"
+#include "base/macro.h"
+#include "base/mem.h"
+
+#include <assert.h>
+#include <ifaddrs.h>
+#include <net/if.h>
+#include <string.h>
+#include <uthash.h>
+#include <utlist.h>
+
+#define NEIGHBOUR_MS 3100 /* three requests, a second each */
+#define KNOWN_MS     60000
+#define KNOWN_MAX    8192
+#define LINKS_MAX    64
+#define LINKS_MS     5000 /* how old the list of attached networks may be */
+
+struct dial_target {
+    struct dial_gate *gate;
+    uint8_t ip[16]; /* key */
+    struct dial_ticket *tickets;
+    size_t n;                /* of tickets */
+    size_t n_waiting;        /* of those that wait for their turn, or are about to be let in */
+    uint64_t known_until_ms; /* 0: has not answered */
+    uint64_t slot_until_ms;  /* 0: holds none */
+    bool is_idle;
+    struct dial_target *prev, *next;           /* of by_count, or of idle */
+    struct dial_target *slot_prev, *slot_next; /* of slots */
+    UT_hash_handle hh;
+};
+
+struct link {
+    uint8_t ip[16];
+    uint8_t mask[16];
+};
+
+struct dial_gate {
+    struct dial_gate_config cfg;
+    struct dial_target *targets, *idle, *slots;
+    struct dial_target **by_count; /* [1..per_target] */
+    size_t most;                   /* of by_count; an upper bound */
+    size_t n_dials, n_waiting, n_slots, n_idle;
+    struct dial_ticket *waiting;
+    struct defer turns;
+    struct timer timer; /* the next slot or idle target ends */
+    struct link links[LINKS_MAX];
+    size_t n_links;
+    uint64_t links_ms; /* 0: never read */
+};
+
+/* ---- attached networks ---- */
+
+static void add_link(struct dial_gate *g, const struct ifaddrs *i)
+{
+    struct link *l = &g->links[g->n_links];
+    struct addr a = {0}, mask = {0};
+    if (!i->ifa_addr || !i->ifa_netmask || g->n_links == LINKS_MAX ||
+        i->ifa_flags & (IFF_LOOPBACK | IFF_POINTOPOINT | IFF_NOARP))
+        return;
+    if (i->ifa_addr->sa_family != AF_INET && i->ifa_addr->sa_family != AF_INET6)
+        return;
+    a.len = mask.len = i->ifa_addr->sa_family == AF_INET ? sizeof(a.in4) : sizeof(a.in6);
+    memcpy(&a.sa, i->ifa_addr, a.len);
+    memcpy(&mask.sa, i->ifa_netmask, mask.len);
+    addr_mapped(&a, l->ip);
+    memset(l->mask, 0xff, 12);
+    if (i->ifa_addr->sa_family == AF_INET)
+        memcpy(l->mask + 12, &mask.in4.sin_addr, 4);
+    else
+        memcpy(l->mask, &mask.in6.sin6_addr, 16);
+    g->n_links++;
+}
+
+static void read_links(struct dial_gate *g)
+{
+    uint64_t now = loop_now_ms(g->cfg.loop);
+    struct ifaddrs *list;
+    if (g->links_ms && now - g->links_ms < LINKS_MS)
+        return;
+    g->links_ms = now ? now : 1;
+    g->n_links = 0;
+    if (getifaddrs(&list) < 0)
+        return;
+    for (const struct ifaddrs *i = list; i; i = i->ifa_next)
+        add_link(g, i);
+    freeifaddrs(list);
+}
+
+static bool is_attached(struct dial_gate *g, const uint8_t ip[16])
+{
+    if (g->cfg.is_attached)
+        return g->cfg.is_attached(ip);
+    read_links(g);
+    for (size_t i = 0; i < g->n_links; i++) {
+        const struct link *l = &g->links[i];
+        size_t at = 0;
+        while (at < 16 && !((ip[at] ^ l->ip[at]) & l->mask[at]))
+            at++;
+        if (at == 16)
+            return true;
+    }
+    return false;
+}
+
+/* ---- targets ---- */
+
+static void arm(struct dial_gate *g)
+{
+    uint64_t now = loop_now_ms(g->cfg.loop), due = UINT64_MAX;
+    if (g->slots)
+        due = g->slots->slot_until_ms;
+    if (g->idle)
+        due = MIN(due, g->idle->known_until_ms);
+    if (due == UINT64_MAX)
+        timer_stop(&g->timer);
+    else if (!timer_is_running(&g->timer) || g->timer.due_ms > due)
+        timer_start(&g->timer, due > now ? due - now : 0);
+}
+
+static void unlist(struct dial_target *t)
+{
+    struct dial_gate *g = t->gate;
+    if (t->is_idle) {
+        DL_DELETE(g->idle, t);
+        g->n_idle--;
+        t->is_idle = false;
+    } else if (t->n) {
+        DL_DELETE(g->by_count[t->n], t);
+    }
+}
+
+static void forget(struct dial_target *t)
+{
+    unlist(t);
+    HASH_DEL(t->gate->targets, t);
+    mem_free(t);
+}
+
+/* Puts a target where it belongs by its count, or lets go of it. */
+static void list(struct dial_target *t)
+{
+    struct dial_gate *g = t->gate;
+    if (t->n) {
+        DL_APPEND(g->by_count[t->n], t);
+        g->most = MAX(g->most, t->n);
+        return;
+    }
+    if (t->slot_until_ms || t->n_waiting)
+        return;
+    if (t->known_until_ms <= loop_now_ms(g->cfg.loop)) {
+        forget(t);
+        return;
+    }
+    DL_APPEND(g->idle, t);
+    t->is_idle = true;
+    if (++g->n_idle > KNOWN_MAX)
+        forget(g->idle);
+    arm(g);
+}
+
+static void refile(struct dial_target *t)
+{
+    unlist(t);
+    list(t);
+}
+
+static struct dial_target *target_of(struct dial_gate *g, const struct addr *a)
+{
+    struct dial_target *t;
+    uint8_t ip[16];
+    addr_mapped(a, ip);
+    HASH_FIND(hh, g->targets, ip, sizeof(ip), t);
+    if (t)
+        return t;
+    t = NEW(struct dial_target);
+    t->gate = g;
+    memcpy(t->ip, ip, sizeof(ip));
+    HASH_ADD(hh, g->targets, ip, sizeof(t->ip), t);
+    return t;
+}
+
+/* ---- places ---- */
+
+static void take_out(struct dial_ticket *k)
+{
+    struct dial_target *t = k->target;
+    unlist(t);
+    DL_DELETE(t->tickets, k);
+    t->n--;
+    t->gate->n_dials--;
+    k->target = NULL;
+    list(t);
+}
+
+/* false: all of them are too fresh. */
+static bool make_room(struct dial_gate *g, struct dial_target *fullest)
+{
+    struct dial_ticket *oldest = fullest->tickets;
+    if (loop_now_ms(g->cfg.loop) - oldest->since_ms < g->cfg.spare_ms)
+        return false;
+    take_out(oldest);
+    oldest->give_way(oldest);
+    return true;
+}
+
+static struct dial_target *fullest(struct dial_gate *g)
+{
+    while (g->most && !g->by_count[g->most])
+        g->most--;
+    return g->by_count[g->most];
+}
+
+static int take_place(struct dial_gate *g, struct dial_target *t, struct dial_ticket *k)
+{
+    if (t->n >= g->cfg.per_target && !make_room(g, t))
+        return ERR_LIMIT;
+    if (g->n_dials >= g->cfg.max && !make_room(g, fullest(g)))
+        return ERR_LIMIT;
+    unlist(t);
+    k->target = t;
+    k->is_waiting = false;
+    k->since_ms = loop_now_ms(g->cfg.loop);
+    DL_APPEND(t->tickets, k);
+    t->n++;
+    g->n_dials++;
+    list(t);
+    return 0;
+}
+
+/* ---- neighbours ---- */
+
+static bool needs_slot(struct dial_gate *g, const struct dial_target *t)
+{
+    return g->cfg.unresolved_max && !t->slot_until_ms &&
+           t->known_until_ms <= loop_now_ms(g->cfg.loop) && is_attached(g, t->ip);
+}
+
+static void take_slot(struct dial_target *t)
+{
+    struct dial_gate *g = t->gate;
+    t->slot_until_ms = loop_now_ms(g->cfg.loop) + NEIGHBOUR_MS;
+    DL_APPEND2(g->slots, t, slot_prev, slot_next);
+    g->n_slots++;
+    arm(g);
+}
+
+static void give_slot(struct dial_target *t)
+{
+    struct dial_gate *g = t->gate;
+    if (!t->slot_until_ms)
+        return;
+    DL_DELETE2(g->slots, t, slot_prev, slot_next);
+    t->slot_until_ms = 0;
+    g->n_slots--;
+    if (g->waiting)
+        loop_defer(g->cfg.loop, &g->turns);
+}
+
+static void stop_waiting(struct dial_ticket *k)
+{
+    struct dial_gate *g = k->target->gate;
+    DL_DELETE(g->waiting, k);
+    g->n_waiting--;
+    k->is_waiting = false;
+}
+
+static void let_in(struct dial_ticket *k, bool needs_neighbour)
+{
+    struct dial_target *t = k->target;
+    stop_waiting(k);
+    if (needs_neighbour)
+        take_slot(t);
+    int rc = take_place(t->gate, t, k);
+    t->n_waiting--;
+    if (rc == 0) {
+        k->on_turn(k);
+        return;
+    }
+    k->target = NULL;
+    refile(t);
+    k->give_way(k);
+}
+
+static void on_turns(struct defer *d)
+{
+    struct dial_gate *g = container_of(d, struct dial_gate, turns);
+    while (g->waiting) {
+        struct dial_ticket *k = g->waiting;
+        bool needs_neighbour = needs_slot(g, k->target);
+        if (needs_neighbour && g->n_slots >= g->cfg.unresolved_max)
+            return;
+        let_in(k, needs_neighbour);
+    }
+}
+
+static void on_timer(struct timer *timer)
+{
+    struct dial_gate *g = container_of(timer, struct dial_gate, timer);
+    uint64_t now = loop_now_ms(g->cfg.loop);
+    while (g->slots && g->slots->slot_until_ms <= now) {
+        struct dial_target *t = g->slots;
+        give_slot(t);
+        refile(t);
+    }
+    while (g->idle && g->idle->known_until_ms <= now)
+        forget(g->idle);
+    arm(g);
+}
+
+/* ---- in and out ---- */
+
+int dial_gate_enter(struct dial_gate *g, struct dial_ticket *k, const struct addr *target)
+{
+    struct dial_target *t = target_of(g, target);
+    int rc = 0;
+    assert(!k->target);
+    t->n_waiting++;
+    if (needs_slot(g, t)) {
+        if (g->n_slots < g->cfg.unresolved_max && !g->waiting)
+            take_slot(t);
+        else
+            rc = g->n_waiting < g->cfg.max ? DIAL_GATE_WAIT : ERR_LIMIT;
+    }
+    if (rc == 0)
+        rc = take_place(g, t, k);
+    if (rc == DIAL_GATE_WAIT) {
+        k->target = t;
+        k->is_waiting = true;
+        DL_APPEND(g->waiting, k);
+        g->n_waiting++;
+        return rc;
+    }
+    t->n_waiting--;
+    if (rc < 0)
+        refile(t);
+    return rc;
+}
+
+void dial_gate_leave(struct dial_ticket *k, int err)
+{
+    struct dial_target *t = k->target;
+    if (!t)
+        return;
+    struct dial_gate *g = t->gate;
+    if (k->is_waiting) {
+        stop_waiting(k);
+        k->target = NULL;
+        t->n_waiting--;
+        refile(t);
+        return;
+    }
+    bool has_answered = err == 0 || err == ERR_REFUSED || err == ERR_RESET;
+    if (has_answered && g->cfg.unresolved_max)
+        t->known_until_ms = loop_now_ms(g->cfg.loop) + KNOWN_MS;
+    if (has_answered || err == ERR_UNREACHABLE)
+        give_slot(t);
+    take_out(k);
+}
+
+bool dial_gate_is_attached(struct dial_gate *g, const struct addr *a)
+{
+    uint8_t ip[16];
+    addr_mapped(a, ip);
+    return is_attached(g, ip);
+}
+
+size_t dial_gate_pending(const struct dial_gate *g)
+{
+    return g->n_dials + g->n_waiting;
+}
+
+/* ---- its life ---- */
+
+struct dial_gate *dial_gate_new(const struct dial_gate_config *cfg)
+{
+    struct dial_gate *g = NEW(struct dial_gate);
+    g->cfg = *cfg;
+    g->cfg.per_target = MIN(cfg->per_target, cfg->max);
+    g->by_count = mem_new((g->cfg.per_target + 1) * sizeof(*g->by_count));
+    g->turns.fn = on_turns;
+    timer_init(&g->timer, cfg->loop, on_timer);
+    return g;
+}
+
+void dial_gate_free(struct dial_gate *g)
+{
+    struct dial_target *t, *next;
+    if (!g)
+        return;
+    assert(!g->n_dials && !g->n_waiting);
+    HASH_ITER (hh, g->targets, t, next) {
+        HASH_DEL(g->targets, t);
+        mem_free(t);
+    }
+    timer_stop(&g->timer);
+    loop_defer_cancel(&g->turns);
+    mem_free(g->by_count);
+    mem_free(g);
+}

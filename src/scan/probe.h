@@ -1,0 +1,47 @@
+/*
+ * One question to one address, over a socket of its own, and what came of it.
+ *
+ *     TCP   a connection: accepted, refused, or neither; reset as soon as it is accepted
+ *     UDP   an empty datagram to a port that nobody uses: a host that is there refuses it
+ *     ECHO  an ICMP echo request, where the system lets us make one
+ *     SNMP  v2c: who are you (sysDescr, sysName)
+ *
+ * All but TCP, where the kernel does, ask a second time after half of the time.
+ */
+#pragma once
+
+#include "base/addr.h"
+#include "loop/io.h"
+
+#define PROBE_TEXT_SIZE 256
+#define PROBE_UDP_PORT  40125 /* not registered, and seldom an ephemeral one */
+#define PROBE_SNMP_PORT 161
+
+enum probe_kind { PROBE_TCP, PROBE_UDP, PROBE_ECHO, PROBE_SNMP, PROBE_KIND_COUNT };
+
+/* SILENT: nothing came, or only that the address cannot be reached. */
+enum probe_end { PROBE_OPEN, PROBE_REFUSED, PROBE_SILENT };
+
+struct probe_result {
+    enum probe_end end;
+    /* The host itself has spoken, be it by an ICMP error: it is there. */
+    bool is_alive;
+    uint32_t rtt_us;                                    /* of an answer */
+    char descr[PROBE_TEXT_SIZE], name[PROBE_TEXT_SIZE]; /* SNMP, OPEN; text as the device gave it */
+};
+
+struct probe_params {
+    enum probe_kind kind;
+    struct addr target;    /* the port counts for TCP only */
+    const char *community; /* SNMP */
+    uint32_t timeout_ms;
+    void (*on_end)(void *arg, const struct probe_result *r); /* once, later; then it is freed */
+    void *arg;
+};
+
+struct probe;
+
+/* ERR_LIMIT: out of descriptors. Else the probe cannot be made here: ERR_DENIED (no echo),
+ * ERR_UNREACHABLE (no route)… */
+int probe_start(struct loop *l, const struct probe_params *p, struct probe **ret);
+void probe_cancel(struct probe *p); /* NULL is fine; not after on_end */
