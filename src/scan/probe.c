@@ -84,32 +84,32 @@ void probe_cancel(struct probe *p)
 
 /* ---- questions ---- */
 
-static void ask_echo(struct probe *p)
+static ssize_t ask_echo(struct probe *p)
 {
     const struct icmphdr v4 = {.type = ICMP_ECHO, .un.echo.sequence = htons(1)};
     const struct icmp6_hdr v6 = {.icmp6_type = ICMP6_ECHO_REQUEST, .icmp6_seq = htons(1)};
-    if (is_v6(p))
-        (void)send(p->io.fd, &v6, sizeof(v6), 0);
-    else
-        (void)send(p->io.fd, &v4, sizeof(v4), 0);
+    return is_v6(p) ? send(p->io.fd, &v6, sizeof(v6), 0) : send(p->io.fd, &v4, sizeof(v4), 0);
 }
 
-static void ask(struct probe *p)
+/* ERR_LIMIT: the kernel has no room for it now, such as in its table of neighbours. */
+static int ask(struct probe *p)
 {
     uint8_t message[SNMP_GET_MAX];
+    ssize_t n = 0;
     switch (p->p.kind) {
     case PROBE_UDP:
-        (void)send(p->io.fd, "", 0, 0);
+        n = send(p->io.fd, "", 0, 0);
         break;
     case PROBE_ECHO:
-        ask_echo(p);
+        n = ask_echo(p);
         break;
     case PROBE_SNMP:
-        (void)send(p->io.fd, message, snmp_get_write(p->p.community, message), 0);
+        n = send(p->io.fd, message, snmp_get_write(p->p.community, message), 0);
         break;
     default:
         break;
     }
+    return n < 0 && (errno == ENOBUFS || errno == ENOMEM) ? ERR_LIMIT : 0;
 }
 
 static void on_timer(struct timer *t)
@@ -120,7 +120,7 @@ static void on_timer(struct timer *t)
         return;
     }
     p->was_repeated = true;
-    ask(p);
+    (void)ask(p);
     timer_start(&p->timer, p->p.timeout_ms - p->p.timeout_ms / 2);
 }
 
@@ -242,7 +242,7 @@ static int begin(struct probe *p)
         return error_from_errno(errno);
     TRY(io_start(&p->io, p->loop, p->io.fd,
                  p->p.kind == PROBE_TCP ? on_tcp_event : on_datagram_event));
-    ask(p);
+    TRY(ask(p));
     timer_start(&p->timer, p->p.kind == PROBE_TCP ? p->p.timeout_ms : p->p.timeout_ms / 2);
     return 0;
 }

@@ -19,7 +19,8 @@
 #define ASKS_MAX      2048
 #define ASKS_A_TARGET 64
 #define FINDING_MAX   8
-#define TABLE_MS      200 /* how old a copy of the table of neighbours may be */
+#define PUT_OFF_MS    10000 /* then it counts as not there */
+#define TABLE_MS      200   /* how old a copy of the table of neighbours may be */
 
 /* Ports that most hosts answer on, one way or the other. */
 static const uint16_t usual_ports[] = {443, 80, 22};
@@ -52,6 +53,7 @@ struct target {
     uint32_t ports_asked; /* how many were */
     uint16_t *open;
     bool is_up, is_ready; /* is_ready: in the sweep's list */
+    bool is_put_off;      /* its question could not be asked yet */
     uint64_t started_ms;
     char descr[PROBE_TEXT_SIZE], name[PROBE_TEXT_SIZE];
     struct target *prev, *next;
@@ -64,7 +66,7 @@ struct sweep {
     struct sweep_counts counts;
     uint32_t next; /* address */
     struct target *targets, *ready;
-    size_t n_targets, n_asks;
+    size_t n_targets, n_asks, n_put_off;
     double tokens;
     uint64_t filled_ms;
     struct timer timer;
@@ -123,6 +125,7 @@ static void free_target(struct target *t)
     while (t->asks)
         drop_ask(t->asks);
     leave_ready(t);
+    s->n_put_off -= t->is_put_off;
     dial_gate_leave(&t->ticket, ERR_TIMEOUT);
     DL_DELETE(s->targets, t);
     s->n_targets--;
@@ -160,6 +163,8 @@ static void advance(struct target *t)
         finish(t);
 }
 
+static int start_ask(struct target *t, enum probe_kind kind, uint16_t port, bool is_finding);
+
 static void found(struct target *t, enum sweep_sign sign)
 {
     struct ask *a, *next;
@@ -170,6 +175,10 @@ static void found(struct target *t, enum sweep_sign sign)
     DL_FOREACH_SAFE (t->asks, a, next) {
         if (a->kind != PROBE_SNMP)
             drop_ask(a);
+    }
+    for (; t->n_begun < t->n_finding; t->n_begun++) {
+        if (t->finding[t->n_begun].kind == PROBE_SNMP)
+            (void)start_ask(t, PROBE_SNMP, 0, true);
     }
 }
 
@@ -260,6 +269,13 @@ static int start_ask(struct target *t, enum probe_kind kind, uint16_t port, bool
 
 /* ---- who is there ---- */
 
+static void put_off(struct target *t)
+{
+    t->is_put_off = true;
+    t->sweep->n_put_off++;
+    t->sweep->is_short = true;
+}
+
 /* On an attached network the first question is enough to have the kernel ask for the hardware
  * address, without which nothing else would be answered. */
 static void find_out(struct target *t)
@@ -270,14 +286,32 @@ static void find_out(struct target *t)
         n = 1;
     if (!t->started_ms)
         t->started_ms = loop_now_ms(s->cfg.loop);
-    while (t->n_begun < n) {
-        size_t i = t->n_begun++;
-        int rc = start_ask(t, t->finding[i].kind, t->finding[i].port, true);
+    for (int rc; t->n_begun < n; t->n_begun++) {
+        rc = start_ask(t, t->finding[t->n_begun].kind, t->finding[t->n_begun].port, true);
+        if (rc == ERR_LIMIT && !t->asks && loop_now_ms(s->cfg.loop) - t->started_ms < PUT_OFF_MS) {
+            put_off(t);
+            return;
+        }
         if (rc < 0 && n < t->n_finding)
             n++;
     }
     if (!t->asks)
         finish(t);
+}
+
+/* Those whose question could not be asked before. */
+static void try_again(struct sweep *s)
+{
+    struct target *t, *next;
+    DL_FOREACH_SAFE (s->targets, t, next) {
+        if (!s->n_put_off || s->is_short)
+            return;
+        if (!t->is_put_off)
+            continue;
+        t->is_put_off = false;
+        s->n_put_off--;
+        find_out(t);
+    }
 }
 
 /* Nothing was heard of it; does its hardware answer? */
@@ -406,6 +440,7 @@ static bool may_take_address(const struct sweep *s)
 static void on_pump(struct defer *d)
 {
     struct sweep *s = container_of(d, struct sweep, pump);
+    try_again(s);
     while (!s->is_paused && !s->is_short && s->tokens >= 1 && s->n_asks < ASKS_MAX) {
         s->is_ports_turn = !s->is_ports_turn;
         if (s->ready && (s->is_ports_turn || !may_take_address(s)))
