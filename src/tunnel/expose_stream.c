@@ -270,7 +270,7 @@ static struct relay *open_relay(struct client *c, const struct exposure_goal *as
                                 const struct addr *peer)
 {
     struct exposure *e = c->exposure;
-    struct exposure_goal goal;
+    struct exposure_goal goal = {0};
     if (asked)
         snprintf(c->token, sizeof(c->token), "%s", asked->token);
     int refused = c->is_other_hubs ? 0 : exposure_enter(e, peer);

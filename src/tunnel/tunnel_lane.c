@@ -331,7 +331,7 @@ static int dial_for_hub(struct lane_stream *s, const struct ticket *t,
 static void admit_hubs(struct lane_stream *s)
 {
     struct ticket t;
-    struct exposure_goal goal;
+    struct exposure_goal goal = {0};
     int rc = check_ticket(s, &t);
     if (rc == 0)
         rc = read_goal(s, &goal);
