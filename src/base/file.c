@@ -68,6 +68,13 @@ int file_write_atomic(const char *path, const void *data, size_t len, unsigned m
     return 0;
 }
 
+/* A mounted secret belongs to root and to the group of who may read it. */
+static bool is_open_to_others(const struct stat *st)
+{
+    bool is_mounted_secret = st->st_uid == 0 && geteuid() != 0;
+    return S_ISREG(st->st_mode) && (st->st_mode & (is_mounted_secret ? 037 : 077));
+}
+
 static int check_and_read(int fd, const char *path, size_t max, bool is_private, struct buf *ret,
                           struct diag *d)
 {
@@ -76,7 +83,7 @@ static int check_and_read(int fd, const char *path, size_t max, bool is_private,
         return diag_set(d, ERR_IO, "cannot read %s: %s", path, strerror(errno));
     if (S_ISDIR(st.st_mode))
         return diag_set(d, ERR_INVALID, "%s is a folder, not a file", path);
-    if (is_private && S_ISREG(st.st_mode) && (st.st_mode & 077))
+    if (is_private && is_open_to_others(&st))
         return diag_set(d, ERR_DENIED, "%s is accessible by others (mode %03o); chmod 600 it", path,
                         (unsigned)st.st_mode & 0777);
     buf_clear(ret);
