@@ -199,8 +199,10 @@ static int start(struct agent *a, struct diag *d)
     text_hex(&a->instance, sizeof(a->instance), a->instance_text);
     TRY(agent_identity_load(a->settings->data, &a->identity, d));
     TRY(read_ceiling(a, &ceiling, d));
-    const struct tunnel_agent_config tunnels = {
-        .loop = a->loop, .allow = ceiling.rules, .n_allow = ceiling.n};
+    const struct tunnel_agent_config tunnels = {.loop = a->loop,
+                                                .allow = ceiling.rules,
+                                                .n_allow = ceiling.n,
+                                                .no_read_ahead = a->settings->no_read_ahead};
     a->tunnels = tunnel_agent_new(&tunnels);
     TRY(start_session(a, &ceiling, d));
     const struct agent_renewal_config renewal = {.loop = a->loop,

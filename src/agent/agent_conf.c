@@ -39,6 +39,10 @@ static const struct conf_row rows[] = {
     {"no_discovery", CONF_BOOL, AT(no_discovery), "false", "WARREN_AGENT_NO_DISCOVERY",
      "--no-discovery", NULL,
      "Does not look for other agents on its LANs, nor answer them (multicast DNS)."},
+    {"no_read_ahead", CONF_BOOL, AT(no_read_ahead), "false", "WARREN_AGENT_NO_READ_AHEAD",
+     "--no-read-ahead", NULL,
+     "Asks SNMP devices nothing but what programs in mounts have asked, so that walks wait for the "
+     "distance."},
     {"log_level", CONF_ENUM, AT(log_level), "info", "WARREN_AGENT_LOG_LEVEL", "--log-level",
      "LEVEL", "Least severe events that are logged.", CONF_RELOADABLE, .choices = log_levels},
     {"log_format", CONF_ENUM, AT(log_format), "text", "WARREN_AGENT_LOG_FORMAT", "--log-format",

@@ -15,6 +15,7 @@ struct agent_settings {
     int log_level;          /* enum log_level */
     int log_format;         /* enum log_format */
     bool no_discovery;      /* neither speaks nor listens on its LANs */
+    bool no_read_ahead;     /* asks SNMP devices nothing of its own */
     int64_t drain_grace_ms; /* how long open streams may finish at SIGTERM */
 };
 

@@ -219,12 +219,6 @@ const struct buf *ahead_take_waiting(struct ahead *a)
 
 /* ---- the program ---- */
 
-bool ahead_is_walk(const uint8_t *data, size_t len)
-{
-    struct snmp m;
-    return len && data[0] == 0x30 && snmp_read(data, len, &m) == 0 && snmp_is_step(&m);
-}
-
 static void learn_think(struct ahead *a, uint64_t now_ms)
 {
     if (!a->has_given)
@@ -239,12 +233,11 @@ enum ahead_verdict ahead_request(struct ahead *a, const uint8_t *data, size_t le
                                  struct buf *answer)
 {
     struct snmp m;
-    if (len > AHEAD_MESSAGE_MAX || snmp_read(data, len, &m) < 0 ||
-        (m.pdu != SNMP_GET && !snmp_is_step(&m))) {
+    if (snmp_read(data, len, &m) < 0 || (m.pdu != SNMP_GET && !snmp_is_step(&m))) {
         a->is_writing = true;
         return AHEAD_VOID;
     }
-    if (m.pdu == SNMP_GET)
+    if (m.pdu == SNMP_GET || len > AHEAD_REQUEST_MAX)
         return AHEAD_FORWARD;
     learn_think(a, now_ms);
     if (give_held(a, &m, now_ms, answer)) {

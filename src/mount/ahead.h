@@ -19,8 +19,8 @@
 
 #include <stdbool.h>
 
-#define AHEAD_WAITING     16
-#define AHEAD_MESSAGE_MAX 16384
+#define AHEAD_WAITING     32
+#define AHEAD_REQUEST_MAX 1472 /* bytes; an agent follows no longer ones */
 #define AHEAD_TOTAL_BYTES ((size_t)64 << 20)
 
 struct ahead;
@@ -34,9 +34,6 @@ struct ahead_stats {
 /* Counts into `stats`, which outlives it. */
 struct ahead *ahead_new(uint32_t ttl_ms, struct ahead_stats *stats);
 void ahead_free(struct ahead *a);
-
-/* Whether a datagram of a program makes it worth having one. */
-bool ahead_is_walk(const uint8_t *data, size_t len);
 
 enum ahead_verdict {
     AHEAD_FORWARD, /* to the agent; first a note if one is due */

@@ -16,6 +16,7 @@
 #include <utlist.h>
 
 #define DEVICES_MAX    1024 /* known without a flow */
+#define FLOWS_MAX      4096
 #define SOCKETS_MAX    1024
 #define SOCKET_IDLE_MS 10000
 #define ANSWER_ROOM    (READ_AHEAD_HEAD_SIZE + READ_AHEAD_ANSWER_MAX)
@@ -109,14 +110,19 @@ static struct device *enter(struct flow_devices *all, const struct addr *peer)
     return d;
 }
 
-static void leave(struct flow_devices *all, struct device *d, uint32_t lesson)
+static void leave(struct flow_devices *all, struct device *d)
 {
-    d->window = lesson;
     if (--d->n_flows > 0)
         return;
     DL_APPEND(all->unused, d);
     if (++all->n_unused > DEVICES_MAX)
         forget(all, all->unused);
+}
+
+/* At once, so that many flows that lead nowhere cost a device no more than one. */
+static void learn(struct flow_ahead *a)
+{
+    a->device->window = walker_lesson(a->walker, a->device->window);
 }
 
 /* ---- turns ---- */
@@ -239,6 +245,7 @@ static void push(struct flow_ahead *a, const uint8_t *data, size_t len)
     __attribute__((cleanup(buf_done_cleanup))) struct buf value = {.limit = ANSWER_ROOM};
     if (walker_answer(a->walker, data, len, loop_now_ms(a->all->loop), &value)) {
         a->all->stats.answered++;
+        learn(a);
         flow_send_ahead(a->flow, CAPSULE_AHEAD, (const uint8_t *)value.data, value.len);
     }
     send_orphan(a);
@@ -312,6 +319,8 @@ struct flow_ahead *flow_ahead_new(struct flow_devices *d, struct flow *f,
                                   void (*send)(void *arg, const uint8_t *data, size_t len),
                                   void *arg)
 {
+    if (d->n_flows >= FLOWS_MAX)
+        return NULL;
     struct flow_ahead *a = NEW(struct flow_ahead);
     uint32_t seed = 0;
     if (getrandom(&seed, sizeof(seed), GRND_NONBLOCK) < 0)
@@ -335,7 +344,8 @@ void flow_ahead_free(struct flow_ahead *a)
     if (a->device) {
         stop_waiting(a);
         end_turn(a);
-        leave(a->all, a->device, walker_lesson(a->walker));
+        learn(a);
+        leave(a->all, a->device);
     }
     close_socket(a);
     timer_stop(&a->timer);
@@ -358,6 +368,8 @@ void flow_ahead_note(struct flow_ahead *a, const uint8_t *value, size_t len)
     if (read_ahead_note_read(value, len, &n) < 0)
         return;
     walker_note(a->walker, &n, loop_now_ms(a->all->loop));
+    if (a->device)
+        learn(a);
     if (a->device && a->device->turn == a && !walker_is_waiting(a->walker))
         end_turn(a); /* a new generation: what was under way is void */
     ask(a);

@@ -4,7 +4,8 @@
  *
  * Each device is asked one thing at a time, whatever number of flows lead to it; who waits for a
  * device has its turn in order. What a device taught us (walker_lesson) is kept for a while.
- * Bounded: sockets and devices known. Thread: one loop.
+ * Bounded: flows, sockets, and devices
+ * known. Thread: one loop.
  */
 #pragma once
 
@@ -23,7 +24,7 @@ struct flow_devices_stats {
 };
 void flow_devices_stats(const struct flow_devices *d, struct flow_devices_stats *ret);
 
-/* `send` sends a program's request to the device after all. */
+/* `send` sends a program's request to the device after all. NULL: there are too many. */
 struct flow_ahead *flow_ahead_new(struct flow_devices *d, struct flow *f,
                                   void (*send)(void *arg, const uint8_t *data, size_t len),
                                   void *arg);

@@ -130,10 +130,11 @@ static void on_ahead(void *arg, struct flow *f, enum capsule_kind kind, const ui
         return;
     if (!t->ahead) {
         t->ahead = flow_ahead_new(t->p.devices, f, send_now, t);
-        if (t->io.fd >= 0)
+        if (t->ahead && t->io.fd >= 0)
             flow_ahead_connected(t->ahead, flow_peer(f));
     }
-    flow_ahead_note(t->ahead, value, len);
+    if (t->ahead)
+        flow_ahead_note(t->ahead, value, len);
 }
 
 static void on_end(void *arg, struct flow *f, const struct flow_result *res)

@@ -56,7 +56,7 @@ struct tunnel_agent {
     struct session *session;
     struct checker *checker;
     struct dial_gate *gate;       /* bounds dials */
-    struct flow_devices *devices; /* read ahead for mounts */
+    struct flow_devices *devices; /* read ahead for mounts; NULL: none are */
     struct served *tunnels;
     struct held *leases;
     size_t n_leases;

@@ -68,8 +68,9 @@ json_t *tunnel_agent_json(const struct tunnel_agent *ta)
 
 json_t *tunnel_agent_read_ahead_json(const struct tunnel_agent *ta)
 {
-    struct flow_devices_stats s;
-    flow_devices_stats(ta->devices, &s);
+    struct flow_devices_stats s = {0};
+    if (ta->devices)
+        flow_devices_stats(ta->devices, &s);
     return json_pack("{s:I, s:I, s:I}", "asked", (json_int_t)s.asked, "answered",
                      (json_int_t)s.answered, "kept", (json_int_t)s.kept);
 }
@@ -505,7 +506,7 @@ struct tunnel_agent *tunnel_agent_new(const struct tunnel_agent_config *cfg)
     ta->take.fn = on_take;
     ta->checker = checker_new(
         &(struct checker_config){.loop = cfg->loop, .allowed = tunnel_agent_check, .arg = ta});
-    ta->devices = flow_devices_new(cfg->loop);
+    ta->devices = cfg->no_read_ahead ? NULL : flow_devices_new(cfg->loop);
     ta->gate = dial_gate_new(
         &(struct dial_gate_config){.loop = cfg->loop,
                                    .max = MIN((size_t)DIALS_MAX, io_descriptor_limit() / 4),

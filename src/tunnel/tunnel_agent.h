@@ -17,6 +17,7 @@ struct tunnel_agent_config {
     struct loop *loop;
     const struct addr_rule *allow; /* the owner's ceiling; none: everything. Copied */
     size_t n_allow;
+    bool no_read_ahead; /* of SNMP walks in mounts (net/flow_ahead.h) */
 };
 
 struct tunnel_agent *tunnel_agent_new(const struct tunnel_agent_config *cfg);

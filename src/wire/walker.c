@@ -219,6 +219,10 @@ static void forget_received(struct walker *w, uint64_t received)
     received = MIN(received, w->number);
     while (w->note.received < received)
         w->sent_bytes -= sent_at(w, ++w->note.received)->size;
+    if (received == w->number) { /* an idle flow keeps little */
+        mem_free(TAKE(w->sent));
+        w->sent_cap = 0;
+    }
 }
 
 static uint64_t rise(uint64_t now, uint64_t before)
@@ -523,9 +527,9 @@ const uint8_t *walker_orphan(struct walker *w, size_t *ret_len)
     return (const uint8_t *)w->orphan.data;
 }
 
-uint32_t walker_lesson(const struct walker *w)
+uint32_t walker_lesson(const struct walker *w, uint32_t otherwise)
 {
-    if (w->used || !w->sent_ever)
-        return WALKER_START;
-    return w->window / LESSON_SHARE;
+    if (!w->sent_ever)
+        return otherwise;
+    return w->used ? WALKER_START : w->window / LESSON_SHARE;
 }

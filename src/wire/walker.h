@@ -57,5 +57,5 @@ bool walker_is_waiting(const struct walker *w); /* for the device's answer */
  * the calls above. Valid until the next one. */
 const uint8_t *walker_orphan(struct walker *w, size_t *ret_len);
 
-/* With which window to begin the next time at this device. */
-uint32_t walker_lesson(const struct walker *w);
+/* With which window to begin the next time at this device, where it was `otherwise`. */
+uint32_t walker_lesson(const struct walker *w, uint32_t otherwise);

@@ -60,7 +60,7 @@ def made_up(bench, directory, plant):
 
 def timed(plant, argv, *options, mounted=True):
     """(its output, seconds): what is timed begins when the way to the LAN is there."""
-    script = f"snmpget -v2c -c public -t 9 {address(DEVICE)} {SYSTEM}.3.0 >&2; begin=$(date +%s%N); " \
+    script = f"snmpgetnext -v2c -c public -t 9 {address(DEVICE)} {snmp.ROOT} >&2; begin=$(date +%s%N); " \
              '"$@"; code=$?; echo "took $(($(date +%s%N) - begin))" >&2; exit $code'
     call = plant.mounted if mounted else plant.native
     kwargs = {"options": options} if mounted else {}
@@ -130,6 +130,31 @@ def test_200_devices_walked_at_once(plant, made_up):
     assert sorted(through.splitlines()) == sorted(native.splitlines())
     if not SANITIZE:  # 41 questions each take 6 s and more otherwise
         assert ahead_s < 2 * lan_s
+
+
+def test_hits_and_waste_are_counted_and_an_agent_may_be_told_to_stay_out_of_it(plant, snmpd):
+    plant = plant(50)
+    snmpd(plant)
+    argv = snmp.walk(address(DEVICE))
+
+    def warren(*words):
+        done = subprocess.run(["ip", "netns", "exec", plant.hosts["operator"].name, program("warren"), "mount", *words],
+                              env=plant.environment(), capture_output=True, text=True, timeout=100)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+    warren("plant", "--name", "lab", "--detach")
+    assert warren("exec", "lab", "--", *argv).count("\n") == OBJECTS
+    counted = json.loads(warren("status", "lab", "-o", "json"))["read_ahead"]
+    asked = asked_ahead(plant)
+    assert counted["hits"] > 0.9 * OBJECTS and counted["wasted"] < 0.1 * OBJECTS
+    assert counted["hits"] <= asked["answered"] <= asked["asked"] < 1.1 * OBJECTS
+    plant.agent.process.stop()
+    plant.agent.process.argv.append("--no-read-ahead")
+    plant.agent.start()
+    wait_until(lambda: json.loads(warren("status", "lab", "-o", "json"))["phase"] == "active", "the agent", 40)
+    assert warren("exec", "lab", "--", *snmp.walk(address(DEVICE), root=SYSTEM)).count("\n") > 10
+    assert asked_ahead(plant)["asked"] == 0
+    warren("stop", "lab")
 
 
 # ---- trouble ----

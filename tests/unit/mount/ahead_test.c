@@ -433,7 +433,7 @@ static void a_program_that_stops_wastes_a_bounded_number_of_requests(void **stat
     s->stop_at = 1;
     walk(s);
     assert_true(s->device.asked <= 2 + 100); /* a millisecond each */
-    assert_true(walker_lesson(s->walker) < WALKER_START / 4);
+    assert_true(walker_lesson(s->walker, 0) < WALKER_START / 4);
     sim_free(s);
 }
 
