@@ -5,6 +5,7 @@
  *     store-load DB [WRITES [IN_FLIGHT]]
  */
 #include "base/macro.h"
+#include "base/mem.h"
 #include "loop/loop.h"
 #include "store/store.h"
 
@@ -80,6 +81,12 @@ static int by_value(const void *a, const void *b)
     return x < y ? -1 : x > y;
 }
 
+/* Of sorted waits. */
+static uint64_t percentile(const struct bench *b, size_t p)
+{
+    return b->waits_us[b->writes * p / 100];
+}
+
 int main(int argc, char **argv)
 {
     struct diag d = {0};
@@ -91,9 +98,9 @@ int main(int argc, char **argv)
         fprintf(stderr, "usage: store-load DB [WRITES [IN_FLIGHT]]\n");
         return 2;
     }
-    b.waits_us = calloc(b.writes, sizeof(*b.waits_us));
-    struct write *slots = calloc(in_flight, sizeof(*slots));
-    if (!b.waits_us || !slots || loop_new(&b.loop) < 0)
+    b.waits_us = mem_new(b.writes * sizeof(*b.waits_us));
+    struct write *slots = mem_new(in_flight * sizeof(*slots));
+    if (loop_new(&b.loop) < 0)
         return 1;
     if (store_open(b.loop, &options, &b.store, &d) < 0) {
         fprintf(stderr, "%s\n", diag_text(&d));
@@ -110,12 +117,12 @@ int main(int argc, char **argv)
     qsort(b.waits_us, b.writes, sizeof(*b.waits_us), by_value);
     printf("%zu writes, %zu in flight: %.0f/s, p50 %.2f ms, p99 %.2f ms, %" PRIu64
            " commits, %zu failed\n",
-           b.writes, in_flight, (double)b.writes / seconds, (double)b.waits_us[b.writes / 2] / 1e3,
-           (double)b.waits_us[b.writes * 99 / 100] / 1e3, stats.commits, b.failed);
+           b.writes, in_flight, (double)b.writes / seconds, (double)percentile(&b, 50) / 1e3,
+           (double)percentile(&b, 99) / 1e3, stats.commits, b.failed);
     store_close(b.store);
     loop_settle(b.loop);
     loop_free(b.loop);
-    free(slots);
-    free(b.waits_us);
+    mem_free(slots);
+    mem_free(b.waits_us);
     return b.failed != 0;
 }

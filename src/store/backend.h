@@ -90,6 +90,9 @@ void tx_init(struct tx *tx, const struct backend_ops *ops, struct backend *b, en
 int store_migrate(const struct backend_ops *ops, struct backend *b,
                   const struct store_options *options, struct diag *d);
 
+/* Writes changes to the feed and gives them their numbers. */
+int store_feed_append(struct tx *tx, struct change *const *changes, size_t n);
+
 /* Drops feed rows that are too old or too many. */
 int store_feed_trim(struct tx *tx, int64_t now_ms, int64_t keep_ms, int64_t keep_rows);
 

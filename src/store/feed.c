@@ -2,6 +2,7 @@
 #include "store/backend.h"
 
 #include "base/arena.h"
+#include "base/buf.h"
 #include "base/error.h"
 #include "base/macro.h"
 #include "base/time.h"
@@ -21,20 +22,60 @@ struct change *tx_add_change(struct tx *tx, const struct store_change *c)
     return change;
 }
 
-/* One writer at a time, so the next number is the newest one's and one more: no gaps, and visible
- * in their order. */
+/* It gets its number, and its row, with all others of the transaction: store_feed_append. */
 int store_publish(struct tx *tx, const char *tenant, const char *kind, const char *id,
                   enum store_op op)
 {
-    struct store_change c = {
-        .tenant = tenant, .kind = kind, .id = id, .op = op, .at_ms = time_wall_ms()};
-    TRY(tx_query_int(tx, &c.seq,
-                     "INSERT INTO feed (seq, tenant, kind, id, op, at) VALUES (COALESCE((SELECT "
-                     "MAX(seq) FROM feed), (SELECT seq FROM feed_floor)) + 1, $1, $2, $3, $4, $5) "
-                     "RETURNING seq",
-                     STORE_TEXT(tenant), STORE_TEXT(kind), STORE_TEXT(id), STORE_INT(op),
-                     STORE_INT(c.at_ms)));
-    tx_add_change(tx, &c);
+    if (tx->err < 0)
+        return tx->err;
+    if (tx->mode == STORE_READ)
+        return tx->err = ERR_BUG;
+    tx_add_change(tx,
+                  &(struct store_change){
+                      .tenant = tenant, .kind = kind, .id = id, .op = op, .at_ms = time_wall_ms()});
+    return 0;
+}
+
+#define APPEND_COLUMNS 6
+#define APPEND_MAX     10 /* rows of one statement */
+
+/* One writer at a time, so the next number is the newest one's and one more: no gaps, and visible
+ * in their order. */
+static int append_some(struct tx *tx, struct change *const *changes, size_t n)
+{
+    struct store_value values[APPEND_MAX * APPEND_COLUMNS], *v = values;
+    CLEANUP(buf_done) struct buf sql = {0};
+    int64_t first = INT64_MAX;
+    int rc;
+    TRY(buf_puts(&sql, "INSERT INTO feed (seq, tenant, kind, id, op, at) SELECT column1 + "
+                       "COALESCE((SELECT MAX(seq) FROM feed), (SELECT seq FROM feed_floor)), "
+                       "column2, column3, column4, column5, column6 FROM (VALUES "));
+    for (size_t i = 0; i < n; i++) {
+        const struct store_change *c = &changes[i]->c;
+        size_t k = i * APPEND_COLUMNS;
+        TRY(buf_printf(&sql, "%s($%zu, $%zu, $%zu, $%zu, $%zu, $%zu)", i ? ", " : "", k + 1, k + 2,
+                       k + 3, k + 4, k + 5, k + 6));
+        *v++ = STORE_INT(i + 1);
+        *v++ = STORE_TEXT(c->tenant);
+        *v++ = STORE_TEXT(c->kind);
+        *v++ = STORE_TEXT(c->id);
+        *v++ = STORE_INT(c->op);
+        *v++ = STORE_INT(c->at_ms);
+    }
+    TRY(buf_puts(&sql, ") AS change RETURNING seq"));
+    struct rows rows = tx_query_values(tx, buf_text(&sql), values, n * APPEND_COLUMNS);
+    while ((rc = row_next(&rows)) > 0)
+        first = MIN(first, row_int(&rows, 0));
+    TRY(rc);
+    for (size_t i = 0; i < n; i++)
+        changes[i]->c.seq = first + (int64_t)i;
+    return 0;
+}
+
+int store_feed_append(struct tx *tx, struct change *const *changes, size_t n)
+{
+    for (size_t i = 0; i < n; i += APPEND_MAX)
+        TRY(append_some(tx, changes + i, MIN(n - i, (size_t)APPEND_MAX)));
     return 0;
 }
 

@@ -181,7 +181,8 @@ struct store_change {
                        version, and if it is not there drop it */
 };
 
-/* Appends to the feed in the transaction that makes the change. `kind` such as "tunnel". */
+/* Appends to the feed in the transaction that makes the change; not to be read in the same one.
+ * `kind` such as "tunnel". */
 int store_publish(struct tx *tx, const char *tenant, const char *kind, const char *id,
                   enum store_op op);
 

@@ -128,7 +128,7 @@ static int run(struct backend *b, enum store_mode mode, const char *sql,
 static int postgres_exec(struct backend *b, enum store_mode mode, const char *sql,
                          const struct store_value *values, size_t n, int64_t *ret_changed)
 {
-    PGresult *res;
+    PGresult *res = NULL;
     *ret_changed = 0;
     TRY(run(b, mode, sql, values, n, &res));
     *ret_changed = strtoll(PQcmdTuples(res), NULL, 10);
@@ -139,7 +139,7 @@ static int postgres_exec(struct backend *b, enum store_mode mode, const char *sq
 static int postgres_query(struct backend *b, enum store_mode mode, const char *sql,
                           const struct store_value *values, size_t n, struct store_cursor **ret)
 {
-    PGresult *res;
+    PGresult *res = NULL;
     TRY(run(b, mode, sql, values, n, &res));
     struct store_cursor *c = NEW(struct store_cursor);
     c->backend = b;

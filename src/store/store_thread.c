@@ -42,6 +42,39 @@ int store_thread_prepare(struct store *s)
     return rc;
 }
 
+static size_t gather_new(const struct request_list *ran, struct change **ret)
+{
+    size_t n = 0;
+    for (struct request *r = ran->head; r; r = r->next) {
+        for (struct change *c = r->err < 0 ? NULL : r->changes; c; c = c->next) {
+            if (c->c.seq)
+                continue;
+            if (ret)
+                ret[n] = c;
+            n++;
+        }
+    }
+    return n;
+}
+
+/* Changes of what `ran` that are not in the feed yet: all at once, instead of a statement for each.
+ */
+static int append_changes(struct store *s, const struct request_list *ran)
+{
+    struct arena arena = {0};
+    struct tx tx;
+    size_t n = gather_new(ran, NULL);
+    if (!n)
+        return 0;
+    struct change **changes = arena_alloc(&arena, n * sizeof(struct change *));
+    gather_new(ran, changes);
+    tx_init(&tx, s->ops, s->backend, STORE_WRITE, &arena);
+    int rc = store_feed_append(&tx, changes, n);
+    s->ops->end_all(s->backend);
+    arena_done(&arena);
+    return rc;
+}
+
 static void run_work(struct store *s, struct request *r)
 {
     const struct backend_ops *ops = s->ops;
@@ -78,12 +111,17 @@ static int run_transaction(struct store *s, struct request_list *batch, enum sto
     struct request *r;
     TRY(ops->begin(s->backend, mode));
     while ((r = list_pop(batch))) {
-        run_work(s, r);
+        if (r->mode == STORE_READ && (r->err = append_changes(s, ran)) < 0)
+            ops->rollback(s->backend); /* it may read the feed */
+        else
+            run_work(s, r);
         list_push(ran, r);
         if (!ops->in_transaction(s->backend))
             return r->err < 0 ? r->err : ERR_IO;
     }
-    int rc = ops->is_shared && mode == STORE_WRITE ? store_follow_gap(s, ran) : 0;
+    int rc = append_changes(s, ran);
+    if (rc >= 0 && ops->is_shared && mode == STORE_WRITE)
+        rc = store_follow_gap(s, ran);
     if (rc >= 0)
         rc = ops->commit(s->backend, mode);
     if (rc < 0)
