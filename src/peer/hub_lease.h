@@ -17,6 +17,7 @@
 
 #define HUB_LEASE_LIFE_MS   10000 /* by the database's clock */
 #define HUB_LEASE_RENEW_MS  3000
+#define HUB_LEASE_DOUBT_MS  5000 /* that a hub of which nothing is known yet counts as alive */
 #define HUB_LEASE_MARGIN_MS 3000 /* that our clock may be slower in, and for what is on its way */
 
 enum hub_lease_state { HUB_LEASE_NONE, HUB_LEASE_HELD, HUB_LEASE_LATE, HUB_LEASE_LOST };

@@ -12,7 +12,7 @@
 #include <string.h>
 
 #define RENEW_RETRY_MS 1000
-#define FORGET_MS      60000 /* after its lease has ended */
+#define FORGET_MS      3600000 /* after its lease has ended */
 
 struct peer_clock {
     _Atomic int64_t ahead_ms; /* the database's clock before our monotonic one */
@@ -128,15 +128,19 @@ static int write_renewal(struct tx *tx, void *arg)
 
 static void take_row(struct peers *p, const struct renewal *r, const struct row *row)
 {
+    bool is_new = !fleet_hub_find(p->cfg.fleet, row->id);
     struct fleet_hub *h = fleet_hub_put(p->cfg.fleet, row->id);
     int64_t left = row->expires - r->now_ms;
     h->epoch = (uint64_t)row->epoch;
-    h->ends_ms = r->asked_ms + (uint64_t)MAX(left, (int64_t)0);
+    if (is_new) /* it may only be cut from the database: we shall see whether it answers */
+        left = MAX(left, (int64_t)HUB_LEASE_DOUBT_MS);
+    if (left > 0)
+        h->ends_ms = r->asked_ms + (uint64_t)left;
     h->started = row->started;
     copy(h->address, sizeof(h->address), row->address);
     copy(h->name, sizeof(h->name), row->name);
     copy(h->software, sizeof(h->software), row->software);
-    if (left > 0)
+    if (left > -FORGET_MS)
         peer_links_want(p->links, p->cfg.fleet, h);
 }
 

@@ -268,9 +268,9 @@ struct tunnel_stored {
 int tunnel_store_insert(struct tx *tx, struct tunnel *t, int64_t ends);
 int tunnel_store_update(struct tx *tx, struct tunnel *t, int64_t ends, uint64_t if_version);
 int tunnel_store_delete(struct tx *tx, const struct tunnel *t, uint64_t if_version);
-/* Takes the route for `route`, whose epoch is filled in. ERR_NOT_FOUND: the tunnel is gone, or
- * another hub's route stands. */
-int tunnel_store_claim(struct tx *tx, const char *tunnel, const char *tenant,
+/* Takes the route for `route`, whose epoch is filled in; `seen`: the epoch that it is known to have.
+ * ERR_NOT_FOUND: the tunnel is gone, or another hub's route stands, or has not been seen. */
+int tunnel_store_claim(struct tx *tx, const char *tunnel, const char *tenant, uint64_t seen,
                        struct tunnel_route *route);
 /* Gives it up, if it is still that one. */
 int tunnel_store_release(struct tx *tx, const char *tunnel, const char *tenant,

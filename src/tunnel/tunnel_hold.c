@@ -254,6 +254,7 @@ struct granting {
         struct tunnel_lease *lease;
         char tunnel[ID_SIZE], tenant[ID_SIZE];
         struct tunnel_route route; /* epoch 0: the tunnel is gone, or another hub has it */
+        uint64_t seen;             /* epoch */
     } items[];
 };
 
@@ -262,7 +263,7 @@ static int write_grants(struct tx *tx, void *arg)
     struct granting *g = arg;
     for (size_t i = 0; i < g->n; i++) {
         struct granted *item = &g->items[i];
-        int rc = tunnel_store_claim(tx, item->tunnel, item->tenant, &item->route);
+        int rc = tunnel_store_claim(tx, item->tunnel, item->tenant, item->seen, &item->route);
         if (rc < 0 && rc != ERR_NOT_FOUND)
             return rc;
     }
@@ -335,6 +336,7 @@ void tunnel_grants_write(struct defer *d)
             item->lease = l;
             snprintf(item->tunnel, sizeof(item->tunnel), "%s", l->object->t.id);
             snprintf(item->tenant, sizeof(item->tenant), "%s", l->object->t.tenant);
+            item->seen = l->object->route.epoch;
             fill_route(l, &item->route);
         }
         store_run(ts->store, STORE_WRITE, write_grants, grants_written, g);

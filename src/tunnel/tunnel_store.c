@@ -71,26 +71,30 @@ int tunnel_store_delete(struct tx *tx, const struct tunnel *t, uint64_t if_versi
     return store_publish(tx, t->tenant, "tunnel", t->id, STORE_DELETE);
 }
 
-/* Another hub's lease stands while that hub's own does, and its agent's session. */
-#define ROUTE_IS_FREE                                                                       \
-    "(lease_hub IS NULL OR lease_hub = $3 OR NOT EXISTS (SELECT 1 FROM hub_lease h WHERE "  \
-    "h.hub = tunnel.lease_hub AND h.epoch = tunnel.lease_hub_epoch AND h.expires > $6) OR " \
-    "(lease_session <> 0 AND NOT EXISTS (SELECT 1 FROM agent_session s WHERE s.agent = "    \
-    "tunnel.lease_agent AND s.epoch = tunnel.lease_session AND s.disconnected IS NULL)))"
+/* A hub takes what is its own, and what it has seen to be free: another hub's lease stands while
+ * that hub's own does, and its agent's session. What it has not seen may be of a hub that is only
+ * cut from the database, and still serves. */
+#define ROUTE_IS_FREE                                                                        \
+    "(lease_hub = $3 OR (lease_epoch = $7 AND (lease_hub IS NULL OR "                        \
+    "NOT EXISTS (SELECT 1 FROM hub_lease h WHERE h.hub = tunnel.lease_hub AND "              \
+    "h.epoch = tunnel.lease_hub_epoch AND h.expires > $6) OR "                               \
+    "(lease_session <> 0 AND NOT EXISTS (SELECT 1 FROM agent_session s WHERE "               \
+    "s.agent = tunnel.lease_agent AND s.epoch = tunnel.lease_session AND s.disconnected IS " \
+    "NULL)))))"
 
-int tunnel_store_claim(struct tx *tx, const char *tunnel, const char *tenant,
+int tunnel_store_claim(struct tx *tx, const char *tunnel, const char *tenant, uint64_t seen,
                        struct tunnel_route *route)
 {
     int64_t epoch, now;
+    route->epoch = 0;
     TRY(tx_now_ms(tx, &now));
-    int rc =
-        tx_query_int(tx, &epoch,
+    TRY(tx_query_int(tx, &epoch,
                      "UPDATE tunnel SET lease_agent = $1, lease_session = $2, lease_hub = $3, "
                      "lease_hub_epoch = $4, lease_epoch = lease_epoch + 1 "
                      "WHERE id = $5 AND " ROUTE_IS_FREE " RETURNING lease_epoch",
                      STORE_TEXT(route->agent), STORE_INT(route->session), STORE_TEXT(route->hub),
-                     STORE_INT(route->hub_epoch), STORE_TEXT(tunnel), STORE_INT(now));
-    TRY(rc);
+                     STORE_INT(route->hub_epoch), STORE_TEXT(tunnel), STORE_INT(now),
+                     STORE_INT(seen)));
     route->epoch = (uint64_t)epoch;
     return store_publish(tx, tenant, "tunnel", tunnel, STORE_PUT);
 }
