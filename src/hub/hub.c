@@ -230,6 +230,7 @@ static int open_web(struct hub *h, struct diag *d)
     const struct tunnel_web_config web = {.tunnels = h->tunnels,
                                           .identity = h->identity,
                                           .key_path = key_path,
+                                          .shares_key = s->ca_key_file != NULL,
                                           .public_names =
                                               (const char *const *)s->public_names.items,
                                           .n_public_names = s->public_names.n};

@@ -159,7 +159,7 @@ bool tunnel_may_hold(const struct tunnel_object *o);     /* agents of this hub m
 /* Whether it is this hub that keeps its stored status, and deletes it when it is unused. */
 bool tunnel_is_ours_to_tell(const struct tunnel_object *o);
 /* Lets other hubs claim what no agent of this one can hold. */
-void tunnel_release(struct tunnel_object *o);
+void tunnel_release_if_idle(struct tunnel_object *o);
 
 /* tunnel_network.c */
 void tunnel_network_init(struct tunnels *ts);

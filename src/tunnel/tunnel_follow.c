@@ -57,14 +57,26 @@ bool tunnel_is_ours_to_tell(const struct tunnel_object *o)
     return duty == ROUTE_SERVE || (duty != ROUTE_FORWARD && fleet_hub_is_first(o->owner->fleet));
 }
 
+/* Streams of a lease that lingers go on: its agent still has them, wherever the next ones go. */
+static struct tunnel_lease *first_not_lingering(const struct tunnel_object *o)
+{
+    struct tunnel_lease *l;
+    DL_FOREACH (o->leases, l) {
+        if (l->l.state == LEASE_HELD || lease_is_coming(&l->l))
+            return l;
+    }
+    return NULL;
+}
+
 /* What follows when the route is another one, or when another one counts. */
 static void settle_route(struct tunnel_object *o)
 {
+    struct tunnel_lease *l;
     if (tunnel_phase_is_over(o->t.phase))
         return;
     o->is_forwarding = tunnel_is_forwarded(o);
-    if (o->is_forwarding && o->leases)
-        tunnel_lose_all(o, ERR_UNAVAILABLE, "another hub serves the tunnel");
+    while (o->is_forwarding && (l = first_not_lingering(o)))
+        tunnel_lease_lose(l, ERR_UNAVAILABLE, "another hub serves the tunnel");
     tunnel_settle_exposures(o);
     tunnel_serve(o);
     tunnel_plan(tunnel_network_of(o->owner, o->t.spec.network));
@@ -105,10 +117,21 @@ static void released(void *arg, int err)
         o->route.hub[0] = '\0';
 }
 
-void tunnel_release(struct tunnel_object *o)
+/* Nobody here holds it or will, and nobody's streams are being cut. */
+static bool is_idle(const struct tunnel_object *o)
+{
+    const struct tunnel_lease *l;
+    DL_FOREACH (o->leases, l) {
+        if (l->l.state != LEASE_LINGERING)
+            return false;
+    }
+    return !o->want;
+}
+
+void tunnel_release_if_idle(struct tunnel_object *o)
 {
     struct tunnels *ts = o->owner;
-    if (!fleet_hubs(ts->fleet) || o->is_releasing || duty_of(o) != ROUTE_SERVE)
+    if (!fleet_hubs(ts->fleet) || o->is_releasing || !is_idle(o) || duty_of(o) != ROUTE_SERVE)
         return;
     struct release *r = NEW(struct release);
     r->tunnels = ts;

@@ -227,8 +227,7 @@ static void make_plan(struct tunnel_network *n)
     DL_FOREACH_SAFE (n->objects, o, next) {
         if (tunnel_may_hold(o) && o->t.spec.spread == TUNNEL_SPREAD_CONNECTION)
             settle_all(o, &p.crew);
-        if (!o->leases && !o->want)
-            tunnel_release(o);
+        tunnel_release_if_idle(o);
     }
     if (p.crew.until_ms != UINT64_MAX)
         plan_at(n, p.crew.until_ms);

@@ -218,6 +218,8 @@ int tunnel_check_host(struct tunnels *ts, const char *tenant, const struct tunne
 
 /* ---- life ---- */
 
+static_assert(MAC_KEY_SIZE == CA_DERIVED_SIZE, "the CA's secret is a key");
+
 static int read_key(struct tunnel_web *w, const char *path, struct diag *d)
 {
     CLEANUP(buf_done) struct buf text = {0};
@@ -244,7 +246,10 @@ int tunnels_serve_web(const struct tunnel_web_config *cfg, struct diag *d)
     ts->web = w;
     for (size_t i = 0; i < cfg->n_public_names; i++)
         tunnel_names_reserve(ts->names, cfg->public_names[i]);
-    TRY(read_key(w, cfg->key_path, d));
+    if (cfg->shares_key)
+        TRY(ca_derive_key(identity_ca(cfg->identity), "warren web cookies 1", w->key));
+    else
+        TRY(read_key(w, cfg->key_path, d));
     return tls_client_new(&tls, &w->tls, d);
 }
 

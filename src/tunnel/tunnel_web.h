@@ -16,6 +16,7 @@ struct tunnel_web_config {
     struct tunnels *tunnels;
     struct identity *identity;
     const char *key_path;            /* a file of our own: signs the cookies; made if missing */
+    bool shares_key;                 /* hubs of one CA: they take each other's cookies */
     const char *const *public_names; /* of the hub itself: no tunnel gets one */
     size_t n_public_names;
 };
