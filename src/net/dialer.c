@@ -238,48 +238,49 @@ static void connected(struct dial *d, struct attempt *a)
 
 /* The race */
 
-/* What the network said; if it did not, what this machine's own routes did. */
-static void find_cause(const struct attempt *a, int errnum, struct icmp_cause *ret)
+/* What the network said, if it did: an errno value, else 0. */
+static int take_cause(const struct attempt *a, struct icmp_cause *ret)
 {
-    struct errqueue_entry e;
+    struct errqueue_entry e = {0};
     *ret = (struct icmp_cause){0};
-    if (!a->dial->p.wants_cause)
-        return;
-    if (errqueue_take(a->io.fd, &e) > 0 && e.cause.version)
-        *ret = e.cause;
-    else if (!a->io.loop) /* at once */
-        icmp_cause_of_errno(errnum, a->addr.sa.sa_family == AF_INET6, ret);
+    if (!a->dial->p.wants_cause || errqueue_take(a->io.fd, &e) == 0)
+        return 0;
+    *ret = e.cause;
+    return e.errnum;
 }
 
-static void attempt_failed(struct attempt *a, int errnum)
+static void attempt_failed(struct attempt *a, int errnum, const struct icmp_cause *cause)
 {
     struct dial *d = a->dial;
-    struct icmp_cause cause;
-    find_cause(a, errnum, &cause);
     if (a->io.loop)
         io_close(&a->io);
     else if (a->io.fd >= 0)
         close(a->io.fd);
     a->io.fd = -1;
-    note_failure(d, error_from_errno(errnum), &cause);
+    note_failure(d, error_from_errno(errnum), cause);
 }
 
 static void on_event(struct io *io)
 {
     struct attempt *a = container_of(io, struct attempt, io);
     struct dial *d = a->dial;
+    struct icmp_cause cause;
     int err = 0;
     socklen_t len = sizeof(err);
-    if (!io->writable && !io->hup)
+    if (!io->writable && !io->hup && !io->error)
         return;
     if (getsockopt(io->fd, SOL_SOCKET, SO_ERROR, &err, &len) < 0)
         err = errno;
     struct sockaddr_storage peer;
     socklen_t peer_len = sizeof(peer);
-    if (!err && getpeername(io->fd, (struct sockaddr *)&peer, &peer_len) < 0)
+    bool is_connected = !err && getpeername(io->fd, (struct sockaddr *)&peer, &peer_len) == 0;
+    /* The kernel may have an error that came within connect() in its queue alone. */
+    int said = is_connected ? 0 : take_cause(a, &cause);
+    err = err ? err : said;
+    if (!err && !is_connected)
         return; /* an event before the outcome */
     if (err) {
-        attempt_failed(a, err);
+        attempt_failed(a, err, &cause);
         settle(d);
         return;
     }
@@ -324,7 +325,11 @@ static bool launch(struct dial *d, const struct addr *addr)
     }
     if (errno == EINPROGRESS && io_start(&a->io, d->loop, fd, on_event) == 0)
         return true;
-    attempt_failed(a, errno);
+    int failure = errno;
+    struct icmp_cause cause;
+    if (!take_cause(a, &cause) && d->p.wants_cause) /* it was this machine's own routes */
+        icmp_cause_of_errno(failure, addr->sa.sa_family == AF_INET6, &cause);
+    attempt_failed(a, failure, &cause);
     return false;
 }
 

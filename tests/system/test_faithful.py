@@ -48,18 +48,30 @@ def nmap(plant, *words, options=(), seconds=100):
     return [scan_result(d) for d in done]
 
 
+def said_of(runs, host):
+    """What native scans by connect() said of a host's ports. An ICMP error that comes back within connect()
+    itself, as over wires without any delay, is lost on nmap; what it says of other ports counts then."""
+    return {value for run in runs for (h, _, _), value in run.items() if h == host}
+
+
 @pytest.mark.parametrize("version", [4, 6])
 @pytest.mark.parametrize("kind", ["-sT", "-sS", "-sU"])
 def test_port_tables_of_a_scan_are_the_same(plant, kind, version):
     words, targets, options = family(version)
     ports = UDP_PORTS if kind == "-sU" else TCP_PORTS
-    native, mounted = nmap(plant, "-Pn", kind, "-T4", "--max-retries", "2", "-p", ports, *words,
-                           "--disable-arp-ping", *targets, options=options)
-    assert len(native[1]) == len(targets) * len(ports.split(","))
-    differing = {key: (value, mounted[1].get(key)) for key, value in native[1].items()
-                 if mounted[1].get(key) != value}
-    assert not differing
-    assert len({value[1] for value in native[1].values()}) >= (4 if kind == "-sU" else 6)
+    argv = ["-Pn", kind, "-T4", "--max-retries", "2", "-p", ports, *words, "--disable-arp-ping", *targets]
+    (_, native), (_, mounted) = nmap(plant, *argv, options=options)
+    assert len(native) == len(targets) * len(ports.split(","))
+    runs = [native]
+
+    def differing():
+        return {key: (value, mounted.get(key)) for key, value in native.items()
+                if mounted.get(key) != value and not (
+                    kind == "-sT" and value[1] == "no-response" and mounted[key] in said_of(runs, key[0]))}
+    while kind == "-sT" and differing() and len(runs) < 4:
+        runs.append(nmap(plant, *argv, options=options)[0][1])
+    assert not differing()
+    assert len({value[1] for value in mounted.values()}) >= (4 if kind == "-sU" else 6)
 
 
 @pytest.mark.parametrize("version", [4, 6])
@@ -92,8 +104,9 @@ def route(done):
 def test_traceroutes_are_the_same(plant, how, version):
     for pair in TRACES:
         target = pair[version == 6]
-        done = plant.both("traceroute", f"-{version}", "-n", "-q", "1", "-w", "2", "-m", "3", *how,
-                          target, options=["--ipv6"] if version == 6 else [])
+        # Waits for 5 s, and not a multiple of what the last hop took.
+        done = plant.both("traceroute", f"-{version}", "-n", "-q", "1", "-w", "5,1000,1000", "-m", "3",
+                          *how, target, options=["--ipv6"] if version == 6 else [])
         native, mounted = map(route, done)
         assert native == mounted, (target, done[1].stderr)
         if pair is p.FAR:
@@ -186,3 +199,15 @@ def test_the_owners_ceiling_counts_for_pings(plant):
         bad = plant.mounted("ping", "-n", "-c", "1", "-W", "2", plant[name], network="narrow")
         assert bad.returncode == 1 and "Packet filtered" in bad.stdout, bad.stdout
     agent.process.stop()
+
+
+def test_a_mount_of_a_part_pings_that_part(plant):
+    """The hub cannot see what is pinged: the agent is told what it may."""
+    for name, expected in (("echo", 0), ("web", 1)):
+        done = plant.mounted("sh", "-c", f"ip route replace default dev warren0; ping -n -c 1 -W 2 {plant[name]}",
+                             options=["--allow", f"{plant['echo']}/32"])
+        assert done.returncode == expected, done.stdout + done.stderr
+        assert ("Packet filtered" in done.stdout) == bool(expected)
+    done = plant.mounted("ping", "-n", "-c", "1", "-W", "2", plant["echo"],
+                         options=["--allow", "10.99.0.0/16", "--allow", "10.9.0.12/30", "--allow", "fd09::/64"])
+    assert done.returncode == 0, done.stdout + done.stderr
