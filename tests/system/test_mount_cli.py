@@ -222,6 +222,18 @@ def test_another_agent_takes_over(bench, site, lan, lasting):
     assert "serves the mount" in p.communicate(timeout=30 * SLOW)[1]
 
 
+def test_a_drained_agent_is_left_at_once(bench, site, lan, lasting):
+    """What the mount keeps open does not hold the drain up."""
+    site.agent("a2", network="plant", namespace=lan.router.name)
+    p = lasting("lab")
+    wait_until(lambda: status(site, lan, "lab")["agent"], "an agent's name")
+    first = status(site, lan, "lab")["agent"]
+    site.cli("agent", "drain", first, "--wait", "--timeout", "20s")
+    wait_until(lambda: status(site, lan, "lab")["agent"] not in (None, first), "the other agent", 40)
+    p.terminate()
+    assert "serves the mount now" in p.communicate(timeout=30 * SLOW)[1]
+
+
 # ---- where to ----
 
 CONNECTS = """
