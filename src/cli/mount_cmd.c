@@ -128,8 +128,7 @@ static int detach(struct call *c, int *ret_parent, int *ret_child)
     return 0;
 }
 
-static int run_plan(struct call *c, const struct mount_plan *plan,
-                    const struct http_client_config *http)
+static int run_plan(struct call *c, const struct mount_plan *plan)
 {
     struct diag d = {0};
     int control, parent = -1, from = -1, status = 0;
@@ -144,13 +143,12 @@ static int run_plan(struct call *c, const struct mount_plan *plan,
         if (pid > 0)
             return wait_for_child(pid, from);
     }
-    TRY(mount_session_run(c, plan, http, control, parent, &status));
+    TRY(mount_session_run(c, plan, control, parent, &status));
     return end_as(status);
 }
 
 static int run_mount(struct call *c)
 {
-    CLEANUP(remote_free) struct remote *r = NULL;
     CLEANUP(mem_free) char **argv = mem_new(c->n_args * sizeof(*argv));
     struct mount_plan plan = {.network = c->args[0],
                               .argv = c->n_args > 1 ? argv : NULL,
@@ -162,8 +160,7 @@ static int run_mount(struct call *c)
         argv[i - 1] = (char *)c->args[i];
     TRY(read_allow(c, &plan));
     TRY(read_name(c, &plan));
-    TRY(remote_open(c, &r));
-    return run_plan(c, &plan, remote_http(r));
+    return run_plan(c, &plan);
 }
 
 /* ---- those that run ---- */
@@ -299,6 +296,7 @@ static const struct command rows[] = {
      .args = "NAME -- COMMAND [ARGUMENT]...",
      .min_args = 2,
      .max_args = ARGS_ANY,
+     .arg_candidates = CANDIDATES_MOUNT,
      .details = "It ends with the program and as the program did. When the mount ends, so does the "
                 "program."},
     {.words = "mount list",
@@ -311,12 +309,14 @@ static const struct command rows[] = {
      .args = "NAME",
      .min_args = 1,
      .max_args = 1,
+     .arg_candidates = CANDIDATES_MOUNT,
      .flags = {&output_flags}},
     {.words = "mount stop",
      .summary = "Stops mounts, and ends what runs in them.",
      .run = run_stop,
      .args = "NAME...",
      .min_args = 1,
-     .max_args = ARGS_ANY},
+     .max_args = ARGS_ANY,
+     .arg_candidates = CANDIDATES_MOUNT},
 };
 const struct command_set mount_commands = {rows, ARRAY_SIZE(rows)};

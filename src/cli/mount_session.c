@@ -10,6 +10,7 @@
 #include "base/error.h"
 #include "base/macro.h"
 #include "base/time.h"
+#include "cli/remote.h"
 
 #include <fcntl.h>
 #include <signal.h>
@@ -214,7 +215,7 @@ static int start_mount(struct mount_session *s, struct diag *d)
     return rc < 0 ? diag_set(d, rc, "the mount cannot start: %s", error_text(rc)) : 0;
 }
 
-static int start(struct mount_session *s, const struct http_client_config *http, int *control_fd)
+static int start(struct mount_session *s, const struct remote *r, int *control_fd)
 {
     struct diag d = {0};
     timer_init(&s->deadline, s->loop, on_deadline);
@@ -225,7 +226,7 @@ static int start(struct mount_session *s, const struct http_client_config *http,
     if (rc == 0)
         rc = io_start(&s->child, s->loop, s->space.pidfd, on_child);
     if (rc == 0)
-        rc = start_network(s, http, &d);
+        rc = start_network(s, remote_http(r), &d);
     if (rc == 0)
         rc = start_mount(s, &d);
     if (rc < 0)
@@ -291,10 +292,10 @@ static int open_space(struct mount_session *s)
     return 0;
 }
 
-int mount_session_run(struct call *c, const struct mount_plan *plan,
-                      const struct http_client_config *http, int control_fd, int parent,
+int mount_session_run(struct call *c, const struct mount_plan *plan, int control_fd, int parent,
                       int *ret_status)
 {
+    CLEANUP(remote_free) struct remote *r = NULL;
     struct mount_session s = {.call = c,
                               .plan = plan,
                               .started = time_wall_ms(),
@@ -306,9 +307,11 @@ int mount_session_run(struct call *c, const struct mount_plan *plan,
         close(control_fd);
         return rc;
     }
-    rc = loop_new(&s.loop);
+    rc = remote_open(c, &r); /* not before: the space's process 1 is a copy of us as we were */
     if (rc == 0)
-        rc = start(&s, http, &control_fd);
+        rc = loop_new(&s.loop);
+    if (rc == 0)
+        rc = start(&s, r, &control_fd);
     while (rc == 0 && !s.is_over)
         loop_turn(s.loop, true);
     if (s.loop)

@@ -60,8 +60,7 @@ struct mount_session {
 
 /* Runs a mount until it ends; takes `control_fd` (control_listen). 0 or a negative code with the
  * call's diagnosis; *ret_status is the program's end as of waitpid(2). */
-int mount_session_run(struct call *c, const struct mount_plan *plan,
-                      const struct http_client_config *http, int control_fd, int parent,
+int mount_session_run(struct call *c, const struct mount_plan *plan, int control_fd, int parent,
                       int *ret_status);
 
 /* ---- mount_show.c: what its user sees ---- */

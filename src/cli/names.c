@@ -3,6 +3,7 @@
 #include "base/macro.h"
 #include "base/mem.h"
 #include "cli/contexts.h"
+#include "cli/mount_control.h"
 #include "cli/remote.h"
 
 #include <string.h>
@@ -51,6 +52,17 @@ static void object_names(const char *collection, FILE *out)
     json_decref(list);
 }
 
+static void mount_names(FILE *out)
+{
+    json_t *list = control_list(), *item;
+    size_t i;
+    json_array_foreach (list, i, item) {
+        fprintf(out, "%s\t%s\n", json_string_value(json_object_get(item, "name")),
+                json_string_value(json_object_get(item, "network")));
+    }
+    json_decref(list);
+}
+
 void names_list(enum candidates kind, FILE *out)
 {
     static const char *const collections[CANDIDATES_COUNT] = {
@@ -60,6 +72,8 @@ void names_list(enum candidates kind, FILE *out)
     };
     if (kind == CANDIDATES_CONTEXT)
         contexts_names(out);
+    else if (kind == CANDIDATES_MOUNT)
+        mount_names(out);
     else if (collections[kind])
         object_names(collections[kind], out);
 }

@@ -1,6 +1,7 @@
 /*
  * Process 1 of a space. It lets the program go, passes signals on, buries what was orphaned, and
- * ends with the program, or with whoever mounted: everything in the space ends with it.
+ * ends with the program, or with whoever mounted: everything in the space ends with it. It is a
+ * fork of that process, so what the program must not read is not in memory when the space is made.
  */
 #include "mount/space_internal.h"
 
@@ -139,6 +140,9 @@ void space_run_init(char *const *argv, int control, bool is_user)
     char go;
     sigfillset(&all);
     sigprocmask(SIG_SETMASK, &all, NULL);
+    char *token = getenv("WARREN_TOKEN"); /* a program of a user may read its memory */
+    if (token)
+        explicit_bzero(token, strlen(token));
     int signals = signalfd(-1, &all, SFD_CLOEXEC | SFD_NONBLOCK);
     if (argv && recv(control, &go, 1, 0) != 1)
         _exit(125); /* whoever mounted is gone */

@@ -45,7 +45,7 @@ def make_file(path, size):
 
 
 def ssh_options(sshd, port="-p"):
-    return ["-F", "none", "-i", sshd.client_key, "-o", "StrictHostKeyChecking=no",
+    return ["-F", "none", "-i", sshd.client_key, "-c", "aes128-gcm@openssh.com", "-o", "StrictHostKeyChecking=no",
             "-o", "UserKnownHostsFile=/dev/null", "-o", "LogLevel=ERROR", port, str(sshd.port)]
 
 
