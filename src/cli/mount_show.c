@@ -104,7 +104,7 @@ json_t *mount_status_json(const struct mount_session *s)
 {
     const struct mount_plan *plan = s->plan;
     struct mount_stats stats = {0};
-    bool is_up = attach_is_up(&s->attach) && uplink_state(s->uplink) == UPLINK_UP;
+    bool is_up = s->is_ready && attach_is_up(&s->attach) && uplink_state(s->uplink) == UPLINK_UP;
     if (s->mount)
         mount_get_stats(s->mount, &stats);
     return json_pack(

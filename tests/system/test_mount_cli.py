@@ -366,22 +366,25 @@ def test_a_namespace_with_a_name_goes_with_its_mount(bench, site, lan, netns, en
     nginx = bench.nginx(host=lan.AGENT, namespace=lan.lan.name)
     nginx.put_file("page", b"a page of the LAN")
     p = warren(site, lan, "mount", "plant", "--netns", netns)
-    wait_until(lambda: status(site, lan, netns).get("phase") == "active", "the mount")
-    got = run(["ip", "netns", "exec", netns, "curl", "-sS", f"http://a1.agent:{nginx.port}/page"])
-    assert got.stdout == "a page of the LAN"
-    code, _, err = done(warren(site, lan, "mount", "plant", "--name", "second", "--netns", netns))
-    assert code == 5 and "already" in err
-    with open(f"/proc/{p.pid}/task/{p.pid}/children") as f:
-        init, guardian = map(int, f.read().split())
-    if end == "stop":
-        assert done(warren(site, lan, "mount", "stop", netns))[0] == 0
-        assert not left_of(netns)
-    elif end == "kill the guardian":
-        os.kill(guardian, signal.SIGKILL)
+    try:
+        wait_until(lambda: status(site, lan, netns).get("phase") == "active", "the mount")
+        got = run(["ip", "netns", "exec", netns, "curl", "-sS", f"http://a1.agent:{nginx.port}/page"])
+        assert got.stdout == "a page of the LAN"
+        code, _, err = done(warren(site, lan, "mount", "plant", "--name", "second", "--netns", netns))
+        assert code == 5 and "already" in err
+        with open(f"/proc/{p.pid}/task/{p.pid}/children") as f:
+            init, guardian = map(int, f.read().split())
+        if end == "stop":
+            assert done(warren(site, lan, "mount", "stop", netns))[0] == 0
+            assert not left_of(netns)
+        elif end == "kill the guardian":
+            os.kill(guardian, signal.SIGKILL)
+            p.terminate()
+        else:
+            os.kill(p.pid if end == "kill the mount" else init, signal.SIGKILL)
+    finally:
         p.terminate()
-    else:
-        os.kill(p.pid if end == "kill the mount" else init, signal.SIGKILL)
-    p.communicate(timeout=30 * SLOW)
+        p.communicate(timeout=30 * SLOW)
     wait_until(lambda: not left_of(netns), "nothing to be left")
 
 

@@ -66,12 +66,12 @@ def test_scp_copies_a_gibibyte(bench, lan, mounted, directory):
     mounted(*scp, sent, f"root@{lan.AGENT}:{there}", seconds=110)
     took = time.monotonic() - started
     run(["cmp", sent, there])
-    os.truncate(there, size // 8)
+    os.truncate(there, size // 16)
     mounted(*scp, f"root@{lan.AGENT}:{there}", back)
     run(["cmp", there, back])
     started = time.monotonic()
     run([*scp, back, f"root@{lan.AGENT}:{there}"], namespace=lan.router.name)
-    native = (time.monotonic() - started) * 8
+    native = (time.monotonic() - started) * 16
     print(f"scp of {size >> 20} MiB: {took:.1f} s, {size / took / 1e6:.0f} MB/s; "
           f"on the LAN {size / native / 1e6:.0f} MB/s")
 
@@ -144,6 +144,13 @@ def test_an_agent_is_found_by_its_name(bench, lan, mounted):
     assert mounted("curl", "-sS", f"http://A1.agent:{nginx.port}/page").stdout == "of the agent's machine"
     assert answers(mounted("dig", "a1.agent", "AAAA").stdout) == ["fd00::17"]
     assert "NXDOMAIN" in mounted("dig", "nobody.agent").stdout
+
+
+def test_ping_counts_replies_and_losses(lan, mounted):
+    said = mounted("ping", "-n", "-c", "5", "-i", "0.2", "-s", "1400", lan.AGENT).stdout
+    assert "5 packets transmitted, 5 received, 0% packet loss" in said and "1408 bytes from" in said
+    done = mounted("ping", "-n", "-c", "2", "-i", "0.2", "-W", "2", "10.0.0.99", check=False)
+    assert done.returncode == 1 and " 0 received" in done.stdout
 
 
 SNMP = ["-v2c", "-c", "public", "-t", "5", "-r", "3"]
