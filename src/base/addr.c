@@ -273,7 +273,8 @@ int addr_range_parse(const char *s, struct addr_range *ret)
 void addr_range_format(const struct addr_range *r, char out[ADDR_TEXT_SIZE])
 {
     char ip[INET6_ADDRSTRLEN];
-    bool is_v4 = r->prefix >= 96 && IN6_IS_ADDR_V4MAPPED((const struct in6_addr *)r->ip);
+    static const uint8_t v4[12] = {[10] = 0xff, 0xff};
+    bool is_v4 = r->prefix >= 96 && memcmp(r->ip, v4, sizeof(v4)) == 0;
     inet_ntop(is_v4 ? AF_INET : AF_INET6, is_v4 ? r->ip + 12 : r->ip, ip, sizeof(ip));
     snprintf(out, ADDR_TEXT_SIZE, "%s/%d", ip, is_v4 ? r->prefix - 96 : r->prefix);
 }

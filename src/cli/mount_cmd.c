@@ -225,7 +225,9 @@ static int run_exec(struct call *c)
         return call_fail(c, ERR_LIMIT, NULL, "the mount '%.64s' does not let us in", c->args[0]);
     int rc = space_join(pidfd, argv, &status, &d);
     close(pidfd);
-    return rc < 0 ? call_fail(c, rc, NULL, "%s", diag_text(&d)) : end_as(status);
+    if (rc < 0)
+        return call_fail(c, rc, NULL, "%s", diag_text(&d));
+    _exit(end_as(status)); /* this process is in the mount: no handler of ours shall run there */
 }
 
 /* ---- rows ---- */
