@@ -154,6 +154,14 @@ void addr_origin(const struct addr *a, uint8_t out[16])
         memset(out + 8, 0, 8);
 }
 
+bool addr_same_origin(const struct addr *a, const struct addr *b)
+{
+    uint8_t x[16], y[16];
+    addr_origin(a, x);
+    addr_origin(b, y);
+    return memcmp(x, y, sizeof(x)) == 0;
+}
+
 static int parse_ports(const char *s, struct addr_rule *r)
 {
     while (*s) {

@@ -49,6 +49,7 @@ void addr_mapped(const struct addr *a, uint8_t out[16]);
 /* Whom limits for each address count: an IPv4 address, also where it came to an IPv6 socket as
  * ::ffff:a.b.c.d, or the /64 of an IPv6 address, which one customer has to himself. */
 void addr_origin(const struct addr *a, uint8_t out[16]);
+bool addr_same_origin(const struct addr *a, const struct addr *b);
 
 /* One line of an allow-list: "10.0.0.0/8", "10.0.0.17/32:80,443,8000-8100", "[fd00::]/8:22".
  * No ports: every port. */

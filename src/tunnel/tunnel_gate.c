@@ -132,7 +132,7 @@ static bool has_room(const struct tunnel_web *w, const struct web_ask *asked)
     const struct web_ask *a;
     size_t same = 0;
     DL_FOREACH2 (w->checks, a, check.next)
-        same += addr_equal_ip(&a->q.peer, &asked->q.peer);
+        same += addr_same_origin(&a->q.peer, &asked->q.peer);
     return w->n_checks < WAITING_MAX && same < PER_SOURCE_MAX;
 }
 

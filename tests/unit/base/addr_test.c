@@ -80,12 +80,9 @@ static void bad_rules_are_refused(void **state)
 static bool share_an_origin(const char *x, const char *y)
 {
     struct addr a, b;
-    uint8_t of_a[16], of_b[16];
     assert_int_equal(addr_parse(x, 1, &a), 0);
     assert_int_equal(addr_parse(y, 2, &b), 0);
-    addr_origin(&a, of_a);
-    addr_origin(&b, of_b);
-    return memcmp(of_a, of_b, 16) == 0;
+    return addr_same_origin(&a, &b);
 }
 
 static void limits_count_ipv4_addresses_and_ipv6_networks(void **state)
