@@ -14,9 +14,10 @@
 #define TYPE_NOTE     0x27777280
 #define TYPE_AHEAD    0x27777281
 
-/* Contexts of datagrams: as the RFC has them, and with a struct capsule_mark before the payload. */
+/* Contexts of datagrams: as the RFC has them, and with a struct capsule_mark before the payload.
+ * The latter is far from where clients begin to number their own. */
 #define PLAIN  0
-#define MARKED 2
+#define MARKED 0x2777726c
 
 enum state { AT_HEAD, IN_VALUE, IN_SKIPPED };
 
@@ -223,9 +224,12 @@ size_t capsule_datagram_head(uint8_t out[CAPSULE_HEAD_MAX], size_t len,
 {
     bool is_marked = mark && (mark->ttl || mark->tos);
     assert(len <= CAPSULE_PAYLOAD_MAX);
+    uint8_t context[VARINT_SIZE];
+    size_t n = varint_write(context, is_marked ? MARKED : PLAIN);
     out[0] = TYPE_DATAGRAM;
-    size_t at = 1 + varint_write(out + 1, len + (is_marked ? 3 : 1));
-    out[at++] = is_marked ? MARKED : PLAIN;
+    size_t at = 1 + varint_write(out + 1, n + (is_marked ? 2 : 0) + len);
+    memcpy(out + at, context, n);
+    at += n;
     if (is_marked) {
         out[at++] = mark->ttl;
         out[at++] = mark->tos;

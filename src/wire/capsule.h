@@ -4,7 +4,7 @@
  *
  *     type (varint) · length (varint) · value
  *     DATAGRAM 0x00: context id (varint, 0) · UDP payload
- *     DATAGRAM 0x00: context id (varint, 2) · TTL (1 byte) · TOS (1 byte) · UDP payload
+ *     DATAGRAM 0x00: context id (varint, 0x2777726c) · TTL (1 byte) · TOS (1 byte) · UDP payload
  *
  * Types of our own, which others skip as the RFC demands, tell what a byte stream alone cannot:
  *
@@ -28,7 +28,7 @@
 #include <stdint.h>
 
 #define CAPSULE_PAYLOAD_MAX 65527 /* over IPv6; over IPv4 20 less */
-#define CAPSULE_HEAD_MAX    8     /* in front of such a payload */
+#define CAPSULE_HEAD_MAX    11    /* in front of such a payload */
 #define CAPSULE_ERROR_MAX   128   /* bytes of a Proxy-Status value */
 
 /* How a datagram is to be sent that is not like others; all zero: as usual. */

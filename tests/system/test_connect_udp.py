@@ -96,7 +96,7 @@ def test_a_closed_port_is_told_in_the_stream(bench, site):
     hub, _ = site
     port = closed_port()
     flow = Flow(proxy_of(hub), f"127.0.0.1:{port}").opened()
-    assert flow.send(b"anybody?").capsule() == (ERROR, b"warren; error=connection_refused")
+    assert flow.send(b"anybody?").capsule() == (ERROR, b'warren; error=connection_refused; icmp="3.3 127.0.0.1"')
     server = bench.keep(UdpServer(port=port))
     assert flow.send(b"and now?").receive() == b"and now?"
     assert server.received == 1

@@ -149,7 +149,7 @@ static void nothing_is_read_after_a_refusal(void **state)
 {
     struct capsule_reader r = {0};
     struct got got = {0};
-    uint8_t bad[] = {0x00, 0x00}, good[8];
+    uint8_t bad[] = {0x00, 0x00}, good[CAPSULE_HEAD_MAX + 1];
     size_t len = put(good, pattern, 1);
     assert_int_equal(feed(&r, bad, sizeof(bad), 2, &got), ERR_PROTO);
     assert_int_equal(feed(&r, good, len, len, &got), ERR_PROTO);
@@ -213,7 +213,9 @@ static void a_mark_travels_with_its_datagram_alone(void **state)
 static void a_mark_that_is_cut_off_is_refused(void **state)
 {
     struct got got = {0};
-    const uint8_t none[] = {0, 1, 2}, half[] = {0, 2, 2, 64}, empty[] = {0, 3, 2, 64, 0};
+    const uint8_t none[] = {0, 4, 0xa7, 0x77, 0x72, 0x6c},
+                  half[] = {0, 5, 0xa7, 0x77, 0x72, 0x6c, 64},
+                  empty[] = {0, 6, 0xa7, 0x77, 0x72, 0x6c, 64, 0};
     assert_int_equal(read_once(none, sizeof(none), &got), ERR_PROTO);
     assert_int_equal(read_once(half, sizeof(half), &got), ERR_PROTO);
     assert_int_equal(read_once(empty, sizeof(empty), &got), 0);
