@@ -148,7 +148,7 @@ int mount_start(struct loop *l, int tun, const struct mount_uplink *uplink, stru
     }
     m->gate = dial_gate_new(&(struct dial_gate_config){.loop = l,
                                                        .max = MOUNT_DIALS_MAX,
-                                                       .per_target = MOUNT_DIALS_MAX / 4,
+                                                       .per_target = MOUNT_DIALS_MAX / 2,
                                                        .spare_ms = SPARE_MS});
     *ret = m;
     return 0;

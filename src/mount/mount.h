@@ -19,7 +19,7 @@
 struct mount;
 
 #define MOUNT_FLOWS_MAX 16384
-#define MOUNT_DIALS_MAX 4096 /* under way at once; who gives way to more: net/dial_gate.h */
+#define MOUNT_DIALS_MAX 8192 /* under way at once; who gives way to more: net/dial_gate.h */
 /* Where names are asked for in a mount, and the target that stands for it. */
 #define MOUNT_RESOLVER_4      "198.18.0.1"
 #define MOUNT_RESOLVER_TARGET "resolver.agent:53"
