@@ -251,6 +251,13 @@ static void take_syn(struct mount_tcp *f, const struct packet *syn)
     mark_dirty(f);
 }
 
+static void on_turn(struct dial_ticket *t)
+{
+    struct mount_dial *d = container_of(t, struct mount_dial, ticket);
+    if (open_stream(d->flow, d->ttl) < 0)
+        mount_tcp_drop(d->flow);
+}
+
 static void give_way(struct dial_ticket *t)
 {
     mount_tcp_drop(container_of(t, struct mount_dial, ticket)->flow);
@@ -260,6 +267,7 @@ static int enter(struct mount_tcp *f)
 {
     struct addr to = {.in6 = {.sin6_family = AF_INET6}, .len = sizeof(to.in6)};
     memcpy(&to.in6.sin6_addr, f->ends.far, sizeof(f->ends.far));
+    f->dial->ticket.on_turn = on_turn;
     f->dial->ticket.give_way = give_way;
     return dial_gate_enter(f->mount->gate, &f->dial->ticket, &to);
 }
@@ -275,7 +283,10 @@ static void dial(struct mount *m, const struct packet *syn)
     f->dial = NEW(struct mount_dial);
     f->dial->flow = f;
     f->dial->ttl = MIN(syn->ttl, SMALL_TTL);
-    if (enter(f) < 0 || open_stream(f, syn->ttl) < 0) {
+    int rc = enter(f);
+    if (rc == 0)
+        rc = open_stream(f, f->dial->ttl);
+    if (rc < 0) {
         end_dialling(f, ERR_CANCELED);
         mem_free(f);
         return;

@@ -21,9 +21,12 @@
 
 #define NEIGHBOUR_MS 3100 /* three requests, a second each */
 #define KNOWN_MS     60000
+#define MISSES_MAX   16 /* looked at in vain for a place, in one turn */
 #define KNOWN_MAX    8192
 #define LINKS_MAX    64
 #define LINKS_MS     5000 /* how old the list of attached networks may be */
+
+enum { WAITS_NOT, WAITS_FOR_NEIGHBOUR, WAITS_FOR_PLACE, WAITS_COUNT };
 
 struct dial_target {
     struct dial_gate *gate;
@@ -50,7 +53,7 @@ struct dial_gate {
     struct dial_target **by_count; /* [1..per_target] */
     size_t most;                   /* of by_count; an upper bound */
     size_t n_dials, n_waiting, n_slots, n_idle;
-    struct dial_ticket *waiting;
+    struct dial_ticket *waiting[WAITS_COUNT]; /* by what for; each in its order */
     struct defer turns;
     struct timer timer; /* the next slot or idle target ends */
     struct link links[LINKS_MAX];
@@ -121,6 +124,8 @@ static void arm(struct dial_gate *g)
         due = g->slots->slot_until_ms;
     if (g->idle)
         due = MIN(due, g->idle->known_until_ms);
+    if (g->waiting[WAITS_FOR_PLACE])
+        due = MIN(due, now + g->cfg.spare_ms / 2 + 1);
     if (due == UINT64_MAX)
         timer_stop(&g->timer);
     else if (!timer_is_running(&g->timer) || g->timer.due_ms > due)
@@ -191,6 +196,12 @@ static struct dial_target *target_of(struct dial_gate *g, const struct addr *a)
 
 /* ---- places ---- */
 
+static void wake(struct dial_gate *g)
+{
+    if (g->n_waiting)
+        loop_defer(g->cfg.loop, &g->turns);
+}
+
 static void take_out(struct dial_ticket *k)
 {
     struct dial_target *t = k->target;
@@ -199,10 +210,11 @@ static void take_out(struct dial_ticket *k)
     t->n--;
     t->gate->n_dials--;
     k->target = NULL;
+    wake(t->gate);
     list(t);
 }
 
-/* false: all of them are too fresh. */
+/* false: the oldest is too fresh. */
 static bool make_room(struct dial_gate *g, struct dial_target *fullest)
 {
     struct dial_ticket *oldest = fullest->tickets;
@@ -228,7 +240,7 @@ static int take_place(struct dial_gate *g, struct dial_target *t, struct dial_ti
         return ERR_LIMIT;
     unlist(t);
     k->target = t;
-    k->is_waiting = false;
+    k->waits = WAITS_NOT;
     k->since_ms = loop_now_ms(g->cfg.loop);
     DL_APPEND(t->tickets, k);
     t->n++;
@@ -262,45 +274,55 @@ static void give_slot(struct dial_target *t)
     DL_DELETE2(g->slots, t, slot_prev, slot_next);
     t->slot_until_ms = 0;
     g->n_slots--;
-    if (g->waiting)
-        loop_defer(g->cfg.loop, &g->turns);
+    wake(g);
+}
+
+static void start_waiting(struct dial_ticket *k, uint8_t what_for)
+{
+    struct dial_gate *g = k->target->gate;
+    k->waits = what_for;
+    DL_APPEND(g->waiting[what_for], k);
+    g->n_waiting++;
+    arm(g);
 }
 
 static void stop_waiting(struct dial_ticket *k)
 {
     struct dial_gate *g = k->target->gate;
-    DL_DELETE(g->waiting, k);
+    DL_DELETE(g->waiting[k->waits], k);
     g->n_waiting--;
-    k->is_waiting = false;
+    k->waits = WAITS_NOT;
 }
 
-static void let_in(struct dial_ticket *k, bool needs_neighbour)
+/* 0, or ERR_LIMIT: it waits, now for a place. */
+static int let_in(struct dial_ticket *k)
 {
     struct dial_target *t = k->target;
     stop_waiting(k);
-    if (needs_neighbour)
-        take_slot(t);
-    int rc = take_place(t->gate, t, k);
-    t->n_waiting--;
-    if (rc == 0) {
-        k->on_turn(k);
-        return;
+    if (take_place(t->gate, t, k) < 0) {
+        start_waiting(k, WAITS_FOR_PLACE);
+        return ERR_LIMIT;
     }
-    k->target = NULL;
-    refile(t);
-    k->give_way(k);
+    t->n_waiting--;
+    k->on_turn(k);
+    return 0;
 }
 
 static void on_turns(struct defer *d)
 {
     struct dial_gate *g = container_of(d, struct dial_gate, turns);
-    while (g->waiting) {
-        struct dial_ticket *k = g->waiting;
-        bool needs_neighbour = needs_slot(g, k->target);
-        if (needs_neighbour && g->n_slots >= g->cfg.unresolved_max)
-            return;
-        let_in(k, needs_neighbour);
+    struct dial_ticket *k;
+    while ((k = g->waiting[WAITS_FOR_NEIGHBOUR])) {
+        if (needs_slot(g, k->target)) {
+            if (g->n_slots >= g->cfg.unresolved_max)
+                break;
+            take_slot(k->target);
+        }
+        (void)let_in(k);
     }
+    /* One whose target has enough of them steps back behind the others. */
+    for (int missed = 0; missed < MISSES_MAX && (k = g->waiting[WAITS_FOR_PLACE]);)
+        missed += let_in(k) < 0;
 }
 
 static void on_timer(struct timer *timer)
@@ -314,6 +336,7 @@ static void on_timer(struct timer *timer)
     }
     while (g->idle && g->idle->known_until_ms <= now)
         forget(g->idle);
+    wake(g);
     arm(g);
 }
 
@@ -322,28 +345,27 @@ static void on_timer(struct timer *timer)
 int dial_gate_enter(struct dial_gate *g, struct dial_ticket *k, const struct addr *target)
 {
     struct dial_target *t = target_of(g, target);
-    int rc = 0;
+    uint8_t what_for = WAITS_NOT;
     assert(!k->target);
-    t->n_waiting++;
+    t->n_waiting++; /* keeps it */
     if (needs_slot(g, t)) {
-        if (g->n_slots < g->cfg.unresolved_max && !g->waiting)
+        if (g->n_slots < g->cfg.unresolved_max && !g->waiting[WAITS_FOR_NEIGHBOUR])
             take_slot(t);
         else
-            rc = g->n_waiting < g->cfg.max ? DIAL_GATE_WAIT : ERR_LIMIT;
+            what_for = WAITS_FOR_NEIGHBOUR;
     }
-    if (rc == 0)
-        rc = take_place(g, t, k);
-    if (rc == DIAL_GATE_WAIT) {
+    if (!what_for && (g->waiting[WAITS_FOR_PLACE] || take_place(g, t, k) < 0))
+        what_for = WAITS_FOR_PLACE;
+    if (what_for && g->n_waiting < g->cfg.max) {
         k->target = t;
-        k->is_waiting = true;
-        DL_APPEND(g->waiting, k);
-        g->n_waiting++;
-        return rc;
+        start_waiting(k, what_for);
+        wake(g);
+        return DIAL_GATE_WAIT;
     }
     t->n_waiting--;
-    if (rc < 0)
+    if (what_for)
         refile(t);
-    return rc;
+    return what_for ? ERR_LIMIT : 0;
 }
 
 void dial_gate_leave(struct dial_ticket *k, int err)
@@ -352,7 +374,7 @@ void dial_gate_leave(struct dial_ticket *k, int err)
     if (!t)
         return;
     struct dial_gate *g = t->gate;
-    if (k->is_waiting) {
+    if (k->waits) {
         stop_waiting(k);
         k->target = NULL;
         t->n_waiting--;

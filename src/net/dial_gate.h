@@ -9,10 +9,12 @@
  * So the dials of silent targets, which pile up, are the ones that go, and one that is answered
  * never waits for them.
  *
- * Only one thing has a turn to wait for. A first packet to an address of an attached network costs
- * an entry of the kernel's neighbour table, until the address has answered or for three seconds; a
- * full table (1,024 entries, of the whole machine) cuts off everybody. Addresses that have not
- * answered of late share `unresolved_max` such entries, first come, first served.
+ * Those that wait do so for one of two things. For a place, if all of them were taken within the
+ * last `spare_ms`: a scanner's burst, most of which is answered soon. Or for the neighbours: a
+ * first packet to an address of an attached network costs an entry of the kernel's neighbour table,
+ * until the address has answered or for three seconds; a full table (1,024 entries, of the whole
+ * machine) cuts off everybody. Addresses that have not answered of late share `unresolved_max` such
+ * entries, first come, first served.
  *
  * Thread: one loop's.
  */
@@ -39,7 +41,7 @@ struct dial_ticket {
     void (*on_turn)(struct dial_ticket *t);  /* from the loop, unless enter said go */
     void (*give_way)(struct dial_ticket *t); /* it has left already */
     struct dial_target *target;              /* NULL: outside */
-    bool is_waiting;
+    uint8_t waits;                           /* for what, if for anything: the gate's affair */
     uint64_t since_ms;
     struct dial_ticket *prev, *next;
 };

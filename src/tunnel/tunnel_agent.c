@@ -23,7 +23,7 @@
 #define LEASES_MAX      65536
 #define RPC_TIMEOUT_MS  10000
 #define DIALS_MAX       4096 /* under way at once */
-#define DIALS_A_TARGET  1024
+#define DIALS_A_TARGET  2048
 #define DIALS_SPARE_MS  250 /* one that gives way to others had so long */
 #define NEIGHBOURS_MAX  512 /* of the kernel's 1024; see net/dial_gate.h */
 #define REPORT_MS       20  /* what changes together is reported together */

@@ -89,10 +89,13 @@ static void the_oldest_dial_of_the_fullest_target_gives_way(void **state)
     assert_int_equal(enter(&t, 0, "192.0.2.1"), 0);
     for (int i = 1; i < 4; i++)
         assert_int_equal(enter(&t, i, "192.0.2.2"), 0);
-    assert_int_equal(enter(&t, 4, "192.0.2.3"), ERR_LIMIT); /* all of them are fresh */
-    loop_advance(t.loop, 100);
-    assert_int_equal(enter(&t, 4, "192.0.2.3"), 0);
+    assert_int_equal(enter(&t, 4, "192.0.2.3"), DIAL_GATE_WAIT); /* all of them are fresh */
+    loop_settle(t.loop);
+    assert_int_equal(t.d[4].state, WAITS);
+    loop_advance(t.loop, 110);
+    assert_int_equal(t.d[4].state, DIALS_NOW);
     assert_int_equal(t.d[1].state, GAVE_WAY);
+    loop_advance(t.loop, 100);
     assert_int_equal(t.d[0].state, DIALS_NOW);
     assert_int_equal(enter(&t, 5, "192.0.2.4"), 0);
     assert_int_equal(t.d[2].state, GAVE_WAY);
@@ -109,12 +112,19 @@ static void a_target_has_only_so_many(void **state)
     lay(&t, 10, 2, 0);
     assert_int_equal(enter(&t, 0, "192.0.2.1"), 0);
     assert_int_equal(enter(&t, 1, "192.0.2.1"), 0);
-    assert_int_equal(enter(&t, 2, "192.0.2.1"), ERR_LIMIT);
-    assert_int_equal(enter(&t, 2, "192.0.2.2"), 0);
-    loop_advance(t.loop, 200);
-    assert_int_equal(enter(&t, 3, "::ffff:192.0.2.1"), 0);
-    assert_int_equal(t.d[0].state, GAVE_WAY);
+    assert_int_equal(enter(&t, 2, "192.0.2.1"), DIAL_GATE_WAIT);
+    assert_int_equal(enter(&t, 3, "192.0.2.2"),
+                     DIAL_GATE_WAIT); /* who came before is asked first */
+    loop_settle(t.loop);
+    assert_int_equal(t.d[2].state, WAITS);
+    assert_int_equal(t.d[3].state, DIALS_NOW);
+    leave(&t, 1, ERR_REFUSED);
+    loop_settle(t.loop);
     assert_int_equal(t.d[2].state, DIALS_NOW);
+    loop_advance(t.loop, 200);
+    assert_int_equal(enter(&t, 4, "::ffff:192.0.2.1"), 0);
+    assert_int_equal(t.d[0].state, GAVE_WAY);
+    assert_int_equal(t.d[3].state, DIALS_NOW);
     clear(&t);
     lay(&t, 1, 1, 0); /* the one that gives way is the target's last */
     assert_int_equal(enter(&t, 0, "192.0.2.1"), 0);
