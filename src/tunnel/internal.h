@@ -26,6 +26,7 @@ struct tunnel_object {
     struct meter meter, *tenant_meter;
     int64_t ends;              /* wall ms; 0: never */
     struct tunnel_route route; /* as the database has it, as far as known */
+    bool is_followed;          /* another hub made or changed it, and chooses a port that is free */
     bool is_forwarding;        /* it was another hub's when that was looked at last */
     bool is_releasing;         /* the database is being told that this hub gives it up */
     struct tunnel_lease *leases;
@@ -166,9 +167,10 @@ void tunnel_network_init(struct tunnels *ts);
 
 /* tunnel_listen.c */
 void tunnel_listen_init(struct tunnel_object *o);
-void tunnel_start_listening(struct tunnel_object *o); /* if it shall and does not; may fail it */
-void tunnel_stop_listening(struct tunnel_object *o);  /* the address is free at once */
-void tunnel_hold_clients(struct tunnel_object *o);    /* they wait from now on, for a while */
+void tunnel_start_listening(struct tunnel_object *o);   /* if it shall and does not; may fail it */
+void tunnel_stop_listening(struct tunnel_object *o);    /* the address is free at once */
+void tunnel_hold_clients(struct tunnel_object *o);      /* they wait from now on, for a while */
+bool tunnel_awaits_port(const struct tunnel_object *o); /* that another hub chooses */
 void tunnel_stop_refusing(struct tunnel_object *o);
 /* Spread by connection: the main loop accepts while somebody serves, and chooses for each. */
 void tunnel_share_clients(struct tunnel_object *o);
@@ -268,8 +270,8 @@ struct tunnel_stored {
 int tunnel_store_insert(struct tx *tx, struct tunnel *t, int64_t ends);
 int tunnel_store_update(struct tx *tx, struct tunnel *t, int64_t ends, uint64_t if_version);
 int tunnel_store_delete(struct tx *tx, const struct tunnel *t, uint64_t if_version);
-/* Takes the route for `route`, whose epoch is filled in; `seen`: the epoch that it is known to have.
- * ERR_NOT_FOUND: the tunnel is gone, or another hub's route stands, or has not been seen. */
+/* Takes the route for `route`, whose epoch is filled in; `seen`: the epoch that it is known to
+ * have. ERR_NOT_FOUND: the tunnel is gone, or another hub's route stands, or has not been seen. */
 int tunnel_store_claim(struct tx *tx, const char *tunnel, const char *tenant, uint64_t seen,
                        struct tunnel_route *route);
 /* Gives it up, if it is still that one. */

@@ -262,6 +262,7 @@ static void changed(void *arg, int err)
     } else if (!o) {
         http_respond_error(w->req, ERR_NOT_FOUND, "the tunnel was deleted meanwhile");
     } else {
+        o->is_followed = false;
         tunnel_change(o, &w->t, w->ends);
         respond_tunnel(w->req, 200, o);
     }

@@ -120,6 +120,7 @@ static void written(void *arg, int err)
             o = tunnel_add(w->tunnels, &w->t, w->ends, &none);
             tunnel_begin(o);
         } else if (w->is_changed) {
+            o->is_followed = false;
             tunnel_change(o, &w->t, w->ends);
         }
         http_respond_json(w->req, w->is_new ? 201 : 200, tunnel_object_json(o), o->t.version);

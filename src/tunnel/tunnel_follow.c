@@ -162,9 +162,25 @@ static struct tunnel_object *add_from(struct tunnels *ts, const struct tunnel_st
 {
     struct tunnel_object *o = tunnel_add(ts, &row->t, row->ends, &row->past);
     o->route = row->route;
+    o->is_followed = true;
     tunnel_begin(o);
     settle_route(o);
     return o;
+}
+
+/* The port that the hub chose at which the tunnel was made or changed; this one, if that has not.
+ */
+static void take_port(struct tunnel_object *o, const struct tunnel_stored *row)
+{
+    bool chooses = !o->is_followed && o->listen_fd < 0 && o->t.spec.has_endpoint &&
+                   o->t.phase != TUNNEL_FAILED && !tunnel_phase_is_over(o->t.phase);
+    if (!chooses && (!tunnel_awaits_port(o) || !row->t.endpoint[0]))
+        return;
+    snprintf(o->t.endpoint, sizeof(o->t.endpoint), "%s", row->t.endpoint);
+    o->rebind = true;
+    tunnel_stop_exposures(o, ERR_CANCELED);
+    if (!o->exposures)
+        tunnel_all_stopped(o);
 }
 
 static void take_row(struct tunnels *ts, const struct tunnel_stored *row)
@@ -178,8 +194,12 @@ static void take_row(struct tunnels *ts, const struct tunnel_stored *row)
         add_from(ts, row);
         return;
     }
-    if (row->t.version > o->t.version)
+    if (row->t.version > o->t.version) {
+        o->is_followed = true; /* its endpoint may be the old one still */
         tunnel_change(o, &row->t, row->ends);
+    } else {
+        take_port(o, row);
+    }
     tunnel_take_route(o, &row->route);
 }
 

@@ -150,9 +150,19 @@ static int listen_on(struct tunnel_object *o, struct diag *d)
     return 0;
 }
 
+bool tunnel_awaits_port(const struct tunnel_object *o)
+{
+    return o->is_followed && o->t.spec.has_endpoint && !o->t.spec.listen.port &&
+           !o->t.endpoint[0] && o->listen_fd < 0 && !tunnel_phase_is_over(o->t.phase);
+}
+
 void tunnel_start_listening(struct tunnel_object *o)
 {
     struct diag d = {0};
+    if (tunnel_awaits_port(o)) {
+        timer_start(&o->listen_timer, LISTEN_RETRY_MS);
+        return;
+    }
     if (o->t.spec.host[0] && !o->claimed)
         claim_name(o);
     if (!o->t.spec.has_endpoint || o->listen_fd >= 0) {
@@ -177,6 +187,12 @@ void tunnel_start_listening(struct tunnel_object *o)
 static void on_listen_timer(struct timer *t)
 {
     struct tunnel_object *o = container_of(t, struct tunnel_object, listen_timer);
+    if (tunnel_awaits_port(o)) { /* nobody has told of it, or we missed it */
+        o->is_followed = !tunnel_is_ours_to_tell(o);
+        tunnel_reread(o->owner, o->t.id);
+        timer_start(&o->listen_timer, LISTEN_RETRY_MS);
+        return;
+    }
     if (o->t.phase != TUNNEL_FAILED || o->rebind || o->owner->is_draining)
         return;
     tunnel_start_listening(o);

@@ -206,20 +206,30 @@ struct status_batch {
     size_t n;
     struct status {
         struct tunnel t;
-        bool is_told; /* as another hub tells it; here only watchers are to look again */
+        bool is_told;    /* as another hub tells it; here only watchers are to look again */
+        bool is_chooser; /* of its port */
     } items[];
 };
+
+/* The hub at which a tunnel was made or changed chooses its port, whoever tells the rest. */
+static int write_endpoint(struct tx *tx, const struct status *s)
+{
+    if (!s->is_chooser || (!s->t.endpoint[0] && s->t.phase == TUNNEL_FAILED))
+        return 0;
+    return tx_exec(tx, "UPDATE tunnel SET endpoint = $1 WHERE id = $2",
+                   s->t.endpoint[0] ? STORE_TEXT(s->t.endpoint) : STORE_NULL, STORE_TEXT(s->t.id));
+}
 
 static int write_one_status(struct tx *tx, const struct status *s)
 {
     const struct tunnel *t = &s->t;
+    TRY(write_endpoint(tx, s));
     if (s->is_told)
         return store_publish(tx, t->tenant, "tunnel", t->id, STORE_PUT);
     TRY(tx_exec(tx,
-                "UPDATE tunnel SET phase = $1, reason = $2, endpoint = $3, started = $4, "
-                "closed = $5 WHERE id = $6",
-                STORE_TEXT(tunnel_phase_name(t->phase)), STORE_TEXT(t->reason),
-                t->endpoint[0] ? STORE_TEXT(t->endpoint) : STORE_NULL, nonzero(t->started),
+                "UPDATE tunnel SET phase = $1, reason = $2, started = $3, closed = $4 "
+                "WHERE id = $5",
+                STORE_TEXT(tunnel_phase_name(t->phase)), STORE_TEXT(t->reason), nonzero(t->started),
                 nonzero(t->closed), STORE_TEXT(t->id)));
     if (tx_changed(tx) == 0)
         return 0; /* deleted meanwhile */
@@ -255,7 +265,7 @@ static void save_batch(struct tunnels *ts)
     while (ts->dirty && b->n < STATUS_BATCH) {
         struct tunnel_object *o = ts->dirty;
         tunnel_forget_status(o);
-        b->items[b->n++] = (struct status){o->t, !tunnel_is_ours_to_tell(o)};
+        b->items[b->n++] = (struct status){o->t, !tunnel_is_ours_to_tell(o), !o->is_followed};
     }
     store_run(ts->store, STORE_WRITE, write_statuses, statuses_written, b);
 }

@@ -39,6 +39,22 @@ def test_a_tunnel_is_open_on_every_hub(bench, cluster):
     assert {s["lease"]["server"]["id"] for s in status} == {cluster.id_of(home)}
 
 
+def test_a_port_that_a_hub_chose_is_the_same_on_all(bench, cluster):
+    agent = cluster.agent("a1")
+    echo = echo_at(bench, agent)
+    made = cluster.tunnel(cluster.hubs[2], echo.address, endpoint={"listen": "0.0.0.0:0"})
+
+    def ports():
+        shown = [h.admin.get(f"/api/v1/tunnels/{made['id']}") for h in cluster.hubs]
+        return {t["status"]["endpoint"]["address"].rsplit(":", 1)[1] for t in shown
+                if t["status"]["endpoint"]["address"]}
+    wait_until(lambda: len(ports()) == 1 and all(
+        serves(f"{h.host}:{next(iter(ports()))}", cluster.client) for h in cluster.hubs), "one port", 20)
+    cluster.hubs[0].admin.patch(f"/api/v1/tunnels/{made['id']}", {"spec": {"access": {
+        "endpoint": {"listen": "0.0.0.0:9100"}}}})
+    wait_until(lambda: all(serves(f"{h.host}:9100", cluster.client) for h in cluster.hubs), "the new port", 20)
+
+
 def test_every_kind_of_access_works_from_every_hub(bench, cluster):
     agent = cluster.agent("a1")
     nginx = bench.nginx(host=agent.address, namespace=agent.namespace)
