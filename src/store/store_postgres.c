@@ -39,10 +39,11 @@
 #include <strings.h>
 #include <utlist.h>
 
-#define ANSWER_MS  10000  /* a statement; longer than the server's own limits below */
-#define MIGRATE_MS 600000 /* a statement of a migration, or waiting for another hub's */
-#define BATCH_MAX  60     /* savepoints that write; PostgreSQL caches 64 in a transaction */
-#define OWED_MAX   4
+#define ANSWER_MS    10000  /* a statement; longer than the server's own limits below */
+#define MIGRATE_MS   600000 /* a statement of a migration, or waiting for another hub's */
+#define BATCH_MAX    60     /* savepoints that write; PostgreSQL caches 64 in a transaction */
+#define MARK_KEEP_MS 86400000
+#define OWED_MAX     4
 
 /* For the rest of the transaction only: a pooler gives the session to another one then. */
 #define LIMITS                                           \
@@ -328,6 +329,13 @@ static int commit(struct backend *b)
     return is_committed ? 0 : ERR_IO;
 }
 
+/* Marks of those who have not written for a day: theirs comes again with their next commit. */
+static void add_sweep(struct backend *b)
+{
+    const struct store_value before[] = {STORE_INT(time_wall_ms() - MARK_KEEP_MS)};
+    postgres_add(&b->conn, "DELETE FROM store_writer WHERE at < $1", before, 1);
+}
+
 static int postgres_commit(struct backend *b, enum store_mode mode)
 {
     const struct store_value mark[] = {STORE_TEXT(b->writer), STORE_INT(b->batch),
@@ -337,6 +345,8 @@ static int postgres_commit(struct backend *b, enum store_mode mode)
     add_owed(b);
     if (mode == STORE_WRITE)
         postgres_add(&b->conn, MARK, mark, ARRAY_SIZE(mark));
+    if (mode == STORE_WRITE && b->batch == 1)
+        add_sweep(b);
     int rc = commit(b);
     return rc < 0 && !b->conn.pg && mode == STORE_WRITE ? STORE_UNSURE : rc;
 }

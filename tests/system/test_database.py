@@ -6,8 +6,9 @@ import shutil
 
 import pytest
 
+from lib import postgres
 from lib.process import run, wait_until
-from lib.service import serves
+from lib.service import free_port, serves
 from lib.warren import Hub, endpoint, program
 
 TABLES = ("tenant", "token", "network", "agent", "audit", "tunnel", "connection", "feed", "hub")
@@ -70,3 +71,61 @@ def test_a_password_in_the_url_is_refused_and_not_repeated(bench, directory):
                 "postgres://warren:hunter2@db/warren"], check=False)
     assert done.returncode == 2
     assert "db_password_file" in done.stderr and "hunter2" not in done.stderr + done.stdout
+
+
+@pytest.fixture
+def strict_server(bench, directory):
+    """One that wants TLS and a password: (server, URL for user warren)."""
+    port = free_port()
+    server = postgres.Postgres(os.path.join(directory, "strict"), port=port, options={
+        "listen_addresses": "127.0.0.1", "ssl": "on", "ssl_cert_file": "../server.pem",
+        "ssl_key_file": "../server.key"})
+    for name, subject in (("server", "127.0.0.1"), ("other", "elsewhere")):
+        paths = [os.path.join(server.directory, name + end) for end in (".key", ".pem")]
+        run(["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes",
+             "-keyout", paths[0], "-out", paths[1], "-days", "2", "-subj", f"/CN={subject}", "-addext",
+             f"subjectAltName={'IP:127.0.0.1' if name == 'server' else 'DNS:elsewhere'}"])
+        if os.geteuid() == 0:
+            run(["chown", postgres.USER, *paths])
+    server.make()
+    with open(os.path.join(server.data, "pg_hba.conf"), "w") as f:
+        f.write("local all admin trust\nhostssl all warren 127.0.0.1/32 scram-sha-256\n")
+    bench.keep(server.start())
+    server.sql(f"create role warren login password '{PASSWORD}'")
+    server.sql("create database warren owner warren")
+    return server, (f"postgres://warren@127.0.0.1:{port}/warren?sslmode=verify-full&sslrootcert="
+                    f"{server.directory}/")
+
+
+PASSWORD = "correct horse 4711"
+
+
+def write_secret(path, text):
+    with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as f:
+        f.write(text)
+    return path
+
+
+def test_tls_is_verified_and_the_password_comes_from_a_file_or_the_environment(bench, directory,
+                                                                              strict_server):
+    _, url = strict_server
+    file = write_secret(os.path.join(directory, "password"), PASSWORD + "\n")
+    hub = bench.hub(db=url + "server.pem", options=("--db-password-file", file))
+    assert hub.admin.items("/api/v1/tokens")
+    hub.process.stop()
+    assert PASSWORD not in hub.process.log()
+
+    def refused(flags=(), ca="server.pem", env=None):
+        done = run([program("warren"), "hub", "--data", os.path.join(directory, "x"), "--db", url + ca,
+                    *flags], env=env, check=False)
+        assert done.returncode == 1 and PASSWORD not in done.stderr
+        return done.stderr
+    assert "password" in refused()
+    assert "authentication failed" in refused(env={"PGPASSWORD": "wrong"})
+    assert "certificate verify failed" in refused(("--db-password-file", file), ca="other.pem")
+    os.chmod(file, 0o644)
+    assert "password" in refused(("--db-password-file", file)), "others can read the file"
+    hub.process.env["PGPASSWORD"] = PASSWORD
+    hub.process.argv = [word for word in hub.process.argv if word not in ("--db-password-file", file)]
+    hub.start()
+    assert hub.admin.items("/api/v1/tokens")

@@ -216,7 +216,8 @@ def test_lost_commits_are_undone_in_the_hub_too(bench, server, echo_server):
         "select pg_last_wal_replay_lsn()"), "the replica to have all")
     replica.sql("alter system set primary_conninfo = ''")
     replica.sql("select pg_reload_conf()")
-    wait_until(lambda: server.sql("select count(*) from pg_stat_replication") == "0", "the replica to be behind")
+    wait_until(lambda: server.sql("select count(*) from pg_stat_replication") == "0",
+               "the replica to be behind")
 
     lost = hub.admin.post("/api/v1/tokens", {"network": "lan", "uses": 1})["id"]
     agent.process.kill()
@@ -310,7 +311,8 @@ def pooler(bench, server, directory):
                 "auth_type = any\npool_mode = transaction\ndefault_pool_size = 3\n"
                 "ignore_startup_parameters = extra_float_digits\n")
     user = "65534" if os.geteuid() == 0 else None
-    process = Process(["/usr/sbin/pgbouncer", os.path.join(path, "ini")], os.path.join(path, "log"), user=user)
+    process = Process(["/usr/sbin/pgbouncer", os.path.join(path, "ini")], os.path.join(path, "log"),
+                      user=user)
     bench.keep(session_of(process.start()))
     wait_until(lambda: connect(("127.0.0.1", port)).close() or True, "pgbouncer")
     return port

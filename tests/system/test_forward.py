@@ -11,7 +11,7 @@ import pytest
 
 from lib.local import forward
 from lib.process import SLOW, run, wait_until
-from lib.service import connect, exchange, hash_until_eof, read_all, reset, serves, silent
+from lib.service import connect, exchange, free_port, hash_until_eof, read_all, reset, serves, silent
 from lib.warren import program
 
 
@@ -186,31 +186,11 @@ def test_a_terminal_has_one_line_of_status_and_ctrl_c_ends_it(site, echo_server)
 # ---- real programs ----
 
 @pytest.fixture
-def postgres(bench, directory):
+def postgres(bench):
     """A real PostgreSQL on loopback, over IPv4 and IPv6: its port."""
-    path = os.path.join(directory, "pg")
-    binaries = subprocess.run(["sh", "-c", "ls -d /usr/lib/postgresql/*/bin | tail -1"],
-                              capture_output=True, text=True).stdout.strip()
-    if not binaries:
-        pytest.skip("PostgreSQL is not installed")
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        port = s.getsockname()[1]
-    os.mkdir(path)
-    prefix = []
-    if os.geteuid() == 0:  # the server refuses to be root
-        run(["chown", "nobody", path])
-        prefix = ["setpriv", "--reuid=nobody", "--clear-groups"]
-    run([*prefix, f"{binaries}/initdb", "-D", path, "-A", "trust", "-U", "admin", "-E", "UTF8",
-         "--locale=C", "--no-sync"], seconds=60)
-    server = subprocess.Popen(
-        [*prefix, f"{binaries}/postgres", "-D", path, "-p", str(port), "-k", "", "-c", "fsync=off",
-         "-c", "listen_addresses=127.0.0.1,::1"], stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL, cwd="/")
-    wait_until(lambda: connect(("127.0.0.1", port), 1).close() or True, "PostgreSQL", 30)
-    yield port
-    server.send_signal(signal.SIGQUIT)
-    server.wait(20 * SLOW)
+    port = free_port()
+    bench.postgres(port=port, options={"listen_addresses": "127.0.0.1,::1"})
+    return port
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "[::1]"])

@@ -5,6 +5,7 @@
 #include "base/macro.h"
 
 #include <libpq-fe.h>
+#include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -177,6 +178,31 @@ static void every_hub_hears_of_every_change_once_and_in_order(void **state)
     }
 }
 
+static void *open_write_close(void *arg)
+{
+    struct store_bench b;
+    store_bench_open(&b, 0);
+    *(int *)arg = store_run_wait(b.store, STORE_WRITE, publish, NULL);
+    store_bench_close(&b);
+    return NULL;
+}
+
+static void many_who_open_it_together_migrate_it_once(void **state)
+{
+    pthread_t threads[6];
+    int results[6];
+    struct store_bench b;
+    for (size_t i = 0; i < ARRAY_SIZE(threads); i++)
+        assert_int_equal(pthread_create(&threads[i], NULL, open_write_close, &results[i]), 0);
+    for (size_t i = 0; i < ARRAY_SIZE(threads); i++) {
+        pthread_join(threads[i], NULL);
+        assert_int_equal(results[i], 0);
+    }
+    store_bench_open(&b, 0);
+    assert_int_equal(store_contract_count(&b), 0);
+    store_bench_close(&b);
+}
+
 static int cut_own_session(struct tx *tx, void *arg)
 {
     struct rows rows = tx_query(tx, "SELECT pg_terminate_backend(pg_backend_pid())");
@@ -219,6 +245,7 @@ int main(void)
         cmocka_unit_test_setup(a_password_in_the_url_is_refused, empty_database),
         cmocka_unit_test_setup(a_database_that_is_not_there_is_named, empty_database),
         cmocka_unit_test_setup(every_hub_hears_of_every_change_once_and_in_order, empty_database),
+        cmocka_unit_test_setup(many_who_open_it_together_migrate_it_once, empty_database),
         cmocka_unit_test_setup(a_lost_connection_fails_what_ran_and_nothing_else, empty_database),
         cmocka_unit_test_setup(a_commit_that_did_not_happen_is_known, empty_database),
     };
