@@ -17,20 +17,20 @@ static bool read_address(const struct ifaddrs *i, struct addr *ret)
 
 size_t interface_addresses(const struct addr *own, char (*ret)[ADDR_TEXT_SIZE], size_t max)
 {
-    const char *name = NULL;
+    const struct ifaddrs *found = NULL;
     struct ifaddrs *all = NULL;
     struct addr a;
     size_t n = 0;
     if (max == 0 || getifaddrs(&all) < 0)
         return 0;
-    for (const struct ifaddrs *i = all; i && !name; i = i->ifa_next) {
+    for (const struct ifaddrs *i = all; i && !found; i = i->ifa_next) {
         if (!read_address(i, &a) || !addr_equal_ip(&a, own))
             continue;
-        name = i->ifa_name;
+        found = i;
         addr_format_ip(&a, ret[n++], ADDR_TEXT_SIZE);
     }
-    for (const struct ifaddrs *i = all; i && name; i = i->ifa_next) {
-        if (n < max && strcmp(i->ifa_name, name) == 0 && read_address(i, &a) &&
+    for (const struct ifaddrs *i = all; i && found; i = i->ifa_next) {
+        if (n < max && strcmp(i->ifa_name, found->ifa_name) == 0 && read_address(i, &a) &&
             !addr_equal_ip(&a, own))
             addr_format_ip(&a, ret[n++], ADDR_TEXT_SIZE);
     }
