@@ -132,7 +132,8 @@ static void begin(struct scan_stream *s)
     int rc = json_is_object(o) ? scan_request_read(o, &s->request, &d)
                                : diag_set(&d, ERR_INVALID, "the request is no JSON object");
     json_decref(o);
-    explicit_bzero(s->line.data, s->line.len);
+    if (s->line.len)
+        explicit_bzero(s->line.data, s->line.len);
     buf_done(&s->line);
     if (rc < 0) {
         say_failed(s, diag_text(&d));
@@ -182,8 +183,10 @@ static int on_produce(void *arg, struct h2_stream *stream, uint8_t *out, size_t 
 {
     struct scan_stream *s = arg;
     size_t n = MIN(cap, s->out.len);
-    memcpy(out, s->out.data, n);
-    buf_consume(&s->out, n);
+    if (n) {
+        memcpy(out, s->out.data, n);
+        buf_consume(&s->out, n);
+    }
     if (s->sweep)
         sweep_pause(s->sweep, s->out.len > UNSENT_MAX);
     *eof = s->is_over && !s->out.len;
