@@ -64,9 +64,9 @@ struct flow_devices *flow_devices_new(struct loop *l)
 
 static void forget(struct flow_devices *all, struct device *d)
 {
-    DL_DELETE(all->unused, d);
+    DL_DELETE(all->unused, d); /* NOLINT(clang-analyzer-core.NullDereference): linked */
     all->n_unused--;
-    HASH_DEL(all->table, d);
+    HASH_DEL(all->table, d); /* NOLINT(clang-analyzer-core.NullDereference) */
     mem_free(d);
 }
 

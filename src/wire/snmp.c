@@ -157,25 +157,31 @@ bool snmp_is_same(const struct snmp *a, const struct snmp *b)
 }
 
 /* FNV-1a. What is found by it is compared. */
-static uint64_t hash_bytes(uint64_t h, const void *data, size_t len)
+static uint64_t hash_number(uint64_t h, uint64_t v)
 {
-    const uint8_t *p = data;
-    for (size_t i = 0; i < len; i++)
-        h = (h ^ p[i]) * UINT64_C(0x100000001b3);
+    return (h ^ v) * UINT64_C(0x100000001b3);
+}
+
+static uint64_t hash_bytes(uint64_t h, struct snmp_bytes b)
+{
+    h = hash_number(h, b.len);
+    for (size_t i = 0; i < b.len; i++)
+        h = hash_number(h, b.data[i]);
     return h;
 }
 
 uint64_t snmp_hash(const struct snmp *m)
 {
-    const int32_t fields[] = {m->version, m->pdu, m->first, m->second, (int32_t)m->n_bindings};
-    uint64_t h = hash_bytes(UINT64_C(0xcbf29ce484222325), fields, sizeof(fields));
+    uint64_t h = UINT64_C(0xcbf29ce484222325);
     struct snmp_bytes rest = m->bindings;
     struct snmp_binding b;
-    h = hash_bytes(h, m->community.data, m->community.len);
-    while (snmp_next_binding(&rest, &b)) {
-        h = hash_bytes(h, &b.name.len, sizeof(b.name.len));
-        h = hash_bytes(h, b.name.data, b.name.len);
-    }
+    h = hash_number(h, m->version);
+    h = hash_number(h, m->pdu);
+    h = hash_number(h, (uint32_t)m->first);
+    h = hash_number(h, (uint32_t)m->second);
+    h = hash_bytes(h, m->community);
+    while (snmp_next_binding(&rest, &b))
+        h = hash_bytes(h, b.name);
     return h;
 }
 

@@ -23,7 +23,8 @@ static size_t put_head(uint8_t *out, uint8_t tag, size_t len)
 static size_t wrap(uint8_t *out, uint8_t tag, const uint8_t *content, size_t len)
 {
     size_t n = put_head(out, tag, len);
-    memcpy(out + n, content, len);
+    if (len)
+        memcpy(out + n, content, len);
     return n + len;
 }
 
