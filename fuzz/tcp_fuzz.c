@@ -62,7 +62,7 @@ static uint8_t byte_at(uint32_t place)
 static void check_state(struct model *m)
 {
     const struct tcp *t = &m->tcp;
-    REQUIRE(t->in.len <= RING_SIZE && t->out.len <= RING_SIZE);
+    REQUIRE(t->in.len <= RING_SIZE && t->out.len <= RING_MAX);
     REQUIRE(!t->in.len == !t->in.data && !t->out.len == !t->out.data);
     if (t->state == TCP_DEAD) {
         REQUIRE(!t->in.len && !t->out.len);
@@ -81,7 +81,7 @@ static void check_segment(struct model *m, const struct tcp_segment *s)
 {
     const struct tcp *t = &m->tcp;
     uint32_t place = s->header.seq - (t->isn + 1);
-    REQUIRE(s->len <= RING_SIZE);
+    REQUIRE(s->len <= RING_MAX);
     if (s->header.flags & (PACKET_RST | PACKET_SYN)) {
         REQUIRE(!s->len);
         return;
@@ -99,7 +99,7 @@ static void check_segment(struct model *m, const struct tcp_segment *s)
 static void drain(struct model *m, size_t max)
 {
     struct tcp_segment s;
-    size_t left = RING_SIZE / MIN(max, (size_t)MTU / 20) + 10;
+    size_t left = RING_MAX / MIN(max, (size_t)MTU / 20) + 10;
     while (tcp_next(&m->tcp, m->now_ms, max, &s)) {
         REQUIRE(left-- > 0);
         check_segment(m, &s);

@@ -5,6 +5,7 @@
 #include "base/mem.h"
 
 #include <arpa/inet.h>
+#include <assert.h>
 #include <netinet/icmp6.h>
 #include <netinet/ip_icmp.h>
 #include <stdio.h>
@@ -76,6 +77,8 @@ void mount_tell_error(struct mount *m, const uint8_t quote[QUOTE_SIZE], int err,
         mount_tell_cause(m, quote, &c);
     }
 }
+
+static_assert(MOUNT_STREAM_WINDOW_MAX <= RING_MAX, "what may come has a place");
 
 /* ---- the device ---- */
 

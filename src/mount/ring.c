@@ -15,14 +15,14 @@ static _Thread_local struct {
 } spare;
 static _Thread_local size_t held; /* bytes in all rings */
 
-static uint8_t *take_block(void)
+static uint8_t *take_block(size_t size)
 {
-    return spare.n ? spare.blocks[--spare.n] : mem_new(RING_SIZE);
+    return size == RING_SIZE && spare.n ? spare.blocks[--spare.n] : mem_new(size);
 }
 
-static void give_block(uint8_t *block)
+static void give_block(uint8_t *block, size_t size)
 {
-    if (spare.n < SPARE_MAX)
+    if (size == RING_SIZE && spare.n < SPARE_MAX)
         spare.blocks[spare.n++] = block;
     else
         mem_free(block);
@@ -56,10 +56,30 @@ int ring_pieces(const struct ring *r, size_t at, size_t len, struct iovec ret[2]
     assert(at + len <= r->len);
     if (!len)
         return 0;
-    size_t start = (r->head + at) & (RING_SIZE - 1), first = MIN(len, RING_SIZE - start);
+    size_t start = (r->head + at) & (r->size - 1), first = MIN(len, r->size - start);
     ret[0] = (struct iovec){r->data + start, first};
     ret[1] = (struct iovec){r->data, len - first};
     return first < len ? 2 : 1;
+}
+
+/* Takes a block that has room for `need` bytes. */
+static void grow(struct ring *r, size_t need)
+{
+    struct iovec from[2];
+    size_t size = r->size ? r->size : RING_SIZE, at = 0;
+    while (size < need)
+        size *= 2;
+    uint8_t *block = take_block(size);
+    int n = ring_pieces(r, 0, r->len, from);
+    for (int i = 0; i < n; i++) {
+        memcpy(block + at, from[i].iov_base, from[i].iov_len);
+        at += from[i].iov_len;
+    }
+    if (r->data)
+        give_block(r->data, r->size);
+    r->data = block;
+    r->size = (uint32_t)size;
+    r->head = 0;
 }
 
 void ring_put(struct ring *r, const uint8_t *data, size_t len)
@@ -68,8 +88,8 @@ void ring_put(struct ring *r, const uint8_t *data, size_t len)
     assert(len <= ring_room(r));
     if (!len)
         return;
-    if (!r->data)
-        r->data = take_block();
+    if (r->len + len > r->size)
+        grow(r, r->len + len);
     size_t had = r->len;
     r->len += (uint32_t)len;
     held += len;
@@ -83,7 +103,7 @@ void ring_put(struct ring *r, const uint8_t *data, size_t len)
 void ring_drop(struct ring *r, size_t len)
 {
     assert(len <= r->len);
-    r->head = (uint32_t)((r->head + len) & (RING_SIZE - 1));
+    r->head = (uint32_t)((r->head + len) & (r->size - 1));
     r->len -= (uint32_t)len;
     held -= len;
     if (!r->len)
@@ -107,7 +127,7 @@ size_t ring_take(struct ring *r, uint8_t *out, size_t cap)
 void ring_done(struct ring *r)
 {
     if (r->data)
-        give_block(r->data);
+        give_block(r->data, r->size);
     held -= r->len;
     *r = (struct ring){0};
 }

@@ -1,6 +1,7 @@
 /*
  * A ring of bytes that owns memory only while it holds some. Its block, a power of two, comes from
- * a free list of the thread: thousands of idle flows cost nothing.
+ * a free list of the thread: thousands of idle flows cost nothing. It is RING_SIZE, and grows only
+ * where more than that has to wait: what a long path had under way for a reader that stopped.
  *
  * All rings of a thread share a budget. The fuller they are together, the less ring_fair_room gives
  * each of them; beyond the budget a ring that holds next to nothing still gets a little, so that
@@ -13,22 +14,24 @@
 #include <sys/uio.h>
 
 #define RING_SIZE   ((size_t)512 << 10)
+#define RING_MAX    ((size_t)8 << 20)
 #define RING_FLOOR  ((size_t)16 << 10) /* what a ring always takes */
 #define RING_BUDGET ((size_t)64 << 20)
 
 /* Zero-initialised is valid and empty. */
 struct ring {
     uint8_t *data; /* NULL while empty */
+    uint32_t size; /* of the block */
     uint32_t head; /* of the first byte */
     uint32_t len;
 };
 
 static inline size_t ring_room(const struct ring *r)
 {
-    return RING_SIZE - r->len;
+    return RING_MAX - r->len;
 }
 
-/* What a ring should be offered now, of its room. */
+/* What a ring should be offered now, of RING_SIZE. */
 size_t ring_fair_room(const struct ring *r);
 /* What it must take at most now, whatever it was offered before. */
 size_t ring_hard_room(const struct ring *r);

@@ -1,0 +1,80 @@
+#include "mount/ring.h"
+
+#include "base/macro.h"
+
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+static void put(struct ring *r, size_t *at, size_t len)
+{
+    uint8_t data[5000];
+    for (; len; len -= MIN(len, sizeof(data))) {
+        size_t n = MIN(len, sizeof(data));
+        for (size_t i = 0; i < n; i++, ++*at)
+            data[i] = (uint8_t)(*at * 7 + *at / 256);
+        ring_put(r, data, n);
+    }
+}
+
+static void take(struct ring *r, size_t *at, size_t len)
+{
+    uint8_t data[4001];
+    while (len) {
+        size_t n = ring_take(r, data, MIN(len, sizeof(data)));
+        assert_true(n > 0);
+        for (size_t i = 0; i < n; i++, ++*at)
+            assert_int_equal(data[i], (uint8_t)(*at * 7 + *at / 256));
+        len -= n;
+    }
+}
+
+static void bytes_come_out_in_order_however_it_grows(void **state)
+{
+    struct ring r = {0};
+    size_t in = 0, out = 0;
+    srand(1);
+    for (int i = 0; i < 300; i++) {
+        put(&r, &in, MIN((size_t)rand() % 100000, ring_room(&r)));
+        take(&r, &out, MIN((size_t)rand() % (i < 150 ? 60000 : 150000), (size_t)r.len));
+    }
+    put(&r, &in, ring_room(&r));
+    assert_int_equal(r.len, RING_MAX);
+    take(&r, &out, r.len);
+    assert_null(r.data);
+    assert_int_equal(in, out);
+    ring_free_spare();
+}
+
+static void rings_share_a_budget_and_an_empty_one_always_gets_something(void **state)
+{
+    static struct ring rings[200];
+    static uint8_t data[RING_SIZE];
+    size_t n = 0, held = 0;
+    assert_int_equal(ring_fair_room(&rings[0]), RING_SIZE);
+    for (; n < ARRAY_SIZE(rings) && ring_hard_room(&rings[n]) == RING_SIZE; n++) {
+        held += ring_fair_room(&rings[n]);
+        ring_put(&rings[n], data, ring_fair_room(&rings[n]));
+        assert_true(ring_fair_room(&rings[n]) < RING_SIZE);
+    }
+    assert_true(held <= RING_BUDGET + RING_SIZE);
+    assert_true(n > 64);
+    for (size_t i = n; i < ARRAY_SIZE(rings); i++)
+        assert_true(ring_fair_room(&rings[i]) >= RING_FLOOR);
+    for (size_t i = 0; i < n; i++)
+        ring_done(&rings[i]);
+    assert_int_equal(ring_fair_room(&rings[0]), RING_SIZE);
+    ring_free_spare();
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(bytes_come_out_in_order_however_it_grows),
+        cmocka_unit_test(rings_share_a_budget_and_an_empty_one_always_gets_something),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
