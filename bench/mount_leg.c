@@ -2,8 +2,8 @@
  * mount-leg [-6] [--disturb SEED] -- COMMAND [ARGUMENT]...
  *
  * A mount without the distance: the command runs in a mount's namespace, the agent's end of the
- * relay is in this process and dials from where it was started, and between the two is HTTP/2 over
- * a socketpair. What a mount costs alone, for measuring it and for trying it by hand; and, with a
+ * relay is in this process and dials from where it was started, and between the two is HTTP/2, in
+ * memory. What a mount costs alone, for measuring it and for trying it by hand; and, with a
  * bad wire between program and mount (mount_shim.h), for tests of the terminator.
  */
 #include "base/error.h"
@@ -23,7 +23,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/socket.h>
 #include <unistd.h>
 
 struct leg {
@@ -84,7 +83,7 @@ static void on_child(struct io *io)
         loop_stop(io->loop);
 }
 
-static int join_ends(struct leg *leg)
+static void join_ends(struct leg *leg)
 {
     static const struct h2conn_ops hub_ops = {.on_close = on_close};
     static const struct h2conn_ops agent_ops = {.on_request = on_request, .on_close = on_close};
@@ -96,14 +95,9 @@ static int join_ends(struct leg *leg)
                                                .peer_is_trusted = true,
                                                .enable_connect = true}};
     struct conn *c[2];
-    int fds[2];
-    if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0, fds) < 0)
-        return ERR_LIMIT;
-    TRY(conn_new_plain(leg->loop, fds[0], NULL, &c[0]));
-    TRY(conn_new_plain(leg->loop, fds[1], NULL, &c[1]));
+    conn_new_pair(leg->loop, c);
     leg->hub = h2conn_new(c[0], &hub, &hub_ops, leg);
     leg->agent = h2conn_new(c[1], &agent, &agent_ops, leg);
-    return 0;
 }
 
 static void stop(struct leg *leg)
@@ -147,7 +141,7 @@ static int start(struct leg *leg, const struct options *o)
 {
     const struct mount_uplink uplink = {.conn = connection, .arg = leg, .authority = "leg"};
     TRY(loop_new(&leg->loop));
-    TRY(join_ends(leg));
+    join_ends(leg);
     if (o->is_disturbed)
         TRY(shim_start(leg->space.tun, o->seed, &leg->space.tun));
     TRY(mount_start(leg->loop, leg->space.tun, &uplink, &leg->mount));

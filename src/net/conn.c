@@ -20,13 +20,31 @@
 #define TCP_DELACK_MAX_US 46
 #endif
 
-static int conn_new(struct loop *l, int fd, const struct addr *peer, struct conn **ret)
+static struct conn *make(struct loop *l)
 {
     struct conn *c = NEW(struct conn);
     c->batch = CONN_BATCH;
     c->handshake_ms = HANDSHAKE_MS;
     c->pump.fn = conn_pump;
     c->last_input_ms = loop_now_ms(l);
+    timer_init(&c->timer, l, conn_on_timer);
+    return c;
+}
+
+void conn_new_pair(struct loop *l, struct conn *ret[2])
+{
+    for (int i = 0; i < 2; i++) {
+        ret[i] = make(l);
+        ret[i]->io = (struct io){.fd = -1, .writable = true};
+        ret[i]->loop = l;
+    }
+    ret[0]->twin = ret[1];
+    ret[1]->twin = ret[0];
+}
+
+static int conn_new(struct loop *l, int fd, const struct addr *peer, struct conn **ret)
+{
+    struct conn *c = make(l);
     if (peer) {
         c->peer = *peer;
     } else {
@@ -36,7 +54,6 @@ static int conn_new(struct loop *l, int fd, const struct addr *peer, struct conn
     }
     int one = 1;
     setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one));
-    timer_init(&c->timer, l, conn_on_timer);
     int rc = io_start(&c->io, l, fd, conn_on_event);
     if (rc < 0) {
         close(fd);
@@ -98,7 +115,7 @@ void conn_set_handshake_ms(struct conn *c, uint32_t ms)
 
 void conn_detach(struct conn *c)
 {
-    assert(c->state == CONN_OPEN && c->loop);
+    assert(c->state == CONN_OPEN && c->loop && c->io.fd >= 0);
     conn_keep_rest(c);
     if (c->gone)
         *c->gone = true;

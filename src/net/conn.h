@@ -44,6 +44,10 @@ int conn_new_server(struct loop *l, int fd, const struct addr *peer, struct tls_
 int conn_new_client(struct loop *l, int fd, const struct addr *peer, struct tls_client *t,
                     struct conn **ret);
 
+/* Two that are each other's peer, without a socket between them: what one's on_fill gives is the
+ * other's on_data at once. On one loop, never to be detached; conn_fd is -1. */
+void conn_new_pair(struct loop *l, struct conn *ret[2]);
+
 /* Sets the callbacks and begins (the handshake first, with a deadline of 10 s). May be called
  * again, from a callback too, to hand the connection to another owner on the same loop; on_open is
  * called only if the handshake is not done yet. */

@@ -31,7 +31,8 @@ struct conn {
     struct loop *loop; /* NULL: detached */
     const struct conn_ops *ops;
     void *arg;
-    SSL *ssl; /* NULL: plain */
+    SSL *ssl;          /* NULL: plain */
+    struct conn *twin; /* of conn_new_pair, until it is gone */
     struct tls_session session;
     struct defer pump;
     struct timer timer; /* handshake, close */

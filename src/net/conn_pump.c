@@ -67,6 +67,32 @@ void conn_flush(struct conn *c)
     c->out_len = 0;
 }
 
+static void deliver(struct conn *c, const uint8_t *data, size_t len)
+{
+    bool is_kept = c->kept_plain.len > 0;
+    size_t taken = c->state == CONN_OPEN ? c->ops->on_data(c->arg, data, len) : len;
+    assert(taken == len || c->is_paused || c->state != CONN_OPEN);
+    if (is_kept)
+        buf_consume(&c->kept_plain, taken);
+    else if (taken < len)
+        (void)buf_append(&c->kept_plain, data + taken, len - taken);
+    if (!c->kept_plain.len)
+        buf_done(&c->kept_plain);
+}
+
+/* To the other one of a pair. */
+static void give(struct conn *to, const uint8_t *data, size_t len)
+{
+    to->bytes_in += len;
+    to->last_input_ms = loop_now_ms(to->loop);
+    if (to->state == CONN_OPEN && to->ops && !to->is_paused && !to->kept_plain.len) {
+        deliver(to, data, len);
+    } else if (to->state != CONN_DEAD) {
+        (void)buf_append(&to->kept_plain, data, len); /* HTTP/2's windows bound it */
+        conn_wake(to);
+    }
+}
+
 static bool write_side(struct conn *c)
 {
     struct buffers *b = buffers_of_thread();
@@ -79,7 +105,11 @@ static bool write_side(struct conn *c)
             break;
         len += n;
     }
-    int err = len && c->state != CONN_DEAD ? conn_encrypt(c, b->plain_out, len) : 0;
+    int err = 0;
+    if (len && c->twin)
+        give(c->twin, b->plain_out, len);
+    else if (len && c->state != CONN_DEAD)
+        err = conn_encrypt(c, b->plain_out, len);
     if (err < 0)
         conn_die(c, err);
     return len >= c->batch;
@@ -135,19 +165,6 @@ static void fetch(struct conn *c)
     c->in_len = (size_t)n;
 }
 
-static void deliver(struct conn *c, const uint8_t *data, size_t len)
-{
-    bool is_kept = c->kept_plain.len > 0;
-    size_t taken = c->state == CONN_OPEN ? c->ops->on_data(c->arg, data, len) : len;
-    assert(taken == len || c->is_paused || c->state != CONN_OPEN);
-    if (is_kept)
-        buf_consume(&c->kept_plain, taken);
-    else if (taken < len)
-        (void)buf_append(&c->kept_plain, data + taken, len - taken);
-    if (!c->kept_plain.len)
-        buf_done(&c->kept_plain);
-}
-
 /* Returns whether there is more to read at once. */
 static bool read_side(struct conn *c)
 {
@@ -182,6 +199,15 @@ static void tell_end(struct conn *c)
 
 /* Closing */
 
+/* The other one of a pair will hear no more. */
+static void end_twin(struct conn *c)
+{
+    if (!c->twin)
+        return;
+    c->twin->got_end = true;
+    conn_wake(c->twin);
+}
+
 /* close_notify and FIN, when all before them is sent. */
 static void send_end(struct conn *c)
 {
@@ -194,6 +220,7 @@ static void send_end(struct conn *c)
     if (c->state == CONN_DEAD)
         return;
     shutdown(c->io.fd, SHUT_WR);
+    end_twin(c);
     c->has_ended = true;
 }
 
@@ -256,9 +283,15 @@ static void bury(struct conn *c)
     }
     timer_stop(&c->timer);
     loop_defer_cancel(&c->pump);
+    end_twin(c);
+    if (c->twin) {
+        c->twin->io.writable = false;
+        c->twin->twin = NULL;
+    }
     if (ops->on_close)
         ops->on_close(c->arg, c->err);
-    close(c->io.fd);
+    if (c->io.fd >= 0)
+        close(c->io.fd);
     c->io.fd = -1;
     conn_free(c);
 }
