@@ -27,8 +27,9 @@
 #include <utlist.h>
 
 #define GIVE_UP_MS   5000
-#define SEGMENTS_MAX (60 * 1024) /* payload given to the device at once */
-#define SMALL_TTL    32          /* one that is meant, as traceroute does; nmap's are above */
+#define SEGMENTS_MAX (PACKET_MAX - 60) /* payload given to the device at once */
+#define BULK_BYTES   (16 * 1024)       /* after so many at once more are likely to follow */
+#define SMALL_TTL    32                /* one that is meant, as traceroute does; nmap's are above */
 
 /* ---- the table ---- */
 
@@ -142,6 +143,7 @@ static void on_data(void *arg, struct h2_stream *s, const uint8_t *data, size_t 
     size_t n = f->tcp.out_ended ? len : tcp_write(&f->tcp, data, len);
     if (n < len || f->tcp.state == TCP_DEAD)
         h2_reset(s, H2_FLOW_CONTROL_ERROR);
+    f->tcp.is_corked |= len >= BULK_BYTES;
     mark_dirty(f);
 }
 
@@ -354,6 +356,16 @@ static void arm(struct mount_tcp *f, uint64_t now)
         timer_start(&f->timer, due > now ? due - now : 0);
 }
 
+/* What waited for more goes out in the next turn, with or without it. */
+static void uncork(struct mount_tcp *f)
+{
+    if (!f->tcp.is_corked)
+        return;
+    f->tcp.is_corked = false;
+    if (f->tcp.state == TCP_OPEN && tcp_has_unsent(&f->tcp))
+        mark_dirty(f);
+}
+
 static void pump(struct mount_tcp *f)
 {
     uint64_t now = loop_now_ms(f->mount->loop);
@@ -362,6 +374,7 @@ static void pump(struct mount_tcp *f)
         tcp_abort(&f->tcp);
     while (tcp_next(&f->tcp, now, SEGMENTS_MAX, &s))
         send_segment(f, &s);
+    uncork(f);
     if (f->stream && f->tcp.acked)
         h2_consume(f->stream, f->tcp.acked);
     f->tcp.acked = 0;
@@ -375,10 +388,13 @@ static void pump(struct mount_tcp *f)
         arm(f, now);
 }
 
+/* Those that are dirty now; who becomes so meanwhile is for the next turn. */
 void mount_tcp_flush(struct mount *m)
 {
-    while (m->dirty) {
+    const struct mount_tcp *last = m->dirty ? m->dirty->dirty_prev : NULL;
+    for (bool is_last = !last; !is_last;) {
         struct mount_tcp *f = m->dirty;
+        is_last = f == last;
         DL_DELETE2(m->dirty, f, dirty_prev, dirty_next);
         f->is_dirty = false;
         pump(f);

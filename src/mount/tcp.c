@@ -362,7 +362,8 @@ static size_t chunk(const struct tcp *t, size_t max)
     size_t len = sendable(t), whole = MIN(len, max);
     if (whole > t->mss && whole < t->out.len - in_flight(t))
         whole -= whole % t->mss;
-    return whole;
+    bool may_wait = t->is_corked && in_flight(t) && !t->out_ended;
+    return may_wait && whole < t->mss ? 0 : whole;
 }
 
 bool tcp_next(struct tcp *t, uint64_t now_ms, size_t max, struct tcp_segment *ret)

@@ -48,6 +48,7 @@ struct tcp {
     bool out_ended : 1; /* tcp_finish */
     bool fin_sent : 1, fin_acked : 1;
     bool is_recovering : 1, is_probing : 1;
+    bool is_corked : 1; /* by its owner: more is about to come, less than a segment waits for it */
     bool ack_due : 1, synack_due : 1, reset_due : 1;
     bool was_reset : 1; /* by the program */
 };
@@ -80,6 +81,10 @@ size_t tcp_write(struct tcp *t, const uint8_t *data, size_t len);
 static inline size_t tcp_room(const struct tcp *t)
 {
     return ring_room(&t->out);
+}
+static inline bool tcp_has_unsent(const struct tcp *t)
+{
+    return t->out.len > t->snd_next - t->snd_una;
 }
 void tcp_finish(struct tcp *t); /* FIN once all is sent */
 
