@@ -64,6 +64,8 @@ backend hubs
         return self
 
     def close(self):
+        for agent in self.agents:
+            agent.process.stop()
         self.process.stop()
 
 
