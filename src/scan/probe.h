@@ -41,7 +41,7 @@ struct probe_params {
 
 struct probe;
 
-/* ERR_LIMIT: out of descriptors, or of the kernel's room; not now. Else the probe cannot be made here: ERR_DENIED (no echo),
- * ERR_UNREACHABLE (no route)… */
+/* ERR_LIMIT: out of descriptors, or of the kernel's room; not now. Else the probe cannot be made
+ * here: ERR_DENIED (no echo), ERR_UNREACHABLE (no route)… */
 int probe_start(struct loop *l, const struct probe_params *p, struct probe **ret);
 void probe_cancel(struct probe *p); /* NULL is fine; not after on_end */
