@@ -29,6 +29,8 @@ def try_write(hub):
     except Problem as problem:
         assert problem.status == 503, problem
         return None
+    except TimeoutError:  # its commit is in doubt, and answered when the database can say
+        return None
 
 
 def write_again(hub, what):
@@ -287,7 +289,7 @@ def test_a_cut_way_to_the_database_is_noticed_and_healed(bench, server, echo_ser
     writer.wait_for(5)
     door.open.clear()
     start = time.monotonic()
-    wait_until(lambda: writer.refused, "a refusal", 60)
+    wait_until(lambda: writer.refused, "a refusal", 90)
     print(f"cut: a write is refused after {time.monotonic() - start:.2f} s")
     assert serves(endpoint(tunnel))
     door.open.set()
