@@ -40,7 +40,11 @@ def warren(hub, lan, *words, **options):
 
 
 def done(process, seconds=60):
-    out, err = process.communicate(timeout=seconds * SLOW)
+    try:
+        out, err = process.communicate(timeout=seconds * SLOW)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        raise
     return process.returncode, out, err
 
 
