@@ -14,6 +14,7 @@
 #include <unistd.h>
 
 #define ANSWERS_A_TURN 64
+#define SENDS_MAX      8 /* of one echo, while errors of others come in between */
 
 /* An echo under way. */
 struct pending {
@@ -92,11 +93,14 @@ static void on_answer(struct sender *s, const struct ping_answer *a)
         tell(t, &r);
 }
 
-static void receive(struct sender *s)
+/* Whether there was anything. */
+static bool receive(struct sender *s)
 {
     struct ping_answer a;
+    bool was_any = false;
     for (int i = 0; i < ANSWERS_A_TURN && s->io.readable; i++) {
         int rc = ping_receive(&s->ping, &a);
+        was_any |= rc != 0;
         if (rc > 0)
             on_answer(s, &a);
         else if (rc == 0)
@@ -104,6 +108,7 @@ static void receive(struct sender *s)
     }
     if (s->io.readable)
         loop_defer(s->target->loop, &s->target->again);
+    return was_any;
 }
 
 static void on_event(struct io *io)
@@ -161,9 +166,10 @@ static void send_echo(struct sender *s, const struct echo_record *r, const struc
     const struct ping_request request = {
         .to = to, .ttl = r->ttl, .tos = r->tos, .seq = seq, .data = r->data, .len = r->len};
     int errnum = ping_send(&s->ping, &request);
-    if (errnum) { /* perhaps that of an earlier echo, which is told now */
+    bool was_any = true;
+    for (int i = 0; errnum && was_any && i < SENDS_MAX; i++) { /* that of an earlier echo? */
         s->io.readable = true;
-        receive(s);
+        was_any = receive(s);
         errnum = ping_send(&s->ping, &request);
     }
     if (errnum && icmp_cause_of_errno(errnum, s->ping.is_v6, &cause))
