@@ -83,7 +83,7 @@ int load_scan(const struct load_options *o)
         answered_ns = load_now_ns();
     double seconds = (double)(answered_ns - begin_ns) / 1e9;
     printf("{\"rate\": %.0f, \"open\": %llu, \"refused\": %llu, \"errors\": %llu}\n",
-           (double)(s.open + s.refused) / seconds, (unsigned long long)s.open,
+           seconds > 0 ? (double)(s.open + s.refused) / seconds : 0, (unsigned long long)s.open,
            (unsigned long long)s.refused, (unsigned long long)s.failed + s.under_way);
     free(s.fds);
     return 0;
