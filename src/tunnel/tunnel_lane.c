@@ -40,10 +40,9 @@
 #define CONNS_MAX       4096 /* of one lane */
 #define STRANGERS_MAX   256  /* ... that have not shown who they are */
 #define STRANGER_MS     10000
-#define STRANGER_ASKS   128 /* streams, until the first has shown who it is; RFC 9113 6.5.2: >= 100 \
-                             */
-#define DRAIN_MS   (24 * 3600 * 1000) /* the hub's own drain ends before */
-#define FIELD_SIZE 384
+#define STRANGER_ASKS   128 /* streams, until the first has shown who it is; RFC 9113 6.5.2 */
+#define DRAIN_MS        (24 * 3600 * 1000) /* the hub's own drain ends before */
+#define FIELD_SIZE      384
 #define MISDIRECTED \
     421 /* RFC 9110 section 15.5.20: another hub's client, whose tunnel is not here */
 

@@ -328,14 +328,16 @@ static void made_up_clients_make_way_for_others(void **state)
     struct addr a;
     rig_new(&rig, "127.0.0.1", "127.0.0.1");
     rig_port(&rig, 0, 8);
-    for (int i = 0; i < 40; i++) {
-        int client = udp_socket("127.0.0.1", &a);
-        exchange(&rig, client, 5);
-        close(client);
+    int clients[40]; /* open to the end: a port that was given back may be given out again */
+    for (size_t i = 0; i < ARRAY_SIZE(clients); i++) {
+        clients[i] = udp_socket("127.0.0.1", &a);
+        exchange(&rig, clients[i], 5);
         assert_true(rig.hub_set.open <= 9);
     }
     wait_for(rig.loop, rig.hub_set.open == 8 && rig.agent_set.open == 8);
-    assert_int_equal(rig.hub_set.total, 40);
+    assert_int_equal(rig.hub_set.total, ARRAY_SIZE(clients));
+    for (size_t i = 0; i < ARRAY_SIZE(clients); i++)
+        close(clients[i]);
     rig_done(&rig);
 }
 
