@@ -287,9 +287,10 @@ def test_mounts_of_networks_with_equal_addresses_do_not_meet(bench, directory):
         nginx = bench.nginx(host=place.AGENT, namespace=place.lan.name)
         nginx.put_file("page", f"plant {i}".encode())
         pages.append((h, place, nginx))
-    running = [mounted(h, place, "sh", "-c", f"curl -sS http://{nginx.address}/page; sleep 1")
-               for h, place, nginx in pages]
-    assert [done(p)[1] for p in running] == ["plant 0", "plant 1"]
+    running = [mounted(h, place, "sh", "-c", f"curl -sS http://{nginx.address}/page; echo; read _ || true",
+                       stdin=subprocess.PIPE) for h, place, nginx in pages]
+    assert [p.stdout.readline() for p in running] == ["plant 0\n", "plant 1\n"]  # while both are there
+    assert [done(p)[0] for p in running] == [0, 0]
 
 
 ESCAPES = """
