@@ -5,14 +5,17 @@ import os
 import re
 import sys
 
-from lib import snmp
+import pytest
+
+from lib import network, snmp
 from lib.datagram import Snmpd
 from lib.plant import Plant, address
-from lib.process import Process, run
+from lib.process import Process, amount, run
 from lib.warren import program
 
 DEVICE = 30
 SYSTEM = ".1.3.6.1.2.1.1"
+OBJECTS = amount(2000, 300)
 
 
 class SnmpPlant(Plant):
@@ -51,3 +54,11 @@ class SnmpPlant(Plant):
     def asked_ahead(self):
         """What the agent counts: {asked, answered, kept}."""
         return json.loads(run([program("warren-agent"), "inspect", "--data", self.agent.data]).stdout)["read_ahead"]
+
+
+@pytest.fixture
+def plant(bench, directory):
+    """Makes a LAN so many milliseconds away."""
+    if not network.available():
+        pytest.skip("network namespaces need root")
+    return lambda rtt_ms: bench.keep(SnmpPlant(directory, rtt_ms))

@@ -5,21 +5,11 @@ import subprocess
 
 import pytest
 
-from lib import network, snmp
+from lib import snmp
 from lib.plant import address
-from lib.process import amount
-from lib.snmp_plant import DEVICE, SYSTEM, SnmpPlant
+from lib.snmp_plant import DEVICE, OBJECTS, SYSTEM, plant
 
-OBJECTS = amount(2000, 300)
 pytestmark = pytest.mark.skipif(not os.path.exists("/dev/net/tun"), reason="no /dev/net/tun")
-
-
-@pytest.fixture
-def plant(bench, directory):
-    """Makes a LAN so many milliseconds away."""
-    if not network.available():
-        pytest.skip("network namespaces need root")
-    return lambda rtt_ms: bench.keep(SnmpPlant(directory, rtt_ms))
 
 
 def compare_walks(plant):
