@@ -8,6 +8,7 @@
 #include <sys/random.h>
 
 #define RANDOM_CHARS 16
+#define TIME_CHARS   9 /* 45 bits: until the year 3084 */
 
 static const char alphabet[] = "0123456789abcdefghjkmnpqrstvwxyz";
 
@@ -49,6 +50,14 @@ void id_new(char out[ID_SIZE], const char *prefix)
     for (size_t i = 0; i < RANDOM_CHARS; i++)
         out[(size_t)n + i] = alphabet[random[i] & 31];
     out[(size_t)n + RANDOM_CHARS] = '\0';
+}
+
+void id_new_at(char out[ID_SIZE], const char *prefix, int64_t wall_ms)
+{
+    id_new(out, prefix);
+    char *time = out + strlen(prefix) + 1;
+    for (size_t i = TIME_CHARS; i-- > 0; wall_ms >>= 5)
+        time[i] = alphabet[wall_ms & 31];
 }
 
 bool id_is(const char *s, const char *prefix)

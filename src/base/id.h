@@ -6,10 +6,15 @@
 
 #include <stdbool.h>
 #include <stddef.h>
+#include <stdint.h>
 
 #define ID_SIZE 32 /* longest id with its NUL */
 
 void id_new(char out[ID_SIZE], const char *prefix);
+
+/* Of a row of a log: its first nine characters are the time (RFC 9562, section 6.11 has why), so
+ * that rows written together stand together in the index, and in order; the rest is random. */
+void id_new_at(char out[ID_SIZE], const char *prefix, int64_t wall_ms);
 
 /* Whether `s` has the shape of an id of that type. */
 bool id_is(const char *s, const char *prefix);

@@ -320,7 +320,7 @@ int agent_set_revoked(struct tx *tx, const char *tenant, const char *id, int64_t
 int identity_audit(struct tx *tx, int64_t now_ms, const struct audit_entry *e)
 {
     char id[ID_SIZE];
-    id_new(id, "aud");
+    id_new_at(id, "aud", now_ms);
     return tx_exec(tx,
                    "INSERT INTO audit (id, tenant, at, actor, address, action, object, outcome, "
                    "detail) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)",

@@ -7,6 +7,7 @@
 #include "loop/internal.h"
 
 #include "base/error.h"
+#include "base/macro.h"
 
 #include <errno.h>
 #include <sys/resource.h>
@@ -56,28 +57,48 @@ void loop_io_done(struct loop *l)
         close(l->epoll_fd);
 }
 
-int io_start(struct io *io, struct loop *l, int fd, void (*on_event)(struct io *io))
+static int watch(struct io *io, struct loop *l, int fd, int operation,
+                 void (*on_event)(struct io *io))
 {
     *io = (struct io){.fd = fd, .loop = l, .on_event = on_event};
     struct epoll_event e = {.events = EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLET, .data.ptr = io};
-    if (epoll_ctl(l->epoll_fd, EPOLL_CTL_ADD, fd, &e) < 0) {
+    if (epoll_ctl(l->epoll_fd, operation, fd, &e) < 0) {
         io->loop = NULL;
         return error_from_errno(errno);
     }
     return 0;
 }
 
-void io_stop(struct io *io)
+int io_start(struct io *io, struct loop *l, int fd, void (*on_event)(struct io *io))
 {
-    struct loop *l = io->loop;
-    if (!l)
-        return;
-    epoll_ctl(l->epoll_fd, EPOLL_CTL_DEL, io->fd, NULL);
+    return watch(io, l, fd, EPOLL_CTL_ADD, on_event);
+}
+
+static void forget(struct io *io)
+{
+    struct loop *l = TAKE(io->loop);
     for (int i = 0; i < l->n_events; i++) {
         if (l->events[i].data.ptr == io)
             l->events[i].data.ptr = NULL;
     }
-    io->loop = NULL;
+}
+
+int io_move(struct io *to, struct io *from, void (*on_event)(struct io *io))
+{
+    int rc = watch(to, from->loop, from->fd, EPOLL_CTL_MOD, on_event);
+    if (rc < 0)
+        return rc;
+    forget(from);
+    from->fd = -1;
+    return 0;
+}
+
+void io_stop(struct io *io)
+{
+    if (!io->loop)
+        return;
+    epoll_ctl(io->loop->epoll_fd, EPOLL_CTL_DEL, io->fd, NULL);
+    forget(io);
 }
 
 void io_close(struct io *io)

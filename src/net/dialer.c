@@ -55,14 +55,23 @@ struct dial {
     bool is_answered, dns_failed;
     struct attempt *attempts; /* ATTEMPTS_MAX, or 1 for a literal address */
     size_t n_slots, next_slot;
-    struct conn *conn; /* in the handshake, then finished */
-    int fd;
+    struct conn *conn;      /* in the handshake, then finished */
+    struct attempt *winner; /* of a plain dial; its socket is the result */
     struct addr peer;
     int err;                 /* the most telling failure so far */
     struct icmp_cause cause; /* of that */
     bool is_done;
     struct diag diag;
 };
+
+static void close_attempt(struct attempt *a)
+{
+    if (a->io.loop)
+        io_stop(&a->io);
+    if (a->io.fd >= 0)
+        close(a->io.fd);
+    a->io.fd = -1;
+}
 
 static void dial_free(struct dial *d)
 {
@@ -73,7 +82,7 @@ static void dial_free(struct dial *d)
         uv_cancel((uv_req_t *)&d->resolves[i]->uv);
     }
     for (size_t i = 0; i < d->n_slots; i++)
-        io_close(&d->attempts[i].io);
+        close_attempt(&d->attempts[i]);
     timer_stop(&d->next);
     timer_stop(&d->deadline);
     timer_stop(&d->resolve_again);
@@ -85,8 +94,10 @@ static void dial_free(struct dial *d)
 
 static void stop_racing(struct dial *d)
 {
-    for (size_t i = 0; i < d->n_slots; i++)
-        io_close(&d->attempts[i].io);
+    for (size_t i = 0; i < d->n_slots; i++) {
+        if (&d->attempts[i] != d->winner)
+            close_attempt(&d->attempts[i]);
+    }
     timer_stop(&d->next);
     timer_stop(&d->resolve_again);
     timer_stop(&d->known);
@@ -101,11 +112,31 @@ static void finish(struct dial *d, int err)
     loop_defer(d->loop, &d->finish);
 }
 
+/* The winner's socket goes to whoever asked. */
+static int hand_over(struct dial *d)
+{
+    struct io *io = &TAKE(d->winner)->io;
+    int fd = io->fd, rc = 0;
+    if (d->p.io)
+        rc = io->loop ? io_move(d->p.io, io, d->p.on_event)
+                      : io_start(d->p.io, d->loop, fd, d->p.on_event);
+    else if (io->loop)
+        io_stop(io);
+    if (rc < 0) { /* dial_free closes it */
+        d->p.io->fd = -1;
+        d->err = rc;
+        return -1;
+    }
+    io->fd = -1;
+    return fd;
+}
+
 static void on_finish(struct defer *defer)
 {
     struct dial *d = container_of(defer, struct dial, finish);
+    int fd = d->winner ? hand_over(d) : -1;
     struct dial_result r = {.err = d->err,
-                            .fd = d->err ? -1 : d->fd,
+                            .fd = fd,
                             .conn = d->err ? NULL : d->conn,
                             .peer = d->peer,
                             .cause = d->cause,
@@ -113,8 +144,6 @@ static void on_finish(struct defer *defer)
                             .diag = d->diag};
     struct dial_params p = d->p;
     char target[HOST_SIZE + 8];
-    if (r.conn)
-        r.fd = -1;
     host_port_format(&p.target, target, sizeof(target));
     if (r.err && !r.diag.code)
         diag_set(&r.diag, r.err, "%s: %s", target, error_text(r.err));
@@ -212,9 +241,7 @@ static void connected(struct dial *d, struct attempt *a)
     int fd = a->io.fd, one = 1;
     d->peer = a->addr;
     d->is_answered = true;
-    if (a->io.loop)
-        io_stop(&a->io);
-    a->io.fd = -1;
+    d->winner = a;
     stop_racing(d);
     if (!d->p.is_datagram && !d->p.is_probe)
         setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one));
@@ -223,10 +250,12 @@ static void connected(struct dial *d, struct attempt *a)
     if (d->p.ttl)
         set_ttl(fd, -1);
     if (!d->p.tls) {
-        d->fd = fd;
         finish(d, 0);
         return;
     }
+    d->winner = NULL;
+    io_stop(&a->io);
+    a->io.fd = -1;
     int rc = conn_new_client(d->loop, fd, &d->peer, d->p.tls, &d->conn);
     if (rc < 0) {
         finish(d, rc);
@@ -252,11 +281,7 @@ static int take_cause(const struct attempt *a, struct icmp_cause *ret)
 static void attempt_failed(struct attempt *a, int errnum, const struct icmp_cause *cause)
 {
     struct dial *d = a->dial;
-    if (a->io.loop)
-        io_close(&a->io);
-    else if (a->io.fd >= 0)
-        close(a->io.fd);
-    a->io.fd = -1;
+    close_attempt(a);
     note_failure(d, error_from_errno(errnum), cause);
 }
 
@@ -267,8 +292,12 @@ static void on_event(struct io *io)
     struct icmp_cause cause;
     int err = 0;
     socklen_t len = sizeof(err);
-    if (!io->writable && !io->hup && !io->error)
+    if (d->is_done || (!io->writable && !io->hup && !io->error))
         return;
+    if (!io->hup && !io->error) { /* nothing to ask: only a connected socket is writable and well */
+        connected(d, a);
+        return;
+    }
     if (getsockopt(io->fd, SOL_SOCKET, SO_ERROR, &err, &len) < 0)
         err = errno;
     struct sockaddr_storage peer;
@@ -477,7 +506,6 @@ struct dial *dial_start(struct loop *l, const struct dial_params *p)
     bool is_literal = addr_parse(p->target.host, p->target.port, &literal) == 0;
     d->loop = l;
     d->p = *p;
-    d->fd = -1;
     d->finish.fn = on_finish;
     timer_init(&d->next, l, on_next);
     timer_init(&d->deadline, l, on_deadline);
@@ -508,7 +536,5 @@ void dial_cancel(struct dial *d)
         conn_start(c, NULL, NULL);
         conn_abort(c, ERR_CANCELED);
     }
-    if (d->is_done && !d->err && d->fd >= 0)
-        close(d->fd);
     dial_free(d);
 }

@@ -22,7 +22,7 @@ struct dial_result {
     /* 0, or ERR_REFUSED, ERR_TIMEOUT, ERR_UNREACHABLE, ERR_DNS, ERR_DENIED (check), ERR_LIMIT (out
      * of descriptors), ERR_TLS, ERR_RESET, ERR_CLOSED... */
     int err;
-    int fd;            /* plain dial: connected, non-blocking, TCP_NODELAY; the callee's */
+    int fd; /* plain dial: connected, non-blocking, TCP_NODELAY; the callee's, or in params' io */
     struct conn *conn; /* TLS dial: handshake done, paused, not started; the callee's */
     struct addr peer;
     struct icmp_cause cause; /* of `err`, as far as it was asked for (wants_cause) */
@@ -46,6 +46,10 @@ struct dial_params {
     uint8_t ttl;            /* of the packets of the attempt; 0: as usual */
     struct tls_client *tls; /* NULL: plain */
     bool is_datagram;       /* a connected UDP socket; plain */
+    /* Not NULL: a plain connection is watched here, with this on_event, when on_done is called: the
+     * descriptor stays in the loop, where it was. Untouched by a failure. */
+    struct io *io;
+    void (*on_event)(struct io *io);
     void (*on_done)(void *arg, const struct dial_result *r); /* once, later; not after cancel */
     void *arg;
 };

@@ -113,6 +113,7 @@ struct relay_accept_params {
     struct host_port target;
     uint32_t deadline_ms; /* to resolve and connect; 0: 10 s */
     uint8_t ttl;          /* of what is sent to connect; 0: as usual */
+    bool wants_cause;     /* a failure is told with its ICMP error; two system calls a dial */
     /* The owner's ceiling, asked for each resolved address: 0 or ERR_DENIED. May be NULL. */
     int (*check)(void *arg, const struct addr *a);
     void *check_arg;

@@ -60,6 +60,7 @@ struct dialling {
     struct host_port target;
     uint32_t deadline_ms;
     uint8_t ttl;
+    bool wants_cause;
     int (*check)(void *arg, const struct addr *a);
     void *check_arg;
     struct relay *relay;

@@ -206,16 +206,9 @@ static void on_dialled(void *arg, const struct dial_result *res)
     r->dialling = NULL;
     dial_gate_leave(&d->ticket, res->err);
     mem_free(d);
-    int err = res->err;
-    if (err == 0) {
-        err = io_start(&r->io, r->loop, res->fd, relay_on_event);
-        if (err < 0)
-            close(res->fd);
-    }
-    if (err < 0) {
-        r->io.fd = -1;
+    if (res->err < 0) {
         r->cause = res->cause;
-        relay_fail(r, err, NULL, 0);
+        relay_fail(r, res->err, NULL, 0);
         return;
     }
     r->peer = res->peer;
@@ -234,7 +227,9 @@ static void start_dial(struct dialling *d)
     d->dial = dial_start(d->relay->loop, &(struct dial_params){.target = d->target,
                                                                .deadline_ms = d->deadline_ms,
                                                                .check = check_target,
-                                                               .wants_cause = true,
+                                                               .wants_cause = d->wants_cause,
+                                                               .io = &d->relay->io,
+                                                               .on_event = relay_on_event,
                                                                .ttl = d->ttl,
                                                                .on_done = on_dialled,
                                                                .arg = d});
@@ -272,6 +267,7 @@ struct relay *relay_accept(struct h2_stream *s, const struct relay_accept_params
     d->check = p->check;
     d->check_arg = p->check_arg;
     d->ttl = p->ttl;
+    d->wants_cause = p->wants_cause;
     int rc = enter(p->gate, d);
     if (rc == 0)
         start_dial(d);

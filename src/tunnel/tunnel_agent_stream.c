@@ -134,6 +134,7 @@ static void accept_stream(struct held *held, struct h2_stream *s, const struct h
     const struct relay_accept_params p = {.target = *target,
                                           .deadline_ms = DIAL_DEADLINE_MS,
                                           .ttl = ttl,
+                                          .wants_cause = held->is_any,
                                           .check = tunnel_agent_check,
                                           .check_arg = held->owner,
                                           .gate = held->owner->gate,

@@ -395,7 +395,7 @@ static int write_records(struct tx *tx, void *arg)
     for (size_t i = 0; i < b->n; i++) {
         const struct exposure_record *r = &b->records[i];
         char id[ID_SIZE], client[ADDR_TEXT_SIZE];
-        id_new(id, "con");
+        id_new_at(id, "con", r->closed);
         addr_format(&r->client, client, sizeof(client));
         TRY(tx_exec(tx,
                     "INSERT INTO connection (id, tunnel, agent, hub, client, opened, closed, "
