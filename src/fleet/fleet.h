@@ -61,10 +61,10 @@ struct fleet_agent {
     uint64_t hub_epoch;
     int64_t connected, disconnected;
     char address[64], hostname[FLEET_NAME_SIZE], software[FLEET_NAME_SIZE];
-    json_t *allow, *addresses; /* arrays of texts */
-    struct fleet_lan *lan;     /* what it reports of its LANs (lan_hub.c) */
-    bool was_moved;            /* during on_network_merged: it was in the network that is gone */
-    struct rpc_call *call;     /* of Connect; NULL: offline */
+    char *allow, *addresses; /* JSON, arrays of texts */
+    struct fleet_lan *lan;   /* what it reports of its LANs (lan_hub.c) */
+    bool was_moved;          /* during on_network_merged: it was in the network that is gone */
+    struct rpc_call *call;   /* of Connect; NULL: offline */
 
     struct fleet_pool *pool; /* NULL: no reverse connection in this session so far */
     uint32_t short_sessions; /* in a row */

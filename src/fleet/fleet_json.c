@@ -10,10 +10,11 @@ static json_t *session_json(const struct fleet *f, const struct fleet_agent *a)
 {
     if (!fleet_agent_is_online(a))
         return json_null();
-    return json_pack("{s:I, s:s, s:s, s:s, s:s, s:O?, s:O?, s:o}", "epoch", (json_int_t)a->epoch,
+    return json_pack("{s:I, s:s, s:s, s:s, s:s, s:o?, s:o?, s:o}", "epoch", (json_int_t)a->epoch,
                      "hub", a->call ? f->cfg.hub.id : a->hub, "address", a->address, "hostname",
-                     a->hostname, "software", a->software, "allow", a->allow, "addresses",
-                     a->addresses, "connected", rest_time(a->connected));
+                     a->hostname, "software", a->software, "allow", json_loads(a->allow, 0, NULL),
+                     "addresses", json_loads(a->addresses, 0, NULL), "connected",
+                     rest_time(a->connected));
 }
 
 static const char *phase_of(const struct fleet_agent *a, const struct fleet_agent_load *load)

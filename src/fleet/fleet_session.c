@@ -13,6 +13,7 @@
 #include "base/macro.h"
 #include "base/mem.h"
 #include "base/time.h"
+#include "loop/io.h"
 #include "net/conn.h"
 #include "rpc/server.h"
 #include "warren/v1/agent.pb-c.h"
@@ -56,7 +57,7 @@ static int write_departure(struct tx *tx, void *arg)
     const struct departure *d = arg;
     TRY(tx_exec(tx, "UPDATE agent_session SET disconnected = $1 WHERE agent = $2 AND epoch = $3",
                 STORE_INT(d->at), STORE_TEXT(d->agent), STORE_INT(d->epoch)));
-    return store_publish(tx, d->tenant, "agent", d->agent, STORE_PUT);
+    return store_publish(tx, d->tenant, "agent", d->agent, STORE_SESSION);
 }
 
 static void departure_written(void *arg, int err)
@@ -145,10 +146,26 @@ struct login {
     struct lan_keys keys;
 };
 
+/* `stored`, but of the session all that `r` has. */
+static void take_session(struct fleet_row *stored, const struct fleet_row *r,
+                         const struct store_hub *hub, int64_t epoch)
+{
+    stored->epoch = epoch;
+    stored->connected = r->connected;
+    stored->disconnected = 0;
+    stored->hub_epoch = hub->epoch;
+    memcpy(stored->hub, hub->id, sizeof(stored->hub));
+    memcpy(stored->address, r->address, sizeof(stored->address));
+    memcpy(stored->hostname, r->hostname, sizeof(stored->hostname));
+    memcpy(stored->software, r->software, sizeof(stored->software));
+    memcpy(stored->allow, r->allow, sizeof(stored->allow));
+    memcpy(stored->addresses, r->addresses, sizeof(stored->addresses));
+}
+
 static int write_login(struct tx *tx, void *arg)
 {
     struct login *in = arg;
-    struct fleet_row *r = &in->row, stored;
+    struct fleet_row *r = &in->row, stored = {0};
     int64_t epoch;
     TRY(fleet_row_read(tx, r->id, &stored));
     if (strcmp(stored.tenant, r->tenant) != 0)
@@ -168,10 +185,11 @@ static int write_login(struct tx *tx, void *arg)
                      STORE_TEXT(r->id), STORE_INT(r->connected), STORE_TEXT(r->address),
                      STORE_TEXT(r->hostname), STORE_TEXT(r->software), STORE_TEXT(r->allow),
                      STORE_TEXT(r->addresses), STORE_TEXT(in->hub.id), STORE_INT(in->hub.epoch)));
-    TRY(fleet_row_read(tx, r->id, r));
+    take_session(&stored, r, &in->hub, epoch);
+    *r = stored;
     if (in->discovery)
         TRY(network_keys_write(tx, r->tenant, r->connected, LAN_KEY_LIFE_MS, false, &in->keys));
-    return store_publish(tx, r->tenant, "agent", r->id, STORE_PUT);
+    return store_publish(tx, r->tenant, "agent", r->id, STORE_SESSION);
 }
 
 static void on_cancel(struct rpc_call *call, void *arg)
@@ -360,6 +378,7 @@ int fleet_new(const struct fleet_config *cfg, struct fleet **ret, struct diag *d
     f->cfg.links_max = MIN(cfg->links_max ? cfg->links_max : LINKS_MAX, FLEET_LINKS_MAX);
     f->cfg.links_quiet_ms = cfg->links_quiet_ms ? cfg->links_quiet_ms : LINKS_QUIET_MS;
     const struct rpc_server_config rpc = {.loop = cfg->loop,
+                                          .sessions = (uint32_t)io_descriptor_limit(),
                                           .stream_backlog = BACKLOG,
                                           .on_open = fleet_peer_session_open,
                                           .on_close = fleet_peer_session_close,
@@ -375,7 +394,7 @@ int fleet_new(const struct fleet_config *cfg, struct fleet **ret, struct diag *d
     }
     rpc_server_add(f->rpc, methods, ARRAY_SIZE(methods), f);
     fleet_lan_start(f);
-    fleet_view_follow(f);
+    fleet_follow(f);
     *ret = f;
     return 0;
 }

@@ -1,9 +1,11 @@
 /*
- * The view in memory of networks and agents: loaded at start, then following the feed. What
- * enrolment writes (tables agent and network) is read here and never written.
+ * The view in memory of networks and agents: loaded at start, then following the feed
+ * (fleet_follow.c). What enrolment writes (tables agent and network) is read here and never
+ * written.
  */
 #include "fleet/lan_hub.h"
 
+#include "base/buf.h"
 #include "base/error.h"
 #include "base/log.h"
 #include "base/mem.h"
@@ -18,12 +20,6 @@
     "s.hostname, s.version, s.allow, p.places, p.how, p.why, p.at, a.draining, "            \
     "a.drain_grace, s.addresses, s.hub, s.hub_epoch FROM agent a "                          \
     "LEFT JOIN agent_session s ON s.agent = a.id LEFT JOIN agent_place p ON p.agent = a.id "
-
-struct network_row {
-    char id[ID_SIZE], tenant[ID_SIZE], name[FLEET_NAME_SIZE];
-    int64_t version, created;
-    bool is_automatic;
-};
 
 #define NETWORK_COLUMNS "SELECT id, tenant, name, version, created, automatic FROM network "
 
@@ -63,6 +59,23 @@ static void take_agent_row(const struct rows *rows, struct fleet_row *r)
     r->hub_epoch = row_int(rows, 26);
 }
 
+int fleet_rows_read(struct tx *tx, const struct store_value *ids, size_t n,
+                    void (*fn)(void *arg, const struct fleet_row *row), void *arg)
+{
+    CLEANUP(buf_done) struct buf sql = {0};
+    struct fleet_row row;
+    int rc;
+    TRY(buf_puts(&sql, AGENT_COLUMNS "WHERE a.id IN ("));
+    for (size_t i = 1; i <= n; i++)
+        TRY(buf_printf(&sql, "$%zu%s", i, i < n ? ", " : ")"));
+    struct rows rows = tx_query_values(tx, buf_text(&sql), ids, n);
+    while ((rc = row_next(&rows)) > 0) {
+        take_agent_row(&rows, &row);
+        fn(arg, &row);
+    }
+    return rc;
+}
+
 int fleet_row_read(struct tx *tx, const char *agent, struct fleet_row *ret)
 {
     struct rows rows = tx_query(tx, AGENT_COLUMNS "WHERE a.id = $1", STORE_TEXT(agent));
@@ -74,7 +87,7 @@ int fleet_row_read(struct tx *tx, const char *agent, struct fleet_row *ret)
     return 0;
 }
 
-static void take_network_row(const struct rows *rows, struct network_row *r)
+static void take_network_row(const struct rows *rows, struct fleet_network_row *r)
 {
     copy(r->id, sizeof(r->id), row_text(rows, 0));
     copy(r->tenant, sizeof(r->tenant), row_text(rows, 1));
@@ -82,6 +95,17 @@ static void take_network_row(const struct rows *rows, struct network_row *r)
     r->version = row_int(rows, 3);
     r->created = row_int(rows, 4);
     r->is_automatic = row_int(rows, 5) != 0;
+}
+
+int fleet_network_row_read(struct tx *tx, const char *network, struct fleet_network_row *ret)
+{
+    struct rows rows = tx_query(tx, NETWORK_COLUMNS "WHERE id = $1", STORE_TEXT(network));
+    int rc = TRY(row_next(&rows));
+    if (rc == 0)
+        return ERR_NOT_FOUND;
+    take_network_row(&rows, ret);
+    rows_done(&rows);
+    return 0;
 }
 
 /* ---- the view ---- */
@@ -109,7 +133,7 @@ static void put_key(struct fleet_key **table, struct fleet_key *k, const char *t
     HASH_ADD_STR(*table, text, k);
 }
 
-static struct fleet_network *put_network(struct fleet *f, const struct network_row *r)
+struct fleet_network *fleet_view_put_network(struct fleet *f, const struct fleet_network_row *r)
 {
     struct fleet_network *n = fleet_network_find(f, r->id);
     if (!n) {
@@ -174,14 +198,16 @@ static struct fleet_network *network_of_row(struct fleet *f, const struct fleet_
     struct fleet_network *n = fleet_network_find(f, r->network);
     if (n)
         return n;
-    struct network_row early = {0}; /* the feed brings the network's own row in a moment */
+    struct fleet_network_row early = {0}; /* the feed brings the network's own row in a moment */
     copy(early.id, sizeof(early.id), r->network);
     copy(early.tenant, sizeof(early.tenant), r->tenant);
-    return put_network(f, &early);
+    return fleet_view_put_network(f, &early);
 }
 
 static void take_place(struct fleet_agent *a, const struct fleet_row *r)
 {
+    if (!a->lan && !r->places[0] && !r->placed)
+        return;
     struct fleet_lan *lan = fleet_lan_of(a);
     if (!lan->places && r->places[0])
         lan->places = mem_strdup(r->places);
@@ -228,10 +254,10 @@ struct fleet_agent *fleet_view_put_agent(struct fleet *f, const struct fleet_row
         copy(a->address, sizeof(a->address), r->address);
         copy(a->hostname, sizeof(a->hostname), r->hostname);
         copy(a->software, sizeof(a->software), r->software);
-        json_decref(a->allow);
-        json_decref(a->addresses);
-        a->allow = json_loads(r->allow, 0, NULL);
-        a->addresses = json_loads(r->addresses, 0, NULL);
+        mem_free(a->allow);
+        mem_free(a->addresses);
+        a->allow = mem_strdup(r->allow);
+        a->addresses = mem_strdup(r->addresses);
     }
     return a;
 }
@@ -247,8 +273,8 @@ static void free_agent(struct fleet *f, struct fleet_agent *a)
 {
     HASH_DEL(f->agents, a);
     forget_key(&f->agent_names, &a->key);
-    json_decref(a->allow);
-    json_decref(a->addresses);
+    mem_free(a->allow);
+    mem_free(a->addresses);
     fleet_lan_free(a);
     mem_free(a);
 }
@@ -266,7 +292,7 @@ void fleet_view_remove_network(struct fleet *f, const char *id)
     free_network(f, n);
 }
 
-static void remove_agent(struct fleet *f, const char *id)
+void fleet_view_remove_agent(struct fleet *f, const char *id)
 {
     struct fleet_agent *a = fleet_agent_find(f, id);
     if (!a)
@@ -324,131 +350,18 @@ void fleet_agent_touch(struct fleet_agent *a)
         timer_start(t, TOUCH_MS);
 }
 
-/* ---- following the feed ---- */
-
-struct reload {
-    struct fleet *f;
-    char id[ID_SIZE];
-    bool is_agent;
-    bool is_undone; /* a fail-over of the database has lost what was known of it */
-    struct fleet_row agent;
-    struct network_row network;
-};
-
-static int read_changed(struct tx *tx, void *arg)
-{
-    struct reload *r = arg;
-    if (r->is_agent)
-        return fleet_row_read(tx, r->id, &r->agent);
-    struct rows rows = tx_query(tx, NETWORK_COLUMNS "WHERE id = $1", STORE_TEXT(r->id));
-    int rc = TRY(row_next(&rows));
-    if (rc == 0)
-        return ERR_NOT_FOUND;
-    take_network_row(&rows, &r->network);
-    rows_done(&rows);
-    return 0;
-}
-
-static bool is_here(const struct fleet *f, const struct fleet_row *r)
-{
-    return strcmp(r->hub, f->cfg.hub.id) == 0 && r->hub_epoch == f->cfg.hub.epoch;
-}
-
-static void remove_lost(struct fleet *f, const struct reload *r)
-{
-    if (r->is_agent)
-        remove_agent(f, r->id);
-    else
-        fleet_view_remove_network(f, r->id);
-}
-
-/* Its login is not in the database any more: the next one would get the same epoch, and must not
- * find this one still there. */
-static void end_lost_session(struct fleet *f, const struct reload *r)
-{
-    struct fleet_agent *a = fleet_agent_find(f, r->id);
-    if (!a || a->epoch <= (uint64_t)r->agent.epoch)
-        return;
-    if (a->call)
-        fleet_session_end(f, a, "the database has lost the agent's login");
-    a->epoch = 0;
-}
-
-static void changed_read(void *arg, int err)
-{
-    CLEANUP(mem_free) struct reload *r = arg;
-    if (err < 0 && err != ERR_NOT_FOUND && !r->f->is_stopping)
-        LOG_ERROR("cannot follow the feed", LOG_STR("id", r->id), LOG_ERR(err));
-    if (err == ERR_NOT_FOUND && r->is_undone)
-        remove_lost(r->f, r);
-    if (err < 0)
-        return;
-    if (r->is_agent && r->is_undone)
-        end_lost_session(r->f, r);
-    if (!r->is_agent) {
-        put_network(r->f, &r->network);
-        return;
-    }
-    struct fleet_agent *was = fleet_agent_find(r->f, r->id);
-    int64_t draining = was ? was->draining : 0, grace_ms = was ? was->drain_grace_ms : 0;
-    bool was_online = was && fleet_agent_is_online(was);
-    uint64_t epoch = was ? was->epoch : 0;
-    if (was && was->call && (uint64_t)r->agent.epoch > epoch && !is_here(r->f, &r->agent))
-        fleet_session_superseded(r->f, was);
-    struct fleet_agent *a = fleet_view_put_agent(r->f, &r->agent);
-    struct fleet_observer *o;
-    if (a->revoked)
-        fleet_cut(r->f, a, "revoked");
-    if (a->epoch != epoch || fleet_agent_is_online(a) != was_online) {
-        LL_FOREACH (r->f->observers, o)
-            o->on_elsewhere(o, a);
-    }
-    if (a->draining == draining && a->drain_grace_ms == grace_ms)
-        return;
-    LL_FOREACH (r->f->observers, o)
-        o->on_drain(o, a);
-}
-
-static void on_change(struct store_subscriber *sub, const struct store_change *change)
-{
-    struct fleet *f = container_of(sub, struct fleet, feed);
-    bool is_agent = strcmp(change->kind, "agent") == 0;
-    if (!is_agent && strcmp(change->kind, "network") != 0)
-        return;
-    if (change->op == STORE_DELETE) {
-        if (is_agent)
-            remove_agent(f, change->id);
-        else
-            fleet_view_remove_network(f, change->id);
-        return;
-    }
-    struct reload *r = NEW(struct reload);
-    r->f = f;
-    r->is_agent = is_agent;
-    r->is_undone = change->is_undone;
-    copy(r->id, sizeof(r->id), change->id);
-    store_reread(f->cfg.store, read_changed, changed_read, r);
-}
-
-void fleet_view_follow(struct fleet *f)
-{
-    f->feed.fn = on_change;
-    timer_init(&f->touch_timer, f->cfg.loop, on_touch_timer);
-    store_subscribe(f->cfg.store, &f->feed);
-}
-
 /* ---- start and end ---- */
 
 static int load_all(struct tx *tx, void *arg)
 {
     struct fleet *f = arg;
-    struct network_row n;
+    struct fleet_network_row n;
     struct fleet_row a;
     int rc;
     struct rows rows = tx_query(tx, NETWORK_COLUMNS "ORDER BY created");
     while ((rc = row_next(&rows)) > 0) {
         take_network_row(&rows, &n);
-        put_network(f, &n);
+        fleet_view_put_network(f, &n);
     }
     TRY(rc);
     rows = tx_query(tx, AGENT_COLUMNS "ORDER BY a.created");
@@ -470,6 +383,7 @@ static int load_all(struct tx *tx, void *arg)
 
 int fleet_view_load(struct fleet *f, struct diag *d)
 {
+    timer_init(&f->touch_timer, f->cfg.loop, on_touch_timer);
     int rc = store_run_wait(f->cfg.store, STORE_READ, load_all, f);
     return rc < 0 ? diag_set(d, rc, "cannot read agents and networks: %s", error_text(rc)) : 0;
 }
@@ -479,8 +393,7 @@ void fleet_view_free(struct fleet *f)
     struct fleet_agent *a, *next_a;
     struct fleet_network *n, *next_n;
     timer_stop(&f->touch_timer);
-    if (f->feed.store)
-        store_unsubscribe(&f->feed);
+    fleet_follow_free(f);
     HASH_ITER (hh, f->agents, a, next_a)
         free_agent(f, a);
     struct fleet_alias *alias, *next_alias;

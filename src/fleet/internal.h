@@ -24,11 +24,13 @@ struct fleet {
     struct fleet_tenant *tenants; /* their LAN keys */
     struct fleet_apart *apart;
     struct timer look_timer, key_timer;
-    bool is_changing; /* a merge or a move is on its way to the database */
+    struct fleet_lan *dirty; /* agents whose evidence is to be looked at */
+    bool is_changing;        /* a merge or a move is on its way to the database */
     struct fleet_lan_stats lan_stats;
     struct fleet_hub *hubs; /* the others */
     struct fleet_observer *observers;
     struct store_subscriber feed;
+    struct fleet_reload *reload; /* agents that are to be read; NULL: none */
     size_t online;
     uint64_t logins_refused;
     struct fleet_peer *peers; /* by agent */
@@ -59,18 +61,33 @@ struct fleet_row {
     int64_t placed;
 };
 
+struct fleet_network_row {
+    char id[ID_SIZE], tenant[ID_SIZE], name[FLEET_NAME_SIZE];
+    int64_t version, created;
+    bool is_automatic;
+};
+
 /* On the store's thread. ERR_NOT_FOUND. */
 int fleet_row_read(struct tx *tx, const char *agent, struct fleet_row *ret);
+int fleet_network_row_read(struct tx *tx, const char *network, struct fleet_network_row *ret);
+/* The same of those of these agents that are there, in any order. */
+int fleet_rows_read(struct tx *tx, const struct store_value *ids, size_t n,
+                    void (*fn)(void *arg, const struct fleet_row *row), void *arg);
 
 /* fleet_view.c: what the database says. */
 struct fleet_agent *fleet_view_put_agent(struct fleet *f, const struct fleet_row *r);
+struct fleet_network *fleet_view_put_network(struct fleet *f, const struct fleet_network_row *r);
+void fleet_view_remove_agent(struct fleet *f, const char *id);
 void fleet_view_relink(struct fleet_agent *a, struct fleet_network *to); /* changes its network */
 void fleet_view_put_alias(struct fleet *f, const char *id, const char *tenant, const char *network,
                           const char *name, int64_t at, const char *why);
 void fleet_view_remove_network(struct fleet *f, const char *id); /* unless it has agents */
 int fleet_view_load(struct fleet *f, struct diag *d);
-void fleet_view_follow(struct fleet *f);
 void fleet_view_free(struct fleet *f);
+
+/* fleet_follow.c */
+void fleet_follow(struct fleet *f);
+void fleet_follow_free(struct fleet *f);
 
 /* fleet_peer.c: what each agent has open. The first two are callbacks of the rpc server. */
 void *fleet_peer_session_open(struct rpc_session *s, void *fleet);

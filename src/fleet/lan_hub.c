@@ -332,15 +332,29 @@ static bool look_at_agent(struct fleet *f, struct fleet_agent *a)
     return false;
 }
 
+static void mark(struct fleet *f, struct fleet_lan *lan)
+{
+    if (!lan->is_dirty)
+        DL_APPEND2(f->dirty, lan, dirty_prev, dirty_next);
+    lan->is_dirty = true;
+}
+
+static void unmark(struct fleet *f, struct fleet_lan *lan)
+{
+    if (lan->is_dirty)
+        DL_DELETE2(f->dirty, lan, dirty_prev, dirty_next);
+    lan->is_dirty = false;
+}
+
 /* One that is looked at stays dirty while something is on its way: it is looked at again. */
 static void on_look(struct timer *t)
 {
     struct fleet *f = container_of(t, struct fleet, look_timer);
-    for (struct fleet_agent *a = f->agents; a && !f->is_changing; a = a->hh.next) {
-        if (!a->call || !a->lan || !a->lan->is_dirty)
-            continue;
-        if (!look_at_agent(f, a))
-            a->lan->is_dirty = false;
+    struct fleet_lan *lan, *next;
+    for (lan = f->dirty; lan && !f->is_changing; lan = next) {
+        next = lan->dirty_next;
+        if (!lan->agent->call || !look_at_agent(f, lan->agent))
+            unmark(f, lan);
     }
 }
 
@@ -348,8 +362,8 @@ void fleet_lan_look_at(struct fleet *f, struct fleet_network *n)
 {
     struct fleet_agent *a;
     DL_FOREACH2 (n->agents, a, next_in_network) {
-        if (a->lan)
-            a->lan->is_dirty = true;
+        if (a->lan && a->call)
+            mark(f, a->lan);
     }
     fleet_lan_look(f);
 }
@@ -433,8 +447,8 @@ static void mark_peers(struct fleet *f, const struct fleet_lan *lan)
 {
     for (size_t i = 0; i < lan->n_peers; i++) {
         struct fleet_agent *b = fleet_agent_find(f, lan->peers[i].agent);
-        if (b && b->lan)
-            b->lan->is_dirty = true;
+        if (b && b->lan && b->call)
+            mark(f, b->lan);
     }
 }
 
@@ -456,7 +470,7 @@ static void handle_report(struct rpc_call *call, const ProtobufCMessage *msg, vo
         copy_text(address, sizeof(address), req->clone);
         fleet_clone_on_lan(f, a, address);
     }
-    lan->is_dirty = true;
+    mark(f, lan);
     mark_peers(f, lan);
     fleet_lan_look(f);
     Warren__V1__ReportLanResponse answer = WARREN__V1__REPORT_LAN_RESPONSE__INIT;
@@ -469,6 +483,7 @@ struct fleet_lan *fleet_lan_of(struct fleet_agent *a)
 {
     if (!a->lan)
         a->lan = NEW(struct fleet_lan);
+    a->lan->agent = a;
     return a->lan;
 }
 
@@ -484,7 +499,7 @@ void fleet_lan_session_over(struct fleet_agent *a)
     lan->n_links = lan->n_peers = 0;
     lan->heard = lan->foreign = lan->replayed = lan->elsewhere = lan->dropped = 0;
     lan->conflict[0] = '\0';
-    lan->is_dirty = false;
+    unmark(a->fleet, lan);
 }
 
 void fleet_lan_free(struct fleet_agent *a)

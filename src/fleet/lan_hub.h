@@ -28,13 +28,15 @@ struct fleet_lan_peer {
 };
 
 struct fleet_lan {
+    struct fleet_agent *agent; /* whose it is */
     /* Of the live session: what it reported last. */
     struct fleet_lan_link *links;
     struct fleet_lan_peer *peers;
     size_t n_links, n_peers;
     uint64_t heard, foreign, replayed, elsewhere, dropped;
-    bool is_enabled;             /* it looks for others at all */
-    bool is_dirty;               /* to be looked at */
+    bool is_enabled; /* it looks for others at all */
+    bool is_dirty;   /* to be looked at: in the fleet's list */
+    struct fleet_lan *dirty_prev, *dirty_next;
     char conflict[ID_SIZE];      /* another named network on its LAN */
     char conflict_told[ID_SIZE]; /* the one that was logged last */
 

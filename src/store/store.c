@@ -38,13 +38,19 @@ static void request_free(struct request *r)
 
 /* ---- on the loop ---- */
 
-static void tell_subscribers(struct store *s, const struct store_change *change)
+/* Each subscriber hears all before the next one hears any: whoever reads what changed has asked for
+ * that before those who wait until it was read. */
+static void tell_subscribers(struct store *s, const struct change *changes)
 {
     for (struct store_subscriber *sub = s->subscribers; sub; sub = s->next_subscriber) {
-        s->next_subscriber = sub->next; /* store_unsubscribe moves it on */
-        sub->fn(sub, change);
+        s->next_subscriber = sub->next; /* store_unsubscribe moves it on, */
+        s->listener = sub;              /* and forgets this one */
+        for (const struct change *c = changes; c && s->listener; c = c->next)
+            sub->fn(sub, &c->c);
+        if (s->listener && sub->on_told)
+            sub->on_told(sub);
     }
-    s->next_subscriber = NULL;
+    s->next_subscriber = s->listener = NULL;
 }
 
 static void deliver(struct store *s)
@@ -56,10 +62,8 @@ static void deliver(struct store *s)
         pthread_mutex_unlock(&s->lock);
         if (!r)
             break;
-        if (r->err >= 0) {
-            for (struct change *change = r->changes; change; change = change->next)
-                tell_subscribers(s, &change->c);
-        }
+        if (r->err >= 0 && r->changes)
+            tell_subscribers(s, r->changes);
         if (r->done)
             r->done(r->arg, r->err);
         request_free(r);
@@ -104,6 +108,8 @@ void store_unsubscribe(struct store_subscriber *sub)
         return;
     if (s->next_subscriber == sub)
         s->next_subscriber = sub->next;
+    if (s->listener == sub)
+        s->listener = NULL;
     DL_DELETE(s->subscribers, sub);
     sub->store = NULL;
 }

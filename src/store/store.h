@@ -169,7 +169,9 @@ int tx_query_int_values(struct tx *tx, int64_t *ret, const char *sql,
 
 /* ---- the feed of changes ---- */
 
-enum store_op { STORE_PUT, STORE_DELETE };
+/* STORE_SESSION: of the object only who is logged in, and where, is another: a PUT to those whom that
+ * concerns. */
+enum store_op { STORE_PUT, STORE_DELETE, STORE_SESSION };
 
 struct store_change {
     int64_t seq; /* rises with each change of any tenant */
@@ -191,6 +193,9 @@ int store_publish(struct tx *tx, const char *tenant, const char *kind, const cha
  * owner. */
 struct store_subscriber {
     void (*fn)(struct store_subscriber *sub, const struct store_change *change);
+    /* After all changes of one transaction, or all that were read of others' at a time; so that
+     * what follows from many can be done at once. May be NULL. */
+    void (*on_told)(struct store_subscriber *sub);
     struct store *store; /* NULL: not subscribed */
     struct store_subscriber *prev, *next;
 };

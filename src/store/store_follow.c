@@ -59,6 +59,8 @@ void store_follow_told(struct store *s, const struct request *r)
         s->seen = r->kept;
         s->poll_at = 0;
     }
+    if (r->is_full)
+        s->poll_at = 0; /* there is more */
     for (const struct change *c = r->changes; c; c = c->next) {
         if (c->c.seq <= s->seen)
             continue;
@@ -139,6 +141,7 @@ static int poll_work(struct tx *tx, void *arg)
     if (!TRY(is_same_history(s, tx)))
         return undo(s, tx, r);
     int rc = store_feed_read(tx, NULL, s->seen, READ_MAX, take_change, tx);
+    r->is_full = rc == READ_MAX;
     if (rc != ERR_EXPIRED)
         return rc;
     LOG_ERROR("this hub was away for longer than changes are kept, and has missed some: start it "

@@ -22,6 +22,7 @@ struct request {
     bool is_patient;  /* waits until the database is there */
     bool is_internal; /* nobody asked for it: not counted */
     bool was_put_back;
+    bool is_full;    /* a poll that read as much as it may */
     bool is_undoing; /* the database has lost changes, */
     int64_t kept;    /* those after this one */
     int *waiter;     /* where store_run_wait looks for the result; 1 means not yet */
@@ -50,6 +51,7 @@ struct store {
     bool stopping, posted;
 
     struct store_subscriber *subscribers, *next_subscriber;
+    struct store_subscriber *listener; /* which is being told; NULL: it has unsubscribed */
     bool delivering;
 
     /* The thread's own. */

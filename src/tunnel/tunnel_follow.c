@@ -278,19 +278,18 @@ static void on_change(struct store_subscriber *sub, const struct store_change *c
 
 /* ---- agents and hubs elsewhere ---- */
 
-static void settle_network(struct tunnel_network *n)
-{
-    struct tunnel_object *o, *next;
-    DL_FOREACH_SAFE (n->objects, o, next)
-        settle_route(o);
-}
-
+/* Of a session elsewhere depend the routes over that agent, and what the others wait for. */
 static void on_elsewhere(struct fleet_observer *ob, struct fleet_agent *a)
 {
     struct tunnels *ts = container_of(ob, struct tunnels, observer);
     struct tunnel_network *n = tunnel_network_of(ts, a->network->id);
-    if (n)
-        settle_network(n);
+    struct tunnel_object *o, *next;
+    DL_FOREACH_SAFE (n ? n->objects : NULL, o, next) {
+        if (strcmp(o->route.agent, a->id) == 0)
+            settle_route(o);
+        else if (o->t.phase == TUNNEL_PENDING)
+            tunnel_refresh_phase(o);
+    }
 }
 
 static void on_hubs(struct fleet_observer *ob)

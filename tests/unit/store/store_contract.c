@@ -407,6 +407,40 @@ static void subscribers_hear_of_commits_in_order_and_before_done(void **state)
     store_bench_close(&b);
 }
 
+static int put_three(struct tx *tx, void *arg)
+{
+    TRY(put(tx, "a"));
+    TRY(store_publish(tx, "ten_1", "item", "b", STORE_SESSION));
+    return put(tx, "c");
+}
+
+static void on_told(struct store_subscriber *sub)
+{
+    note("", "told");
+}
+
+static void on_change_elsewhere(struct store_subscriber *sub, const struct store_change *change)
+{
+    note(change->op == STORE_SESSION ? "s" : "o", change->id);
+}
+
+static void each_subscriber_hears_a_whole_transaction_before_the_next_one(void **state)
+{
+    struct store_bench b;
+    struct store_subscriber first = {.fn = on_change, .on_told = on_told},
+                            second = {.fn = on_change_elsewhere};
+    store_bench_open(&b, 0);
+    results = (struct results){0};
+    store_subscribe(b.store, &first);
+    store_subscribe(b.store, &second);
+    write_later(&b, put_three, on_put_done, NULL);
+    write_later(&b, put, on_put_done, "last"); /* the first one leaves in its midst */
+    wait_for(&b, 2);
+    assert_string_equal(results.trace, "+a +b +c told oa sb oc done +last olast done ");
+    store_unsubscribe(&second);
+    store_bench_close(&b);
+}
+
 static void on_feed(void *arg, const struct store_change *change)
 {
     note("", change->id);
@@ -500,6 +534,7 @@ const struct CMUnitTest store_contract_tests[STORE_CONTRACT_TESTS] = {
     cmocka_unit_test(a_query_runs_inside_another_of_the_same_text),
     cmocka_unit_test(statements_of_many_texts_do_not_pile_up),
     cmocka_unit_test(subscribers_hear_of_commits_in_order_and_before_done),
+    cmocka_unit_test(each_subscriber_hears_a_whole_transaction_before_the_next_one),
     cmocka_unit_test(the_feed_is_read_on_from_any_place_by_tenant),
     cmocka_unit_test(an_old_place_in_the_feed_is_refused_once_it_was_trimmed),
     cmocka_unit_test(the_hubs_epoch_rises_with_each_start),
