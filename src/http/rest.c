@@ -281,6 +281,44 @@ static bool is_after(const char *position, const struct rest_entry *e)
     return e->created > at || (e->created == at && *dot == '.' && strcmp(e->id, dot + 1) > 0);
 }
 
+static void swap(struct rest_entry *a, struct rest_entry *b)
+{
+    struct rest_entry was = *a;
+    *a = *b;
+    *b = was;
+}
+
+/* Keeps the first `n` entries a heap whose root comes last in order. */
+static void sink(struct rest_entry *heap, size_t n, size_t i)
+{
+    for (size_t child; (child = 2 * i + 1) < n; i = child) {
+        if (child + 1 < n && compare_entries(&heap[child + 1], &heap[child]) > 0)
+            child++;
+        if (compare_entries(&heap[child], &heap[i]) <= 0)
+            return;
+        swap(&heap[child], &heap[i]);
+    }
+}
+
+/* Moves the `keep` entries that come first in order to the front, and sorts them: a page of a long
+ * list costs little more than looking at it. Returns how many they are. */
+static size_t sort_first(struct rest_entry *list, size_t n, size_t keep)
+{
+    size_t kept = MIN(n, keep);
+    if (n > keep) {
+        for (size_t i = kept / 2; i-- > 0;)
+            sink(list, kept, i);
+        for (size_t i = kept; i < n; i++) {
+            if (compare_entries(&list[i], &list[0]) < 0) {
+                swap(&list[i], &list[0]);
+                sink(list, kept, 0);
+            }
+        }
+    }
+    qsort(list, kept, sizeof(*list), compare_entries);
+    return kept;
+}
+
 void rest_respond_list(struct http_request *req, struct rest_entry *entries, size_t n,
                        json_t *(*render)(void *ctx, void *object), void *ctx)
 {
@@ -292,16 +330,18 @@ void rest_respond_list(struct http_request *req, struct rest_entry *entries, siz
         http_respond_diag(req, &d);
         return;
     }
-    qsort(list, n, sizeof(*list), compare_entries);
-    size_t i = 0;
-    json_t *items = json_array();
-    while (i < n && !is_after(page.after, &list[i]))
-        i++;
-    for (; i < n && json_array_size(items) < page.size; i++) {
-        json_array_append_new(items, render(ctx, list[i].object));
-        snprintf(last, sizeof(last), "%" PRId64 ".%s", list[i].created, list[i].id);
+    size_t left = 0;
+    for (size_t i = 0; i < n; i++) {
+        if (is_after(page.after, &list[i]))
+            list[left++] = list[i];
     }
-    rest_respond_page(req, items, i < n ? last : NULL);
+    size_t first = sort_first(list, left, page.size);
+    json_t *items = json_array();
+    for (size_t i = 0; i < first; i++)
+        json_array_append_new(items, render(ctx, list[i].object));
+    if (first)
+        snprintf(last, sizeof(last), "%" PRId64 ".%s", list[first - 1].created, list[first - 1].id);
+    rest_respond_page(req, items, first < left ? last : NULL);
 }
 
 int rest_sse_send(struct http_sse *sse, uint64_t id, const char *event, json_t *data)

@@ -401,7 +401,7 @@ static int read_connections(struct tx *tx, void *arg)
     struct rows rows =
         tx_query(tx,
                  "SELECT id, client, agent, hub, opened, closed, bytes_in, bytes_out, ended, error "
-                 "FROM connection WHERE tunnel = $1 AND (opened < $2 OR (opened = $2 AND id < $3)) "
+                 "FROM connection WHERE tunnel = $1 AND opened <= $2 AND (opened < $2 OR id < $3) "
                  "ORDER BY opened DESC, id DESC LIMIT $4",
                  STORE_TEXT(l->tunnel), STORE_INT(before), STORE_TEXT(before_id),
                  STORE_INT(l->page.size + 1));

@@ -5,6 +5,7 @@
 #include "base/buf.h"
 #include "base/error.h"
 #include "base/macro.h"
+#include "base/mem.h"
 #include "net/conn.h"
 
 #include <inttypes.h>
@@ -77,6 +78,27 @@ static void handle_list(struct http_request *req, void *ctx)
     rest_respond_page(req, items, strcmp(page.after, "tun_9") == 0 ? NULL : "tun_9");
 }
 
+#define SHUFFLED 311 /* a prime: its multiples by 100 come in no order */
+
+static json_t *render_number(void *ctx, void *object)
+{
+    return json_integer((int *)object - (int *)ctx);
+}
+
+/* Two of each time of creation. */
+static void handle_shuffled(struct http_request *req, void *ctx)
+{
+    static int objects[SHUFFLED];
+    static char ids[SHUFFLED][8];
+    struct rest_entry *list = mem_new(SHUFFLED * sizeof(*list));
+    for (int i = 0; i < SHUFFLED; i++) {
+        int n = i * 100 % SHUFFLED;
+        snprintf(ids[n], sizeof(ids[n]), "id%03d", n);
+        list[i] = (struct rest_entry){n / 2, ids[n], &objects[n]};
+    }
+    rest_respond_list(req, list, SHUFFLED, render_number, objects);
+}
+
 static void handle_match(struct http_request *req, void *ctx)
 {
     struct diag d = {0};
@@ -107,6 +129,7 @@ static void handle_watch(struct http_request *req, void *ctx)
 static const struct http_route routes[] = {
     {"POST", "/tunnels", HTTP_PUBLIC, REST_BODY_MAX, handle_tunnel, ""},
     {"GET", "/list", HTTP_PUBLIC, 0, handle_list, ""},
+    {"GET", "/shuffled", HTTP_PUBLIC, 0, handle_shuffled, ""},
     {"DELETE", "/match", HTTP_PUBLIC, 0, handle_match, ""},
     {"GET", "/watch", HTTP_PUBLIC, 0, handle_watch, ""},
 };
@@ -242,6 +265,38 @@ static void pages_follow_each_other_by_token(void **state)
                            "\"field\":\"page_token\""));
 }
 
+/* Returns how many are on the page, which go on from `first`; `next` becomes the token, or empty.
+ */
+static int read_page(const char *answer, int first, char *next, size_t size)
+{
+    json_t *page = json_loads(strstr(answer, "\r\n\r\n") + 4, 0, NULL), *item;
+    const char *token = json_string_value(json_object_get(page, "next_page_token"));
+    size_t i;
+    json_array_foreach (json_object_get(page, "items"), i, item)
+        assert_int_equal(json_integer_value(item), first + (int)i);
+    snprintf(next, size, "%s", token ? token : "");
+    int n = (int)json_array_size(json_object_get(page, "items"));
+    json_decref(page);
+    return n;
+}
+
+static void a_list_is_shown_in_order_of_creation_page_by_page(void **state)
+{
+    for (int size = 1; size < 400; size += 33) {
+        char token[200] = "", request[400];
+        int seen = 0;
+        do {
+            snprintf(request, sizeof(request),
+                     "GET /shuffled?page_size=%d&page_token=%s HTTP/1.1\r\nHost: x\r\n\r\n", size,
+                     token);
+            int n = read_page(say(request), seen, token, sizeof(token));
+            assert_int_equal(n, MIN(size, SHUFFLED - seen));
+            seen += n;
+        } while (token[0]);
+        assert_int_equal(seen, SHUFFLED);
+    }
+}
+
 static void if_match_names_a_version(void **state)
 {
     assert_non_null(
@@ -279,6 +334,7 @@ int main(void)
         TEST(the_member_at_fault_is_named),
         TEST(bodies_that_are_not_an_object_are_refused),
         TEST(pages_follow_each_other_by_token),
+        TEST(a_list_is_shown_in_order_of_creation_page_by_page),
         TEST(if_match_names_a_version),
         TEST(a_watch_resumes_after_the_last_event),
     };
