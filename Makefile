@@ -5,6 +5,7 @@
 #   make test            unit tests and system tests
 #   make lint            format, layers, REST contract, static analysis
 #   make bench           measures against loopback, ssh -R and haproxy
+#   make scale           many agents, tunnels and rows: docs/performance.md; SCALE_FLAGS="--agents 1000"
 #   make fuzz            FUZZ_SECONDS=30 for each parser
 #   make soak            SOAK_SECONDS=90 of random tunnels, clients and faults; SOAK_SEED= repeats
 #   make install         PREFIX=/usr/local DESTDIR=
@@ -61,6 +62,9 @@ lint: deps-build-lint compile
 bench: deps-build-demo-bench compile
 	$(PYTHON) bench/run.py $(BENCH_FLAGS)
 
+scale: deps-build-demo-test-bench compile
+	$(PYTHON) bench/scale.py agents tunnels history $(SCALE_FLAGS)
+
 fuzz: deps-build-fuzz
 	scripts/fuzz $(FUZZ_SECONDS)
 
@@ -80,4 +84,4 @@ deb-test: deps-test
 clean:
 	rm -rf build build-*
 
-.PHONY: all compile build unit system test demo lint bench fuzz soak install deb deb-test clean
+.PHONY: all compile build unit system test demo lint bench scale fuzz soak install deb deb-test clean
