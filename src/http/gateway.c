@@ -346,18 +346,6 @@ void gateway_decide(struct gateway_exchange *x, const struct gateway_decision *d
 
 /* ---- the gateway ---- */
 
-/* All members are uint32_t. */
-static struct gateway_limits with_defaults(struct gateway_limits l)
-{
-    uint32_t values[sizeof(l) / sizeof(uint32_t)], defaults[ARRAY_SIZE(values)];
-    memcpy(values, &l, sizeof(l));
-    memcpy(defaults, &default_limits, sizeof(l));
-    for (size_t i = 0; i < ARRAY_SIZE(values); i++)
-        values[i] = values[i] ? values[i] : defaults[i];
-    memcpy(&l, values, sizeof(l));
-    return l;
-}
-
 struct gateway *gateway_new(const struct gateway_config *cfg)
 {
     const struct http_server_config server = {.loop = cfg->loop,
@@ -366,7 +354,8 @@ struct gateway *gateway_new(const struct gateway_config *cfg)
     g->loop = cfg->loop;
     g->ops = cfg->ops;
     g->arg = cfg->arg;
-    g->limits = with_defaults(cfg->limits);
+    g->limits = cfg->limits;
+    http_fill_limits(&g->limits, &default_limits, sizeof(g->limits));
     g->is_forward = cfg->is_forward;
     http_server_new(&server, &g->server);
     timer_init(&g->sweep, g->loop, gateway_stream_sweep);

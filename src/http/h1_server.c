@@ -7,101 +7,58 @@
  *                                   lost to a reset) ──► closed
  *
  * Requests are read one at a time: while one is held, more input pauses the connection, and the
- * kernel's buffers hold the client back. Output waits in `out`; a client that takes none of it for
- * HTTP_STALL_MS is cut off.
+ * kernel's buffers hold the client back.
  */
-#include "http/internal.h"
+#include "http/h1_side.h"
 
 #include "base/error.h"
 #include "base/macro.h"
 #include "base/mem.h"
 #include "net/conn.h"
-#include "wire/http1.h"
 
 #include <stdio.h>
 #include <string.h>
 #include <strings.h>
 
-#define OUT_MAX      (256 * 1024) /* unsent bytes above which no further request is read */
-#define LINGER_MS    1000
-#define LINGER_BYTES (1024 * 1024)
-#define METHOD_MAX   32 /* bytes of a method and the blank after it */
-#define LINE_MS      20 /* until the rest of a request line is looked for */
+#define OUT_MAX    (256 * 1024) /* unsent bytes above which no further request is read */
+#define METHOD_MAX 32           /* bytes of a method and the blank after it */
+#define LINE_MS    20           /* until the rest of a request line is looked for */
 
 enum h1_state { H1_IDLE, H1_HEAD, H1_BODY, H1_HELD, H1_STREAM, H1_LINGER, H1_LEAVING, H1_CLOSING };
 
 struct h1 {
-    struct http_link link;
-    struct http1 parser;
+    struct http_h1_link l;
     enum h1_state state;
     struct http_request *req; /* that is being read or held */
-    struct buf out;
-    size_t out_at;
-    struct timer deadline; /* of the state */
-    struct timer stall;
-    size_t lingered;
-    int refuse_status;   /* of a request that was refused by its head, */
-    struct diag refusal; /* and why */
-    struct timer leave;  /* a request for a proxy has begun, or may have */
-    bool has_begun;      /* ... the latter */
-    bool close_after, is_paused, has_closed;
+    int refuse_status;        /* of a request that was refused by its head, */
+    struct diag refusal;      /* and why */
+    struct timer leave;       /* a request for a proxy has begun, or may have */
+    bool has_begun;           /* ... the latter */
 };
-
-static size_t unsent(const struct h1 *h)
-{
-    return h->out.len - h->out_at;
-}
-
-static void wake(struct h1 *h)
-{
-    if (h->has_closed)
-        return;
-    if (!timer_is_running(&h->stall))
-        timer_start(&h->stall, HTTP_STALL_MS);
-    conn_wake(h->link.conn);
-}
-
-static void close_now(struct h1 *h)
-{
-    if (h->has_closed)
-        return;
-    h->has_closed = true;
-    timer_stop(&h->deadline);
-    timer_stop(&h->stall);
-    conn_close(h->link.conn);
-}
-
-static void resume(struct h1 *h)
-{
-    if (!h->is_paused || h->has_closed)
-        return;
-    h->is_paused = false;
-    conn_resume(h->link.conn);
-}
 
 static void enter(struct h1 *h, enum h1_state state)
 {
-    const struct http_limits *l = &h->link.server->limits;
+    const struct http_limits *l = &h->l.link.server->limits;
     h->state = state;
     switch (state) {
     case H1_IDLE:
-        timer_start(&h->deadline, l->idle_ms);
+        timer_start(&h->l.deadline, l->idle_ms);
         break;
     case H1_HEAD:
-        timer_start(&h->deadline, l->header_ms);
+        timer_start(&h->l.deadline, l->header_ms);
         break;
     case H1_BODY:
-        timer_start(&h->deadline, l->body_ms);
+        timer_start(&h->l.deadline, l->body_ms);
         break;
     case H1_LINGER:
-        timer_start(&h->deadline, LINGER_MS);
-        resume(h);
+        timer_start(&h->l.deadline, HTTP_H1_LINGER_MS);
+        http_h1_resume(&h->l);
         break;
     case H1_HELD:
     case H1_STREAM:
     case H1_LEAVING:
     case H1_CLOSING:
-        timer_stop(&h->deadline);
+        timer_stop(&h->l.deadline);
         break;
     }
 }
@@ -110,19 +67,19 @@ static void enter(struct h1 *h, enum h1_state state)
 static void answered(struct h1 *h)
 {
     bool unread = h->state == H1_HEAD || h->state == H1_BODY;
-    bool close = h->close_after || !h->parser.head.keep_alive || h->link.server->is_draining;
+    bool close = h->l.close_after || !h->l.parser.head.keep_alive || h->l.link.server->is_draining;
     h->req = NULL;
     h->refuse_status = 0;
-    wake(h);
+    http_h1_wake(&h->l);
     if (unread) {
         enter(h, H1_LINGER);
     } else if (close) {
         enter(h, H1_CLOSING);
     } else {
-        http1_next(&h->parser);
+        http1_next(&h->l.parser);
         enter(h, H1_IDLE);
-        if (unsent(h) < OUT_MAX)
-            resume(h);
+        if (http_h1_unsent(&h->l) < OUT_MAX)
+            http_h1_resume(&h->l);
     }
 }
 
@@ -130,14 +87,14 @@ static void answered(struct h1 *h)
 
 static void put_head(struct h1 *h, const struct http_answer *a)
 {
-    http1_put_status(&h->out, a->status);
+    http1_put_status(&h->l.out, a->status);
     for (size_t i = 0; i < a->n_headers; i++)
-        http1_put_field(&h->out, a->headers[i].name, a->headers[i].value);
-    bool reads_on = h->state == H1_HELD && h->parser.head.keep_alive && !h->close_after;
-    if (!reads_on || h->link.server->is_draining)
-        http1_put_field(&h->out, "connection", "close");
-    else if (h->parser.head.minor == 0)
-        http1_put_field(&h->out, "connection", "keep-alive");
+        http1_put_field(&h->l.out, a->headers[i].name, a->headers[i].value);
+    bool reads_on = h->state == H1_HELD && h->l.parser.head.keep_alive && !h->l.close_after;
+    if (!reads_on || h->l.link.server->is_draining)
+        http1_put_field(&h->l.out, "connection", "close");
+    else if (h->l.parser.head.minor == 0)
+        http1_put_field(&h->l.out, "connection", "keep-alive");
 }
 
 static void put_answer(struct h1 *h, const struct http_answer *a, bool is_head)
@@ -146,11 +103,11 @@ static void put_answer(struct h1 *h, const struct http_answer *a, bool is_head)
     put_head(h, a);
     if (a->status != 204 && a->status != 304) {
         snprintf(length, sizeof(length), "%zu", a->len);
-        http1_put_field(&h->out, "content-length", length);
+        http1_put_field(&h->l.out, "content-length", length);
     }
-    http1_put_end(&h->out);
+    http1_put_end(&h->l.out);
     if (!is_head && a->status != 204 && a->status != 304)
-        buf_append(&h->out, a->body, a->len);
+        buf_append(&h->l.out, a->body, a->len);
 }
 
 static void side_answer(struct http_request *req, const struct http_answer *a)
@@ -163,31 +120,31 @@ static void side_answer(struct http_request *req, const struct http_answer *a)
 static void side_begin(struct http_request *req, const struct http_answer *a)
 {
     struct h1 *h = req->side;
-    h->close_after = true; /* an event stream ends with its connection */
+    h->l.close_after = true; /* an event stream ends with its connection */
     put_head(h, a);
-    if (h->parser.head.minor == 1)
-        http1_put_field(&h->out, "transfer-encoding", "chunked");
-    http1_put_end(&h->out);
+    if (h->l.parser.head.minor == 1)
+        http1_put_field(&h->l.out, "transfer-encoding", "chunked");
+    http1_put_end(&h->l.out);
     enter(h, H1_STREAM);
-    wake(h);
+    http_h1_wake(&h->l);
 }
 
 static size_t side_send(struct http_request *req, const void *data, size_t len)
 {
     struct h1 *h = req->side;
-    if (h->parser.head.minor == 1)
-        http1_put_chunk(&h->out, data, len);
+    if (h->l.parser.head.minor == 1)
+        http1_put_chunk(&h->l.out, data, len);
     else
-        buf_append(&h->out, data, len);
-    wake(h);
-    return unsent(h);
+        buf_append(&h->l.out, data, len);
+    http_h1_wake(&h->l);
+    return http_h1_unsent(&h->l);
 }
 
 static void side_finish(struct http_request *req)
 {
     struct h1 *h = http_request_leave(req);
-    if (h->parser.head.minor == 1)
-        http1_put_chunk(&h->out, NULL, 0);
+    if (h->l.parser.head.minor == 1)
+        http1_put_chunk(&h->l.out, NULL, 0);
     answered(h);
 }
 
@@ -196,27 +153,21 @@ static void side_cut(struct http_request *req)
     struct h1 *h = http_request_leave(req);
     h->req = NULL;
     enter(h, H1_CLOSING);
-    h->has_closed = true;
-    timer_stop(&h->stall);
-    conn_abort(h->link.conn, ERR_LIMIT);
+    http_h1_abort(&h->l, ERR_LIMIT);
 }
 
 static void free_h1(struct h1 *h)
 {
     timer_stop(&h->leave);
-    timer_stop(&h->deadline);
-    timer_stop(&h->stall);
-    http_link_remove(&h->link);
-    http1_done(&h->parser);
-    buf_done(&h->out);
+    http_h1_done(&h->l);
     mem_free(h);
 }
 
 static struct conn *side_take(struct http_request *req)
 {
     struct h1 *h = req->side;
-    struct conn *c = h->link.conn;
-    if (h->has_closed || unsent(h) > 0 || !conn_is_open(c))
+    struct conn *c = h->l.link.conn;
+    if (h->l.has_closed || http_h1_unsent(&h->l) > 0 || !conn_is_open(c))
         return NULL;
     http_request_leave(req);
     conn_detach(c);
@@ -231,8 +182,8 @@ static const struct http_side_ops side_ops = {side_answer, side_begin, side_send
 
 static int on_head(struct http1 *p, const struct http1_head *head)
 {
-    struct h1 *h = container_of(p, struct h1, parser);
-    h->req = http_request_new(&h->link, &side_ops, h, http1_take_arena(p), head->method,
+    struct h1 *h = container_of(p, struct h1, l.parser);
+    h->req = http_request_new(&h->l.link, &side_ops, h, http1_take_arena(p), head->method,
                               head->target, head->fields, head->n_fields);
     h->refuse_status =
         http_request_admit(h->req, head->has_body, head->content_length, &h->refusal);
@@ -240,16 +191,16 @@ static int on_head(struct http1 *p, const struct http1_head *head)
     if (h->refuse_status && head->has_body)
         return ERR_DENIED; /* answered without reading the body */
     if (head->expect_continue) {
-        http1_put_status(&h->out, 100);
-        http1_put_end(&h->out);
-        wake(h);
+        http1_put_status(&h->l.out, 100);
+        http1_put_end(&h->l.out);
+        http_h1_wake(&h->l);
     }
     return 0;
 }
 
 static int on_body(struct http1 *p, const void *data, size_t len)
 {
-    struct h1 *h = container_of(p, struct h1, parser);
+    struct h1 *h = container_of(p, struct h1, l.parser);
     return http_request_body(h->req, data, len);
 }
 
@@ -267,11 +218,11 @@ static void answer_unread(struct h1 *h, int status, const struct diag *d)
     struct buf body = {0};
     struct http_header headers[] = {
         {"content-type", "application/problem+json"},
-        {"date", http_date(h->link.server->loop, date)},
+        {"date", http_date(h->l.link.server->loop, date)},
     };
     http_problem_write(&body, status, d);
-    h->link.server->stats.refused++;
-    h->link.server->stats.status_class[status / 100]++;
+    h->l.link.server->stats.refused++;
+    h->l.link.server->stats.status_class[status / 100]++;
     struct http_answer a = {status, headers, ARRAY_SIZE(headers), body.data, body.len};
     put_answer(h, &a, false);
     buf_done(&body);
@@ -280,7 +231,7 @@ static void answer_unread(struct h1 *h, int status, const struct diag *d)
 
 static void refuse(struct h1 *h, int status, const struct diag *d)
 {
-    h->close_after = true;
+    h->l.close_after = true;
     if (h->req)
         http_respond_problem(h->req, status, d);
     else
@@ -293,12 +244,12 @@ static void refuse_input(struct h1 *h, int code)
     int status = h->refuse_status;
     if (status) {
         d = h->refusal;
-    } else if (code == ERR_TOO_LARGE && h->state == H1_BODY && !h->parser.status) {
+    } else if (code == ERR_TOO_LARGE && h->state == H1_BODY && !h->l.parser.status) {
         status = 413;
         diag_set(&d, code, "the body may have %zu bytes", http_route(h->req)->body_max);
     } else {
-        status = h->parser.status ? h->parser.status : 400;
-        diag_set(&d, code, "%s", h->parser.reason ? h->parser.reason : error_text(code));
+        status = h->l.parser.status ? h->l.parser.status : 400;
+        diag_set(&d, code, "%s", h->l.parser.reason ? h->l.parser.reason : error_text(code));
     }
     refuse(h, status, &d);
 }
@@ -308,7 +259,7 @@ static void refuse_input(struct h1 *h, int code)
 static void run(struct h1 *h)
 {
     h->state = H1_HELD;
-    timer_stop(&h->deadline);
+    timer_stop(&h->l.deadline);
     if (h->refuse_status)
         http_respond_problem(h->req, h->refuse_status, &h->refusal);
     else
@@ -337,12 +288,12 @@ static enum forward {
 static void on_leave(struct timer *t)
 {
     struct h1 *h = container_of(t, struct h1, leave);
-    struct http_server *s = h->link.server;
-    struct conn *c = h->link.conn;
-    if (h->has_closed)
+    struct http_server *s = h->l.link.server;
+    struct conn *c = h->l.link.conn;
+    if (h->l.has_closed)
         return;
     if (h->state != H1_LEAVING || !s || !conn_is_open(c)) {
-        resume(h); /* perhaps there is more of the line now */
+        http_h1_resume(&h->l); /* perhaps there is more of the line now */
         return;
     }
     conn_detach(c);
@@ -353,7 +304,7 @@ static void on_leave(struct timer *t)
 /* True: the input waits, for its new owner or for the rest of the request line. */
 static bool leaves(struct h1 *h, const uint8_t *data, size_t len)
 {
-    if (!h->link.server->on_forward || unsent(h) > 0)
+    if (!h->l.link.server->on_forward || http_h1_unsent(&h->l) > 0)
         return false;
     enum forward f = is_forward(data, len);
     if (f == FORWARD_NO)
@@ -361,10 +312,9 @@ static bool leaves(struct h1 *h, const uint8_t *data, size_t len)
     if (f == FORWARD_YES)
         h->state = H1_LEAVING;
     else if (!h->has_begun)
-        timer_start(&h->deadline, h->link.server->limits.header_ms);
+        timer_start(&h->l.deadline, h->l.link.server->limits.header_ms);
     h->has_begun = true;
-    h->is_paused = true;
-    conn_pause(h->link.conn);
+    http_h1_pause(&h->l);
     timer_start(&h->leave, f == FORWARD_YES ? 0 : LINE_MS);
     return true;
 }
@@ -372,7 +322,7 @@ static bool leaves(struct h1 *h, const uint8_t *data, size_t len)
 static bool reads_on(const struct h1 *h)
 {
     return h->state == H1_HEAD || h->state == H1_BODY ||
-           (h->state == H1_IDLE && unsent(h) < OUT_MAX);
+           (h->state == H1_IDLE && http_h1_unsent(&h->l) < OUT_MAX);
 }
 
 static size_t on_data(void *arg, const uint8_t *data, size_t len)
@@ -380,17 +330,14 @@ static size_t on_data(void *arg, const uint8_t *data, size_t len)
     struct h1 *h = arg;
     size_t used = 0;
     while (used < len) {
-        if (h->has_closed || h->state == H1_CLOSING)
+        if (h->l.has_closed || h->state == H1_CLOSING)
             return len;
         if (h->state == H1_LINGER) {
-            h->lingered += len - used;
-            if (h->lingered > LINGER_BYTES)
-                close_now(h);
+            http_h1_read_over(&h->l, len - used);
             return len;
         }
         if (!reads_on(h)) {
-            h->is_paused = true;
-            conn_pause(h->link.conn);
+            http_h1_pause(&h->l);
             return used;
         }
         if (h->state == H1_IDLE && leaves(h, data + used, len - used))
@@ -398,13 +345,13 @@ static size_t on_data(void *arg, const uint8_t *data, size_t len)
         if (h->state == H1_IDLE)
             enter(h, H1_HEAD);
         h->has_begun = false;
-        int64_t n = http1_feed(&h->parser, data + used, len - used);
+        int64_t n = http1_feed(&h->l.parser, data + used, len - used);
         if (n < 0) {
             refuse_input(h, (int)n);
             return len;
         }
         used += (size_t)n;
-        if (h->parser.ended)
+        if (h->l.parser.ended)
             run(h);
     }
     return used;
@@ -413,40 +360,33 @@ static size_t on_data(void *arg, const uint8_t *data, size_t len)
 static void on_end(void *arg)
 {
     struct h1 *h = arg;
-    h->close_after = true;
+    h->l.close_after = true;
     if (h->state == H1_HELD) /* the client has finished asking; it may still read the answer */
         return;
-    if (h->state != H1_CLOSING || unsent(h) == 0)
-        close_now(h);
+    if (h->state != H1_CLOSING || http_h1_unsent(&h->l) == 0)
+        http_h1_close(&h->l);
 }
 
 static size_t on_fill(void *arg, uint8_t *out, size_t cap)
 {
     struct h1 *h = arg;
-    size_t n = MIN(cap, unsent(h));
-    if (n > 0) {
-        memcpy(out, h->out.data + h->out_at, n);
-        h->out_at += n;
-        timer_start(&h->stall, HTTP_STALL_MS);
-    }
-    if (unsent(h) > 0)
+    size_t n = http_h1_fill(&h->l, out, cap);
+    if (http_h1_unsent(&h->l) > 0)
         return n;
-    timer_stop(&h->stall);
-    buf_done(&h->out);
-    h->out_at = 0;
+    buf_done(&h->l.out);
     if (h->state == H1_STREAM && h->req && n)
         http_sse_sent(h->req);
     if (h->state == H1_CLOSING)
-        close_now(h);
+        http_h1_close(&h->l);
     else if (h->state == H1_IDLE)
-        resume(h);
+        http_h1_resume(&h->l);
     return n;
 }
 
 static void on_close(void *arg, int err)
 {
     struct h1 *h = arg;
-    h->has_closed = true;
+    h->l.has_closed = true;
     if (h->req)
         http_request_gone(TAKE(h->req));
     free_h1(h);
@@ -457,56 +397,34 @@ static const struct conn_ops conn_ops = {
 
 static void on_deadline(struct timer *t)
 {
-    struct h1 *h = container_of(t, struct h1, deadline);
+    struct h1 *h = container_of(t, struct h1, l.deadline);
     struct diag d = {0};
-    if ((h->state == H1_HEAD && h->parser.in_message) || h->state == H1_BODY) {
+    if ((h->state == H1_HEAD && h->l.parser.in_message) || h->state == H1_BODY) {
         diag_set(&d, ERR_TIMEOUT, "the request did not arrive in time");
         refuse(h, 408, &d);
-    } else if (h->state == H1_IDLE && unsent(h) > 0) {
-        enter(h, H1_IDLE); /* not idle: still taking the last answer, see on_stall */
+    } else if (h->state == H1_IDLE && http_h1_unsent(&h->l) > 0) {
+        enter(h, H1_IDLE); /* not idle: still taking the last answer, see http_h1_wake */
     } else {
-        close_now(h);
+        http_h1_close(&h->l);
     }
-}
-
-static void on_stall(struct timer *t)
-{
-    struct h1 *h = container_of(t, struct h1, stall);
-    h->has_closed = true;
-    timer_stop(&h->deadline);
-    conn_abort(h->link.conn, ERR_TIMEOUT);
 }
 
 static void link_drain(struct http_link *link)
 {
-    struct h1 *h = container_of(link, struct h1, link);
-    h->close_after = true;
-    if (h->state == H1_IDLE && unsent(h) == 0)
-        close_now(h);
+    struct h1 *h = container_of(link, struct h1, l.link);
+    h->l.close_after = true;
+    if (h->state == H1_IDLE && http_h1_unsent(&h->l) == 0)
+        http_h1_close(&h->l);
     else if (h->state == H1_IDLE)
         enter(h, H1_CLOSING);
 }
 
-static void link_abort(struct http_link *link)
-{
-    struct h1 *h = container_of(link, struct h1, link);
-    timer_stop(&h->deadline);
-    timer_stop(&h->stall);
-    if (!h->has_closed)
-        conn_abort(link->conn, ERR_CANCELED);
-    h->has_closed = true;
-}
-
-static const struct http_link_ops link_ops = {link_drain, link_abort};
+static const struct http_link_ops link_ops = {link_drain, http_h1_link_abort};
 
 void http_h1_take(struct http_server *s, struct conn *c)
 {
     struct h1 *h = NEW(struct h1);
-    http_link_add(&h->link, s, c, &link_ops);
-    http1_init_server(&h->parser, &parser_ops,
-                      (struct http1_limits){s->limits.header_bytes, s->limits.header_count});
-    timer_init(&h->deadline, s->loop, on_deadline);
-    timer_init(&h->stall, s->loop, on_stall);
+    http_h1_init(&h->l, s, c, &link_ops, &parser_ops, on_deadline);
     timer_init(&h->leave, s->loop, on_leave);
     enter(h, H1_IDLE);
     conn_start(c, &conn_ops, h);

@@ -151,6 +151,9 @@ void http_link_add(struct http_link *link, struct http_server *s, struct conn *c
                    const struct http_link_ops *ops);
 void http_link_remove(struct http_link *link); /* the connection is closed */
 
+/* Structures of nothing but uint32_t: where one is 0 the default is taken. */
+void http_fill_limits(void *limits, const void *defaults, size_t size);
+
 /* h1_server.c, h2_server.c: take over a connection. */
 void http_h1_take(struct http_server *s, struct conn *c);
 void http_h2_take(struct http_server *s, struct conn *c);

@@ -25,16 +25,12 @@ static const struct http_limits default_limits = {
     .sse_backlog = 1024 * 1024,
 };
 
-/* All members are uint32_t, so that they can be filled in by one loop. */
-static struct http_limits with_defaults(struct http_limits l)
+void http_fill_limits(void *limits, const void *defaults, size_t size)
 {
-    uint32_t values[sizeof(l) / sizeof(uint32_t)], defaults[ARRAY_SIZE(values)];
-    memcpy(values, &l, sizeof(l));
-    memcpy(defaults, &default_limits, sizeof(l));
-    for (size_t i = 0; i < ARRAY_SIZE(values); i++)
-        values[i] = values[i] ? values[i] : defaults[i];
-    memcpy(&l, values, sizeof(l));
-    return l;
+    uint32_t *l = limits;
+    const uint32_t *d = defaults;
+    for (size_t i = 0; i < size / sizeof(*l); i++)
+        l[i] = l[i] ? l[i] : d[i];
 }
 
 int http_server_new(const struct http_server_config *cfg, struct http_server **ret)
@@ -42,7 +38,8 @@ int http_server_new(const struct http_server_config *cfg, struct http_server **r
     struct http_server *s = NEW(struct http_server);
     s->loop = cfg->loop;
     s->hooks = cfg->hooks;
-    s->limits = with_defaults(cfg->limits);
+    s->limits = cfg->limits;
+    http_fill_limits(&s->limits, &default_limits, sizeof(s->limits));
     *ret = s;
     return 0;
 }
