@@ -62,7 +62,7 @@ static const struct h2conn_ops ops = {
 static struct h2conn *make(struct loop *l, int fd, bool is_server, struct end *e)
 {
     struct conn *c;
-    struct h2conn_config cfg = {.h2 = {.is_server = is_server}, .ping_ms = 60, .dead_ms = 120};
+    struct h2conn_config cfg = {.h2 = {.is_server = is_server}, .ping_ms = 150, .dead_ms = 450};
     assert_int_equal(conn_new_plain(l, fd, NULL, &c), 0);
     e->hc = h2conn_new(c, &cfg, &ops, e);
     return e->hc;
@@ -104,7 +104,7 @@ static void an_idle_connection_is_kept_alive_by_pings(void **state)
     struct pair p;
     pair_new(&p);
     uint64_t start = time_mono_ms();
-    while (time_mono_ms() - start < 500) /* several times what silence would end */
+    while (time_mono_ms() - start < 1500) /* more than twice what silence would end */
         test_turn(p.loop);
     assert_int_equal(p.client.closes + p.server.closes, 0);
     h2conn_abort(p.client.hc, ERR_CANCELED);
@@ -124,7 +124,7 @@ static void a_peer_that_says_nothing_is_found_dead(void **state)
     uint64_t start = time_mono_ms();
     wait_for(l, e.closes);
     assert_int_equal(e.err, ERR_TIMEOUT);
-    assert_in_range(time_mono_ms() - start, 150, 2000);
+    assert_in_range(time_mono_ms() - start, 550, 5000);
     close(fds[1]);
     loop_free(l);
 }

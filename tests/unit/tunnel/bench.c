@@ -389,6 +389,15 @@ void bench_wait_active(struct bench *b, const struct tunnel_object *o)
     wait_for(b->loop, o->t.phase == TUNNEL_ACTIVE);
 }
 
+struct tunnel_object *bench_serve(struct bench *b, struct bench_agent *a, const char *listen,
+                                  int64_t ttl_ms)
+{
+    bench_agent_start(b, a, AGENT_1);
+    struct tunnel_object *o = bench_tunnel(b, "web", listen, ttl_ms);
+    bench_wait_active(b, o);
+    return o;
+}
+
 void bench_change_target(struct tunnel_object *o, uint16_t port)
 {
     struct tunnel to = o->t;

@@ -71,6 +71,9 @@ void bench_pass(struct bench *b, int from, int to, const char *text);
 bool bench_is_ended(int fd);
 
 void bench_wait_active(struct bench *b, const struct tunnel_object *o);
+/* A tunnel "web" that AGENT_1, started here, serves. */
+struct tunnel_object *bench_serve(struct bench *b, struct bench_agent *a, const char *listen,
+                                  int64_t ttl_ms);
 void bench_change_target(struct tunnel_object *o, uint16_t port);
 /* What the main loop told the worker before has been done when this returns. */
 void bench_settle_worker(struct bench *b, struct tunnel_object *o);

@@ -45,9 +45,7 @@ static void a_client_reaches_the_target(void **state)
     struct bench *b = *state;
     struct bench_agent a;
     int client;
-    bench_agent_start(b, &a, AGENT_1);
-    struct tunnel_object *o = bench_tunnel(b, "web", "127.0.0.1:0", 0);
-    bench_wait_active(b, o);
+    struct tunnel_object *o = bench_serve(b, &a, "127.0.0.1:0", 0);
     assert_string_equal(holder(o), AGENT_1);
     int target = open_stream(b, o, &client);
     assert_int_equal(tunnels_streams_open(b->tunnels), 1);
@@ -66,9 +64,7 @@ static void the_other_agent_serves_when_the_holder_leaves(void **state)
     struct bench *b = *state;
     struct bench_agent a, other;
     int client, second;
-    bench_agent_start(b, &a, AGENT_1);
-    struct tunnel_object *o = bench_tunnel(b, "web", "127.0.0.1:0", 0);
-    bench_wait_active(b, o);
+    struct tunnel_object *o = bench_serve(b, &a, "127.0.0.1:0", 0);
     uint64_t epoch = epoch_of(o);
     bench_agent_start(b, &other, AGENT_2);
     open_stream(b, o, &client);
@@ -130,9 +126,7 @@ static void an_agent_that_leaves_takes_nothing_and_keeps_its_streams(void **stat
     struct bench *b = *state;
     struct bench_agent a, other;
     int client;
-    bench_agent_start(b, &a, AGENT_1);
-    struct tunnel_object *o = bench_tunnel(b, "web", "127.0.0.1:0", 0);
-    bench_wait_active(b, o);
+    struct tunnel_object *o = bench_serve(b, &a, "127.0.0.1:0", 0);
     int target = open_stream(b, o, &client);
     tunnel_agent_leave(a.tunnels, 1000);
     wait_for(b->loop, o->t.phase == TUNNEL_PENDING);
@@ -196,9 +190,7 @@ static void a_deleted_tunnel_cuts_its_streams_and_frees_its_address(void **state
     struct bench *b = *state;
     struct bench_agent a;
     int client, again;
-    bench_agent_start(b, &a, AGENT_1);
-    struct tunnel_object *o = bench_tunnel(b, "web", "127.0.0.1:0", 0);
-    bench_wait_active(b, o);
+    struct tunnel_object *o = bench_serve(b, &a, "127.0.0.1:0", 0);
     char address[ADDR_TEXT_SIZE];
     snprintf(address, sizeof(address), "%s", o->t.endpoint);
     open_stream(b, o, &client);
@@ -222,9 +214,7 @@ static void a_tunnel_moves_to_another_address(void **state)
     struct bench *b = *state;
     struct bench_agent a;
     int client, again;
-    bench_agent_start(b, &a, AGENT_1);
-    struct tunnel_object *o = bench_tunnel(b, "web", "127.0.0.1:0", 0);
-    bench_wait_active(b, o);
+    struct tunnel_object *o = bench_serve(b, &a, "127.0.0.1:0", 0);
     open_stream(b, o, &client);
     struct tunnel to = o->t;
     snprintf(to.spec.listen.host, sizeof(to.spec.listen.host), "127.0.0.2");
@@ -243,9 +233,7 @@ static void a_tunnel_ends_with_its_ttl(void **state)
     struct bench *b = *state;
     struct bench_agent a;
     int client;
-    bench_agent_start(b, &a, AGENT_1);
-    struct tunnel_object *o = bench_tunnel(b, "web", "127.0.0.1:0", 300);
-    bench_wait_active(b, o);
+    struct tunnel_object *o = bench_serve(b, &a, "127.0.0.1:0", 300);
     open_stream(b, o, &client);
     wait_for(b->loop, o->t.phase == TUNNEL_EXPIRED);
     wait_for(b->loop, bench_is_ended(client));
@@ -262,9 +250,7 @@ static void a_revoked_agent_is_cut_and_its_streams_say_so(void **state)
     struct bench *b = *state;
     struct bench_agent a;
     int client;
-    bench_agent_start(b, &a, AGENT_1);
-    struct tunnel_object *o = bench_tunnel(b, "web", "127.0.0.1:0", 0);
-    bench_wait_active(b, o);
+    struct tunnel_object *o = bench_serve(b, &a, "127.0.0.1:0", 0);
     open_stream(b, o, &client);
     fleet_cut_revoked(b->fleet, AGENT_1);
     wait_for(b->loop, bench_is_ended(client) && a.downs == 1);
@@ -280,9 +266,7 @@ static void a_newer_session_of_the_same_agent_supersedes(void **state)
     struct bench *b = *state;
     struct bench_agent a, copy;
     int client;
-    bench_agent_start(b, &a, AGENT_1);
-    struct tunnel_object *o = bench_tunnel(b, "web", "127.0.0.1:0", 0);
-    bench_wait_active(b, o);
+    struct tunnel_object *o = bench_serve(b, &a, "127.0.0.1:0", 0);
     bench_agent_start(b, &copy, AGENT_1);
     wait_for(b->loop, a.downs == 1);
     assert_int_equal(fleet_online(b->fleet), 1);
@@ -358,9 +342,7 @@ static void a_lost_link_is_dialled_again_and_serves(void **state)
     struct bench *b = *state;
     struct bench_agent a;
     int client, again;
-    bench_agent_start(b, &a, AGENT_1);
-    struct tunnel_object *o = bench_tunnel(b, "web", "127.0.0.1:0", 0);
-    bench_wait_active(b, o);
+    struct tunnel_object *o = bench_serve(b, &a, "127.0.0.1:0", 0);
     uint64_t epoch = epoch_of(o);
     open_stream(b, o, &client);
     fleet_cut_links(fleet_agent_find(b->fleet, AGENT_1));
@@ -384,9 +366,7 @@ static void a_refusing_target_is_the_reason_until_it_answers(void **state)
     struct bench_agent a;
     struct addr closed;
     int client, again;
-    bench_agent_start(b, &a, AGENT_1);
-    struct tunnel_object *o = bench_tunnel(b, "web", "127.0.0.1:0", 0);
-    bench_wait_active(b, o);
+    struct tunnel_object *o = bench_serve(b, &a, "127.0.0.1:0", 0);
     close(test_listen(&closed));
     bench_change_target(o, addr_port(&closed));
     bench_settle_worker(b, o);
@@ -457,9 +437,7 @@ static void a_hub_that_stops_amid_streams_ends_them_all(void **state)
     struct bench *b = *state;
     struct bench_agent a;
     int clients[5];
-    bench_agent_start(b, &a, AGENT_1);
-    struct tunnel_object *o = bench_tunnel(b, "web", "127.0.0.1:0", 0);
-    bench_wait_active(b, o);
+    struct tunnel_object *o = bench_serve(b, &a, "127.0.0.1:0", 0);
     for (size_t i = 0; i < ARRAY_SIZE(clients); i++)
         open_stream(b, o, &clients[i]);
     tunnels_drain(b->tunnels);

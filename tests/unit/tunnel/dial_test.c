@@ -57,9 +57,7 @@ static void the_main_loop_opens_a_stream_that_ends_properly(void **state)
     struct bench *b = *state;
     struct bench_agent a;
     struct dialled d;
-    bench_agent_start(b, &a, AGENT_1);
-    struct tunnel_object *o = bench_tunnel(b, "web", NULL, 0);
-    bench_wait_active(b, o);
+    struct tunnel_object *o = bench_serve(b, &a, NULL, 0);
     dial_tunnel(b, o, &d, "");
     wait_for(b->loop, d.opens == 1 && b->n_served == 1);
     bench_pass(b, d.fd, b->served[0], "question");
@@ -83,9 +81,7 @@ static void a_stream_of_the_main_loop_is_reset_from_either_side(void **state)
     struct bench_agent a;
     struct dialled d;
     struct linger zero = {.l_onoff = 1};
-    bench_agent_start(b, &a, AGENT_1);
-    struct tunnel_object *o = bench_tunnel(b, "web", NULL, 0);
-    bench_wait_active(b, o);
+    struct tunnel_object *o = bench_serve(b, &a, NULL, 0);
     dial_tunnel(b, o, &d, "");
     wait_for(b->loop, d.opens == 1 && b->n_served == 1);
     end_dial(&d, ERR_RESET);
@@ -111,9 +107,7 @@ static void a_stream_of_the_main_loop_tells_why_the_target_is_not_reached(void *
     struct bench_agent a;
     struct dialled d;
     struct addr closed;
-    bench_agent_start(b, &a, AGENT_1);
-    struct tunnel_object *o = bench_tunnel(b, "web", NULL, 0);
-    bench_wait_active(b, o);
+    struct tunnel_object *o = bench_serve(b, &a, NULL, 0);
     close(test_listen(&closed));
     bench_change_target(o, addr_port(&closed));
     bench_settle_worker(b, o);
@@ -130,9 +124,7 @@ static void a_stream_of_the_main_loop_is_cut_with_its_tunnel(void **state)
     struct bench *b = *state;
     struct bench_agent a;
     struct dialled d;
-    bench_agent_start(b, &a, AGENT_1);
-    struct tunnel_object *o = bench_tunnel(b, "web", NULL, 0);
-    bench_wait_active(b, o);
+    struct tunnel_object *o = bench_serve(b, &a, NULL, 0);
     dial_tunnel(b, o, &d, "");
     wait_for(b->loop, d.opens == 1);
     bench_delete(b, o);
@@ -147,9 +139,7 @@ static void the_streams_of_a_revoked_token_are_cut_and_no_others(void **state)
     struct bench *b = *state;
     struct bench_agent a;
     struct dialled cut, other;
-    bench_agent_start(b, &a, AGENT_1);
-    struct tunnel_object *o = bench_tunnel(b, "web", NULL, 0);
-    bench_wait_active(b, o);
+    struct tunnel_object *o = bench_serve(b, &a, NULL, 0);
     dial_tunnel(b, o, &other, "tok_1");
     wait_for(b->loop, other.opens == 1 && b->n_served == 1);
     dial_tunnel(b, o, &cut, "tok_2");
