@@ -4,6 +4,7 @@
 #include "agent/settings.h"
 #include "base/error.h"
 #include "base/log.h"
+#include "base/macro.h"
 #include "base/mem.h"
 #include "base/text.h"
 #include "base/time.h"
@@ -14,6 +15,7 @@
 #include "net/ping.h"
 #include "net/tls.h"
 #include "tunnel/tunnel_agent.h"
+#include "warren/v1/agent.pb-c.h"
 
 #include <signal.h>
 #include <stdio.h>
@@ -54,9 +56,41 @@ static void on_up(void *arg, const Warren__V1__Welcome *w)
         lan_on_up(a->lan, w);
 }
 
+static void use_identity(struct agent *a)
+{
+    struct diag d = {0};
+    if (session_reload(a->session, &d) < 0)
+        LOG_ERROR("the agent's certificates cannot be used", LOG_STR("why", diag_text(&d)));
+}
+
+/* The hubs' CA is being rotated, or was: they are on disk before the hub is told that they are
+ * known. */
+static void on_roots(struct agent *a, const Warren__V1__TrustedRoots *t)
+{
+    struct agent_root told[ROOTS_MAX];
+    struct diag d = {0};
+    size_t n = MIN(t->n_certificates, ARRAY_SIZE(told));
+    for (size_t i = 0; i < n; i++)
+        told[i] = (struct agent_root){t->certificates[i].data, t->certificates[i].len};
+    int rc = agent_identity_take_roots(a->settings->data, &a->identity, told, n, &d);
+    if (rc < 0) {
+        LOG_ERROR("the hub's roots are not taken", LOG_STR("why", diag_text(&d)));
+        return;
+    }
+    if (rc > 0) {
+        LOG_INFO("the hubs' roots have changed", LOG_INT("trusted", n));
+        use_identity(a);
+    }
+    session_report_roots(a->session);
+    if (t->renew_ms && agent_identity_is_by_old_root(&a->identity))
+        agent_renewal_within(a->renewal, t->renew_ms);
+}
+
 static void on_event(void *arg, const Warren__V1__HubEvent *e)
 {
     struct agent *a = arg;
+    if (e->event_case == WARREN__V1__HUB_EVENT__EVENT_TRUSTED_ROOTS)
+        on_roots(a, e->trusted_roots);
     tunnel_agent_on_event(a->tunnels, e);
     if (a->lan)
         lan_on_event(a->lan, e);
@@ -88,10 +122,8 @@ static void on_certificate(void *arg)
 static void on_renewed(void *arg)
 {
     struct agent *a = arg;
-    struct diag d = {0};
     LOG_INFO("certificate renewed", LOG_STR("serial", a->identity.serial));
-    if (session_reload(a->session, &d) < 0)
-        LOG_ERROR("the new certificate cannot be used", LOG_STR("why", diag_text(&d)));
+    use_identity(a);
 }
 
 static void on_renewal_failed(void *arg, const struct diag *why)

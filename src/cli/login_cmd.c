@@ -12,6 +12,7 @@
 #include "base/macro.h"
 #include "base/mem.h"
 #include "base/text.h"
+#include "cli/context_ca.h"
 #include "cli/contexts.h"
 #include "cli/object_cmd.h"
 #include "cli/remote_settings.h"
@@ -25,7 +26,6 @@
 #include <unistd.h>
 
 #define LINE_SIZE             1024
-#define CA_MAX                8
 #define CA_FILE_MAX           (256u << 10)
 #define FINGERPRINT_TEXT_SIZE (2 * CERT_FINGERPRINT_SIZE + 1)
 
@@ -72,25 +72,24 @@ static int ask(const char *question, bool is_secret, char **ret)
 
 /* --- the CA ---------------------------------------------------------------------------------- */
 
-/* The PEM and fingerprint of the first certificate in an EST answer. */
-static int read_cacerts(const struct http_reply *reply, char **ret_pem, uint8_t fingerprint[32],
-                        struct diag *d)
+/* The PEM of the roots in an EST answer and the fingerprint of the one that signs, or of the one
+ * that is pinned. */
+static int read_cacerts(const struct http_reply *reply, const uint8_t *pin, char **ret_pem,
+                        uint8_t fingerprint[32], struct diag *d)
 {
-    X509 *certs[CA_MAX];
-    size_t n = 0;
+    CLEANUP(roots_done) struct roots roots = {0};
     struct buf pem = {0};
-    if (reply->status != 200 ||
-        cert_from_pkcs7(buf_text(&reply->body), reply->body.len, certs, CA_MAX, &n) < 0 || n == 0)
-        return diag_set(d, ERR_PROTO, "it does not answer as a Warren hub does");
-    int r = cert_fingerprint(certs[0], fingerprint);
+    int r = context_ca_read(reply, &roots, d);
+    for (size_t i = roots.n; i-- > 0 && r == 0;) {
+        r = cert_fingerprint(roots.certs[i], fingerprint);
+        if (r == 0 && pin && memcmp(pin, fingerprint, CERT_FINGERPRINT_SIZE) == 0)
+            break;
+    }
     if (r == 0)
-        r = cert_to_pem(certs[0], &pem);
-    for (size_t i = 0; i < n; i++)
-        cert_free(certs[i]);
+        r = roots_to_pem(&roots, &pem);
     if (r == 0)
         *ret_pem = buf_take(&pem);
-    else
-        buf_done(&pem);
+    buf_done(&pem);
     return r;
 }
 
@@ -102,7 +101,7 @@ static int fetch_ca(const char *hub, const uint8_t *pin, char **ret_pem, uint8_t
     struct http_client_config http = {.base_url = hub, .ca_sha256 = pin, .insecure = !pin};
     int r = http_fetch(&http, &(struct http_ask){.path = "/.well-known/est/cacerts"}, &reply, d);
     if (r == 0)
-        r = read_cacerts(&reply, ret_pem, fingerprint, d);
+        r = read_cacerts(&reply, pin, ret_pem, fingerprint, d);
     http_reply_done(&reply);
     if (r == 0 && pin && memcmp(pin, fingerprint, CERT_FINGERPRINT_SIZE) != 0)
         r = diag_set(d, ERR_TLS, "its CA has another fingerprint");

@@ -3,6 +3,7 @@
 #include "base/error.h"
 #include "base/id.h"
 #include "base/mem.h"
+#include "cli/context_ca.h"
 #include "cli/remote_settings.h"
 
 #include <stdlib.h>
@@ -134,10 +135,21 @@ static int read_json(const struct http_reply *reply, json_t **ret, struct diag *
     return 0;
 }
 
+/* A login outlives a rotation of the hub's CA. */
+static void renew_ca(struct remote *r, const struct http_reply *reply)
+{
+    if (!r->settings.ca_context)
+        return;
+    context_ca_renew(r->settings.ca_context, &r->http, reply, &r->settings.ca_pem);
+    r->http.ca_pem = r->settings.ca_pem;
+}
+
 int remote_exchange(struct remote *r, const struct http_ask *ask, json_t **ret, struct diag *d)
 {
     struct http_reply reply = {0};
     int result = http_fetch(&r->http, ask, &reply, d);
+    if (result == 0)
+        renew_ca(r, &reply);
     if (result == 0)
         result = reply.status >= 400 ? http_reply_diag(&reply, d) : read_json(&reply, ret, d);
     http_reply_done(&reply);

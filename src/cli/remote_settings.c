@@ -50,6 +50,7 @@ void remote_settings_done(struct remote_settings *s)
     free(s->token);
     free(s->ca_file);
     free(s->ca_pem);
+    free(s->ca_context);
     *s = (struct remote_settings){0};
 }
 
@@ -146,8 +147,10 @@ static int complete_from(struct call *c, struct remote_settings *s, const struct
         return 0;
     if (!s->token)
         s->token = mem_strdup(from->token);
-    if (!s->ca_file && !s->has_pin)
-        s->ca_pem = mem_strdup(from->ca);
+    if (s->ca_file || s->has_pin || !from->ca)
+        return 0;
+    s->ca_pem = mem_strdup(from->ca);
+    s->ca_context = mem_strdup(from->name);
     return 0;
 }
 

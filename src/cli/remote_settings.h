@@ -9,6 +9,7 @@ struct remote_settings {
     char *hub;
     char *token;
     char *ca_file, *ca_pem;
+    char *ca_context; /* the context that ca_pem is of; NULL: none */
     bool has_pin;
     uint8_t pin[32];
 };

@@ -67,6 +67,9 @@ struct fleet_agent {
     struct rpc_call *call;   /* of Connect; NULL: offline */
 
     struct fleet_pool *pool; /* NULL: no reverse connection in this session so far */
+    uint64_t roots;      /* roots_digest of what it trusts, of this session; 0: too old to say */
+    uint64_t roots_told; /* ... and of what it was told last */
+    int64_t knows;       /* the newest root that it trusts, as the database has it */
     uint32_t short_sessions; /* in a row */
     uint64_t logins_paid_ms; /* loop time; see fleet_session.c */
     bool is_touched;         /* see fleet_agent_touch */
@@ -186,6 +189,13 @@ struct fleet_stats {
 };
 void fleet_stats(const struct fleet *f, struct fleet_stats *ret);
 
+/* The rotation of the CA (fleet_ca.c): what agents are told of its roots, and the REST rows. Before
+ * the first agent comes; without, agents are told nothing. */
+struct http_server;
+struct identity;
+void fleet_ca_new(struct fleet *f, struct identity *identity, struct http_server *http);
+void fleet_roots_changed(struct fleet *f); /* identity's on_roots */
+
 json_t *fleet_agent_json(const struct fleet *f, const struct fleet_agent *a);
 json_t *fleet_network_json(const struct fleet *f, const struct fleet_network *n);
 /* The same, with what is too long for a list: who hears whom. */
@@ -210,6 +220,7 @@ struct fleet_hub {
     char address[FLEET_HUB_ADDRESS_SIZE]; /* HOST:PORT for other hubs */
     char name[FLEET_NAME_SIZE], software[FLEET_NAME_SIZE];
     int64_t started;  /* wall ms */
+    int64_t roots;    /* the newest root of the CA that it trusts; 0: too old to say */
     uint64_t ends_ms; /* loop time: of its lease, as far as known */
     bool is_linked;   /* it answers us */
     UT_hash_handle hh;

@@ -45,3 +45,6 @@ ALTER TABLE agent_session ADD COLUMN hub_epoch BIGINT NOT NULL DEFAULT 0;
 ALTER TABLE hub_lease ADD COLUMN name TEXT NOT NULL DEFAULT '';      -- of its machine
 ALTER TABLE hub_lease ADD COLUMN software TEXT NOT NULL DEFAULT '';
 ALTER TABLE hub_lease ADD COLUMN started BIGINT NOT NULL DEFAULT 0;  -- wall clock, ms
+
+-- migration 6: the newest root of the CA that a hub trusts
+ALTER TABLE hub_lease ADD COLUMN roots BIGINT; -- NULL: a version that knows of one root only

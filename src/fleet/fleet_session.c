@@ -142,6 +142,7 @@ struct login {
     struct fleet_row row;
     char instance[20];
     bool discovery;
+    uint64_t roots;
     struct store_hub hub;
     struct lan_keys keys;
 };
@@ -248,6 +249,8 @@ static void login_written(void *arg, int err)
     fleet_lan_of(a)->is_enabled = in->discovery;
     fleet_clone_login(f, a, in->instance, a->address, is_taking);
     welcome(f, a, &in->keys);
+    a->knows = in->row.knows;
+    fleet_ca_on_login(f, a, in->roots);
     struct fleet_observer *o;
     LL_FOREACH (f->observers, o) {
         if (a->call == in->call)
@@ -342,6 +345,7 @@ static void handle_connect(struct rpc_call *call, const ProtobufCMessage *msg, v
     copy_text(in->row.software, sizeof(in->row.software), req->version);
     copy_text(in->instance, sizeof(in->instance), req->instance);
     in->discovery = req->discovery;
+    in->roots = req->roots;
     allow_text(req, in->row.allow, sizeof(in->row.allow));
     addresses_text(req, in->row.addresses, sizeof(in->row.addresses));
     store_run(in->f->cfg.store, STORE_WRITE, write_login, login_written, in);
@@ -404,6 +408,7 @@ void fleet_stop(struct fleet *f, void (*done)(void *arg), void *arg)
     f->is_stopping = true;
     fleet_lan_stop(f);
     timer_stop(&f->touch_timer);
+    fleet_ca_done(f);
     for (struct fleet_agent *a = f->agents; a; a = a->hh.next)
         session_down(f, a, RPC_UNAVAILABLE, "the hub stops");
     fleet_peers_close(f);
@@ -417,6 +422,7 @@ void fleet_free(struct fleet *f)
 {
     if (!f)
         return;
+    fleet_ca_done(f);
     rpc_server_free(f->rpc);
     fleet_peers_free(f);
     fleet_view_free(f);

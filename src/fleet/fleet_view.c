@@ -18,7 +18,7 @@
     "SELECT a.id, a.tenant, a.network, a.token, a.name, a.serial, a.version, a.not_after, " \
     "a.created, a.revoked, a.pending, s.epoch, s.connected, s.disconnected, s.address, "    \
     "s.hostname, s.version, s.allow, p.places, p.how, p.why, p.at, a.draining, "            \
-    "a.drain_grace, s.addresses, s.hub, s.hub_epoch FROM agent a "                          \
+    "a.drain_grace, s.addresses, s.hub, s.hub_epoch, a.knows FROM agent a "                 \
     "LEFT JOIN agent_session s ON s.agent = a.id LEFT JOIN agent_place p ON p.agent = a.id "
 
 #define NETWORK_COLUMNS "SELECT id, tenant, name, version, created, automatic FROM network "
@@ -57,6 +57,7 @@ static void take_agent_row(const struct rows *rows, struct fleet_row *r)
     copy(r->addresses, sizeof(r->addresses), row_text(rows, 24));
     copy(r->hub, sizeof(r->hub), row_text(rows, 25));
     r->hub_epoch = row_int(rows, 26);
+    r->knows = row_int(rows, 27);
 }
 
 int fleet_rows_read(struct tx *tx, const struct store_value *ids, size_t n,

@@ -33,7 +33,9 @@ struct fleet {
     struct fleet_reload *reload; /* agents that are to be read; NULL: none */
     size_t online;
     uint64_t logins_refused;
-    struct fleet_peer *peers; /* by agent */
+    struct fleet_peer *peers;  /* by agent */
+    struct identity *identity; /* whose CA it is; NULL: unknown, see fleet_ca_new */
+    struct timer roots_timer;
     struct fleet_home {
         struct loop *worker;
         size_t n_pools;
@@ -52,7 +54,7 @@ struct fleet_row {
     char id[ID_SIZE], tenant[ID_SIZE], network[ID_SIZE], token[ID_SIZE];
     char name[FLEET_NAME_SIZE], serial[64];
     int64_t version, not_after, created, revoked, pending, draining, drain_grace_ms;
-    int64_t epoch, connected, disconnected, hub_epoch;
+    int64_t epoch, connected, disconnected, hub_epoch, knows;
     char hub[ID_SIZE];
     char address[64], hostname[FLEET_NAME_SIZE], software[FLEET_NAME_SIZE];
     char allow[4096];                                     /* JSON array */
@@ -103,6 +105,10 @@ void fleet_peers_free(struct fleet *f); /* after the rpc server */
 void fleet_session_end(struct fleet *f, struct fleet_agent *a, const char *why);
 /* ... because it has logged in at another hub. */
 void fleet_session_superseded(struct fleet *f, struct fleet_agent *a);
+
+/* fleet_ca.c: of a session that has just begun. `roots`: as it says (proto). */
+void fleet_ca_on_login(struct fleet *f, struct fleet_agent *a, uint64_t roots);
+void fleet_ca_done(struct fleet *f);
 
 /* pool.c, on the worker. */
 void fleet_pool_join(struct fleet_link *l);

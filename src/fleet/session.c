@@ -22,7 +22,8 @@
 #define UNANSWERED_DELAY_MS 500 /* between dials that nobody answered; the dial itself repeats */
 #define SUPERSEDED_DELAY_MS 30000
 #define WELCOME_MS          15000 /* for the hub to answer Connect */
-#define ADDRESSES_MAX       8     /* of this machine that the hub is told */
+#define REPORT_MS           10000
+#define ADDRESSES_MAX       8 /* of this machine that the hub is told */
 
 struct hub {
     struct host_port at;
@@ -215,6 +216,7 @@ static int open_stream(struct session *s, struct conn *c)
     req.allow = s->allow;
     req.n_addresses = n_addresses;
     req.addresses = list;
+    req.roots = s->cfg.identity->roots_digest;
     timer_start(&s->welcome, WELCOME_MS);
     rpc_call_stream(s->rpc, "/warren.v1.AgentService/Connect", &req.base,
                     &warren__v1__hub_event__descriptor, 0, on_message, on_stream_end, s);
@@ -348,6 +350,21 @@ void session_free(struct session *s)
     session_set_allow(s, NULL, 0);
     mem_free(s->hubs);
     mem_free(s);
+}
+
+static void on_reported(void *arg, const struct rpc_result *r, const ProtobufCMessage *msg)
+{
+}
+
+void session_report_roots(struct session *s)
+{
+    Warren__V1__ReportRootsRequest req = WARREN__V1__REPORT_ROOTS_REQUEST__INIT;
+    if (!s->is_up)
+        return;
+    req.session_epoch = s->epoch;
+    req.roots = s->cfg.identity->roots_digest;
+    rpc_call_unary(s->rpc, "/warren.v1.AgentService/ReportRoots", &req.base,
+                   &warren__v1__report_roots_response__descriptor, REPORT_MS, on_reported, s);
 }
 
 void session_want_reverse(struct session *s, bool wanted)

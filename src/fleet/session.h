@@ -48,8 +48,12 @@ int session_new(const struct session_config *cfg, struct session **ret, struct d
 /* on_down is called if it was up. Aborted connections end in the turns that follow. */
 void session_free(struct session *s);
 
-/* After a renewal: new connections present the new certificate. */
+/* After a renewal, or when other roots are trusted: new connections go by what the identity is now.
+ */
 int session_reload(struct session *s, struct diag *d);
+
+/* Tells the hub which roots the identity trusts now. */
+void session_report_roots(struct session *s);
 
 /* What the next login tells the hub; copied. */
 void session_set_allow(struct session *s, const char *const *allow, size_t n);

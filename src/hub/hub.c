@@ -88,6 +88,19 @@ static void on_token_revoked(void *arg, const char *token)
         tunnels_cut_token(h->tunnels, token);
 }
 
+/* Every part that holds something of the CA. */
+static void on_roots(void *arg)
+{
+    struct hub *h = arg;
+    if (!h->tunnels)
+        return;
+    hub_set_ticket_keys(h);
+    tunnels_roots_changed(h->tunnels);
+    fleet_roots_changed(h->fleet);
+    if (h->peers)
+        peers_renew_now(h->peers);
+}
+
 static void on_server_cert(void *arg)
 {
     struct hub *h = arg;
@@ -95,7 +108,7 @@ static void on_server_cert(void *arg)
     if (!h->tls)
         return;
     if (tls_server_reload(h->tls, identity_server_chain(h->identity),
-                          identity_server_key(h->identity), &d) < 0)
+                          identity_server_key(h->identity), identity_ca_pem(h->identity), &d) < 0)
         LOG_ERROR("the hub's new certificate cannot be used", LOG_STR("why", diag_text(&d)));
 }
 
@@ -149,22 +162,38 @@ static int open_store(struct hub *h, struct diag *d)
     return hub_data_keep_id(h, d);
 }
 
+/* Out of the environment, where children and dumps would show it. */
+static void take_passphrase(struct hub *h)
+{
+    char *text = getenv("WARREN_CA_PASSPHRASE");
+    if (!text || !*text)
+        return;
+    secret_set(&h->passphrase, text, strlen(text));
+    explicit_bzero(text, strlen(text));
+    unsetenv("WARREN_CA_PASSPHRASE");
+}
+
 static int open_identity(struct hub *h, struct diag *d)
 {
     const struct hub_settings *s = h->settings;
-    const struct identity_config cfg = {.loop = h->loop,
-                                        .store = h->store,
-                                        .data_dir = s->data,
-                                        .hub = h->row.id,
-                                        .ca_key_file = s->ca_key_file,
-                                        .trust_domain = s->trust_domain,
-                                        .public_names = (const char *const *)s->public_names.items,
-                                        .n_public_names = s->public_names.n,
-                                        .policy = policy_of(s),
-                                        .on_agent_revoked = on_agent_revoked,
-                                        .on_token_revoked = on_token_revoked,
-                                        .on_server_cert = on_server_cert,
-                                        .arg = h};
+    take_passphrase(h);
+    const struct identity_config cfg = {
+        .loop = h->loop,
+        .store = h->store,
+        .data_dir = s->data,
+        .hub = h->row.id,
+        .ca_source = {.key_file = s->ca_key_file,
+                      .passphrase_file = s->ca_passphrase_file,
+                      .passphrase = h->passphrase.len ? &h->passphrase : NULL},
+        .trust_domain = s->trust_domain,
+        .public_names = (const char *const *)s->public_names.items,
+        .n_public_names = s->public_names.n,
+        .policy = policy_of(s),
+        .on_agent_revoked = on_agent_revoked,
+        .on_token_revoked = on_token_revoked,
+        .on_server_cert = on_server_cert,
+        .on_roots = on_roots,
+        .arg = h};
     return identity_open(&cfg, &h->identity, d);
 }
 
@@ -230,7 +259,7 @@ static int open_web(struct hub *h, struct diag *d)
     const struct tunnel_web_config web = {.tunnels = h->tunnels,
                                           .identity = h->identity,
                                           .key_path = key_path,
-                                          .shares_key = s->ca_key_file != NULL,
+                                          .shares_key = hub_has_shared_ca(h),
                                           .public_names =
                                               (const char *const *)s->public_names.items,
                                           .n_public_names = s->public_names.n};
@@ -259,6 +288,7 @@ static int open_http(struct hub *h, struct diag *d)
     identity_add_routes(h->identity, h->http);
     identity_add_renew_routes(h->identity, h->renew);
     h->fleet_api = fleet_api_new(&api, h->http);
+    fleet_ca_new(h->fleet, h->identity, h->http);
     tunnels_serve(h->tunnels, h->http);
     tunnels_serve_proxy(h->tunnels, h->http, h->identity);
     hub_status_serve(h);
@@ -483,6 +513,7 @@ static void tear_down(struct hub *h)
         tls_server_unref(h->tls);
     if (h->identity)
         identity_close(h->identity);
+    secret_done(&h->passphrase);
     notify_done(&h->notify);
     loop_settle(h->loop);
     loop_free(h->loop);

@@ -62,16 +62,31 @@ static char *peer_address(const struct hub *h)
     return mem_strdup(text);
 }
 
+bool hub_has_shared_ca(const struct hub *h)
+{
+    return h->settings->ca_key_file || h->settings->ca_passphrase_file || h->passphrase.len;
+}
+
+int hub_set_ticket_keys(struct hub *h)
+{
+    uint8_t keys[TICKET_KEYS_MAX][TICKET_KEY_SIZE];
+    size_t n = 0;
+    int rc = identity_derive_keys(h->identity, TICKET_LABEL, keys, TICKET_KEYS_MAX, &n);
+    if (rc == 0)
+        tunnels_set_ticket_keys(h->tunnels, (const uint8_t(*)[TICKET_KEY_SIZE])keys, n);
+    explicit_bzero(keys, sizeof(keys));
+    return rc;
+}
+
 int hub_join_cluster(struct hub *h, struct diag *d)
 {
     CLEANUP(mem_free) char *address = peer_address(h);
-    uint8_t key[TICKET_KEY_SIZE];
     const struct peers_config cfg = {.loop = h->loop,
                                      .store = h->store,
                                      .fleet = h->fleet,
                                      .identity = h->identity,
                                      .is_shared = is_shared(h),
-                                     .has_shared_ca = h->settings->ca_key_file != NULL,
+                                     .has_shared_ca = hub_has_shared_ca(h),
                                      .address = address,
                                      .name = h->machine,
                                      .on_pool_up = on_pool_up,
@@ -79,11 +94,10 @@ int hub_join_cluster(struct hub *h, struct diag *d)
                                      .on_claims = on_claims,
                                      .on_lost = on_lost,
                                      .arg = h};
-    int rc = ca_derive_key(identity_ca(h->identity), TICKET_LABEL, key);
+    int rc = hub_set_ticket_keys(h);
     if (rc < 0)
         return diag_set(d, rc, "cannot derive the key of tickets");
     TRY(peers_new(&cfg, &h->peers, d));
-    tunnels_join(h->tunnels, h->peers, key);
-    explicit_bzero(key, sizeof(key));
+    tunnels_join(h->tunnels, h->peers);
     return 0;
 }

@@ -77,6 +77,10 @@ static const struct conf_row rows[] = {
      CONF_RELOADABLE},
     {"ca_key_file", CONF_PATH, AT(ca_key_file), NULL, "WARREN_CA_KEY_FILE", "--ca-key-file", "FILE",
      "Key under which hubs that share a database keep their CA in it; the same for each of them."},
+    {"ca_passphrase_file", CONF_PATH, AT(ca_passphrase_file), NULL, "WARREN_CA_PASSPHRASE_FILE",
+     "--ca-passphrase-file", "FILE",
+     "Holds a passphrase in place of such a key; the variable WARREN_CA_PASSPHRASE may hold it "
+     "too."},
     {"peer_address", CONF_ADDR, AT(peer_address), NULL, "WARREN_PEER_ADDRESS", "--peer-address",
      "HOST:PORT", "Where the other hubs of the cluster reach this one; as it listens, unless set."},
     {"trust_domain", CONF_STRING, AT(trust_domain), "warren", "WARREN_TRUST_DOMAIN",

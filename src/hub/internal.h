@@ -40,6 +40,7 @@ struct hub {
     int data_fd; /* holds the lock on the data folder; -1: not taken */
     struct store *store;
     struct store_hub row;
+    struct secret passphrase; /* of the CA's seal, from the environment */
     struct identity *identity;
     struct tls_server *tls;
     struct proxy_trust trust;
@@ -68,6 +69,8 @@ void hub_terminate(struct hub *h);
 
 /* hub_cluster.c: the other hubs. Blocking; when all workers run. */
 int hub_join_cluster(struct hub *h, struct diag *d);
+bool hub_has_shared_ca(const struct hub *h); /* it is in the database, for every hub */
+int hub_set_ticket_keys(struct hub *h);      /* as the CA's roots are now */
 
 /* hub_data.c: the folder, its lock, and the hub's id in h->row (empty at the first start). */
 int hub_data_open(struct hub *h, struct diag *d);

@@ -31,6 +31,7 @@ struct hub_settings {
     struct conf_list public_names; /* names and addresses that agents and users dial */
     struct conf_list certificates; /* files and folders, for the names of tunnels */
     char *ca_key_file;             /* of hubs that share a database; NULL: none */
+    char *ca_passphrase_file;      /* in its place; NULL: none */
     struct host_port peer_address; /* where other hubs reach this one; empty: as it listens */
     char *trust_domain;            /* of SPIFFE ids; stays the same for the life of the CA */
     int64_t workers;               /* threads that move bytes; 0: one a core */

@@ -9,6 +9,7 @@
 
 #include "base/addr.h"
 #include "base/error.h"
+#include "base/file.h"
 #include "base/mem.h"
 #include "base/text.h"
 #include "base/time.h"
@@ -29,7 +30,7 @@ struct enroll {
     const struct agent_enroll_options *o;
     struct token token;
     EVP_PKEY *key;
-    X509 *ca;
+    struct roots roots; /* that the hub told, the token's among them */
     X509 *leaf;
     struct agent_identity a;
 };
@@ -85,9 +86,10 @@ static int explain(struct diag *d, int err, const char *hub)
     if (err == ERR_TLS)
         return diag_set(
             d, err,
-            "%s did not prove to be the hub that issued the token (%.150s). Someone is "
-            "in between, the token is of another hub, or the hub's certificate does not "
-            "bear this name (--public-name)",
+            "%s did not prove to be the hub that issued the token (%.100s). Someone is "
+            "in between, the token is of another hub or was made before the hub's CA was "
+            "rotated (ask for a new one), or the hub's certificate does not bear this name "
+            "(--public-name)",
             hub, diag_text(&why));
     return diag_set(d, err, "cannot reach %s: %.200s", hub, diag_text(&why));
 }
@@ -112,26 +114,39 @@ static int ask(const struct enroll *e, const struct http_ask *what, struct http_
     return err ? diag_set(d, err, "%s refused: %.300s", e->a.hubs[0], diag_text(&why)) : 0;
 }
 
+/* What comes over a connection that the token's root vouches for is as good as that one; so an
+ * agent that enrols while the CA is rotated knows both roots. */
+static int take_roots(struct enroll *e, X509 *const *certs, size_t n)
+{
+    uint8_t fingerprint[CERT_FINGERPRINT_SIZE];
+    bool has_pinned = false;
+    for (size_t i = 0; i < n && !has_pinned; i++)
+        has_pinned = cert_fingerprint(certs[i], fingerprint) == 0 &&
+                     memcmp(fingerprint, e->token.fingerprint, sizeof(fingerprint)) == 0 &&
+                     cert_trust_domain(certs[i], e->a.trust_domain) == 0;
+    for (size_t i = 0; i < n && has_pinned; i++) {
+        if (roots_is_root(certs[i], e->a.trust_domain))
+            TRY(roots_add(&e->roots, cert_ref(certs[i])));
+    }
+    e->a.roots_digest = roots_digest(&e->roots);
+    return has_pinned ? 0 : ERR_PROTO;
+}
+
 static int fetch_ca(struct enroll *e, struct diag *d)
 {
     const struct http_ask what = {.path = "/.well-known/est/cacerts"};
     struct http_reply reply = {0};
-    X509 *certs[8];
+    X509 *certs[2 * ROOTS_MAX];
     size_t n = 0;
     TRY(ask(e, &what, &reply, d));
     int err = cert_from_pkcs7(buf_text(&reply.body), reply.body.len, certs, ARRAY_SIZE(certs), &n);
-    for (size_t i = 0; i < n; i++) {
-        uint8_t fingerprint[CERT_FINGERPRINT_SIZE];
-        if (!e->ca && cert_fingerprint(certs[i], fingerprint) == 0 &&
-            memcmp(fingerprint, e->token.fingerprint, sizeof(fingerprint)) == 0)
-            e->ca = certs[i];
-        else
-            cert_free(certs[i]);
-    }
+    if (!err)
+        err = take_roots(e, certs, n);
+    for (size_t i = 0; i < n; i++)
+        cert_free(certs[i]);
     http_reply_done(&reply);
-    if (err || !e->ca || cert_trust_domain(e->ca, e->a.trust_domain))
-        return diag_set(d, ERR_PROTO, "%s did not answer with the CA of the token", e->a.hubs[0]);
-    return 0;
+    return err ? diag_set(d, ERR_PROTO, "%s did not answer with the CA of the token", e->a.hubs[0])
+               : 0;
 }
 
 static void host_name(char out[64])
@@ -175,7 +190,10 @@ static int fetch_certificate(struct enroll *e, struct diag *d)
     size_t n = 0;
     TRY(csr_make(e->key, "warren-agent", &csr));
     char *basic = authorization(e);
-    const struct http_header headers[] = {{"Authorization", basic}, {NULL, NULL}};
+    char roots[ROOTS_TEXT_SIZE];
+    roots_digest_text(e->a.roots_digest, roots);
+    const struct http_header headers[] = {
+        {"Authorization", basic}, {AGENT_ROOTS_HEADER, roots}, {NULL, NULL}};
     const struct http_ask what = {.method = "POST",
                                   .path = "/.well-known/est/simpleenroll",
                                   .content_type = "application/pkcs10",
@@ -196,7 +214,7 @@ static int check_certificate(struct enroll *e, struct diag *d)
 {
     struct spiffe id;
     struct cert_times times;
-    if (!cert_matches_key(e->leaf, e->key) || !cert_is_issued_by(e->leaf, e->ca) ||
+    if (!cert_matches_key(e->leaf, e->key) || !roots_issuer(&e->roots, e->leaf) ||
         cert_identity(e->leaf, e->a.trust_domain, &id) || cert_times(e->leaf, &times))
         return diag_set(d, ERR_PROTO, "%s sent a certificate that is not for this agent",
                         e->a.hubs[0]);
@@ -213,6 +231,7 @@ static int check_certificate(struct enroll *e, struct diag *d)
 
 static int write_files(struct enroll *e, struct diag *d)
 {
+    CLEANUP(buf_done) struct buf roots = {0};
     const char *dir = e->o->dir;
     CLEANUP(mem_free) char *json = mem_printf("%s/agent.json", dir);
     CLEANUP(mem_free) char *key = mem_printf("%s/key.pem", dir);
@@ -222,7 +241,8 @@ static int write_files(struct enroll *e, struct diag *d)
         return diag_set(d, error_from_errno(errno), "cannot replace %s: %s", json, strerror(errno));
     TRY(pkey_save(e->key, key, d));
     TRY(cert_save(e->leaf, cert, d));
-    TRY(cert_save(e->ca, ca, d));
+    TRY(roots_to_pem(&e->roots, &roots));
+    TRY(file_write_atomic(ca, roots.data, roots.len, 0644, d));
     return agent_identity_save(dir, &e->a, d);
 }
 
@@ -243,7 +263,7 @@ int agent_enroll(const struct agent_enroll_options *options, struct agent_identi
     int err = enroll(&e, d);
     token_done(&e.token);
     pkey_free(e.key);
-    cert_free(e.ca);
+    roots_done(&e.roots);
     cert_free(e.leaf);
     agent_identity_done(&e.a);
     return err ? err : agent_identity_load(options->dir, ret, d);

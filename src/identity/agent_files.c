@@ -5,6 +5,7 @@
 #include "base/error.h"
 #include "base/file.h"
 #include "base/mem.h"
+#include "pki/cert.h"
 #include "pki/pkey.h"
 #include "pki/spiffe.h"
 
@@ -160,19 +161,24 @@ static int load_texts(const char *dir, struct agent_identity *a, struct diag *d)
     return err;
 }
 
+static int read_roots(const struct agent_identity *a, struct roots *ret)
+{
+    return roots_from_pem(a->ca_pem, strlen(a->ca_pem), ret);
+}
+
 /* The leaf must be for our key, of our CA, and name the agent that `a` is. */
 static int check_leaf(X509 *leaf, const struct agent_identity *a, struct diag *d)
 {
-    CLEANUP(cert_free) X509 *ca = NULL;
+    CLEANUP(roots_done) struct roots roots = {0};
     CLEANUP(pkey_free) EVP_PKEY *key = NULL;
     struct spiffe id;
-    if (cert_from_pem(a->ca_pem, strlen(a->ca_pem), &ca))
+    if (read_roots(a, &roots))
         return diag_set(d, ERR_INVALID, "ca.pem is damaged");
     if (pkey_from_pem(a->key_pem.data, a->key_pem.len, &key))
         return diag_set(d, ERR_INVALID, "key.pem is damaged");
     if (!cert_matches_key(leaf, key))
         return diag_set(d, ERR_CONFLICT, "the certificate is not for our key");
-    if (!cert_is_issued_by(leaf, ca))
+    if (!roots_issuer(&roots, leaf))
         return diag_set(d, ERR_CONFLICT, "the certificate was not issued by the CA we trust");
     if (cert_identity(leaf, a->trust_domain, &id) || strcmp(id.agent, a->id) != 0 ||
         strcmp(id.tenant, a->tenant) != 0)
@@ -210,6 +216,9 @@ static int load_all(const char *dir, struct agent_identity *a, struct diag *d)
     if (cert_from_pem(a->cert_pem, strlen(a->cert_pem), &leaf))
         return diag_set(d, ERR_INVALID, "%s/cert.pem is damaged; enrol again with --force", dir);
     TRY(check_leaf(leaf, a, d));
+    CLEANUP(roots_done) struct roots roots = {0};
+    TRY(read_roots(a, &roots));
+    a->roots_digest = roots_digest(&roots);
     return adopt_leaf(leaf, a, modified_ms(dir, "cert.pem"), d);
 }
 
@@ -240,4 +249,53 @@ int agent_identity_renewed(const char *dir, struct agent_identity *a, const char
     mem_free(a->cert_pem);
     a->cert_pem = buf_take(&pem);
     return adopt_leaf(leaf, a, now_ms, d);
+}
+
+/* ---- the hubs' roots ---- */
+
+bool agent_identity_is_by_old_root(const struct agent_identity *a)
+{
+    CLEANUP(cert_free) X509 *leaf = NULL;
+    CLEANUP(roots_done) struct roots roots = {0};
+    return read_roots(a, &roots) == 0 &&
+           cert_from_pem(a->cert_pem, strlen(a->cert_pem), &leaf) == 0 &&
+           roots_issuer(&roots, leaf) != roots.certs[0];
+}
+
+/* Adds the root that our certificate is by, unless it was told. */
+static int keep_own(const struct agent_identity *a, struct roots *roots)
+{
+    CLEANUP(cert_free) X509 *leaf = NULL;
+    CLEANUP(roots_done) struct roots before = {0};
+    TRY(read_roots(a, &before));
+    TRY(cert_from_pem(a->cert_pem, strlen(a->cert_pem), &leaf));
+    X509 *own = roots_issuer(&before, leaf);
+    if (!own || roots_issuer(roots, leaf))
+        return 0;
+    return roots_add(roots, cert_ref(own));
+}
+
+int agent_identity_take_roots(const char *dir, struct agent_identity *a,
+                              const struct agent_root *told, size_t n, struct diag *d)
+{
+    CLEANUP(roots_done) struct roots roots = {0};
+    CLEANUP(buf_done) struct buf pem = {0};
+    CLEANUP(mem_free) char *path = mem_printf("%s/ca.pem", dir);
+    for (size_t i = 0; i < n; i++) {
+        if (roots_add_der(&roots, told[i].der, told[i].len, a->trust_domain))
+            return diag_set(d, ERR_PROTO, "the hub told what is no root certificate of \"%s\"",
+                            a->trust_domain);
+    }
+    if (!roots.n)
+        return diag_set(d, ERR_PROTO, "the hub told no root certificate");
+    uint64_t digest = roots_digest(&roots);
+    if (keep_own(a, &roots) || roots_to_pem(&roots, &pem))
+        return diag_set(d, ERR_PROTO, "the hub told too many root certificates");
+    bool is_new = strcmp(buf_text(&pem), a->ca_pem) != 0;
+    if (is_new)
+        TRY(file_write_atomic(path, pem.data, pem.len, 0644, d));
+    a->roots_digest = digest;
+    mem_free(a->ca_pem);
+    a->ca_pem = buf_take(&pem);
+    return is_new;
 }

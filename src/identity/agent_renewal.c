@@ -144,11 +144,15 @@ static int ask(struct agent_renewal *r, struct diag *d)
     if (pkey_from_pem(pem->data, pem->len, &key) || csr_make(key, r->cfg.agent->id, &csr))
         return diag_set(d, ERR_INVALID, "the agent's key cannot be used");
     TRY(make_client(r, d));
+    char roots[ROOTS_TEXT_SIZE];
+    roots_digest_text(r->cfg.agent->roots_digest, roots);
+    const struct http_header headers[] = {{AGENT_ROOTS_HEADER, roots}, {NULL, NULL}};
     const struct http_ask what = {.method = "POST",
                                   .path = "/.well-known/est/simplereenroll",
                                   .content_type = "application/pkcs10",
                                   .body = csr.data,
-                                  .body_len = csr.len};
+                                  .body_len = csr.len,
+                                  .headers = headers};
     r->is_asking = true;
     http_client_start(r->client, &what, &ops, r);
     return 0;
@@ -185,6 +189,15 @@ void agent_renewal_hurry(struct agent_renewal *r)
     if (r->is_asking || r->failures)
         return;
     r->due_ms = r->cfg.now_ms();
+    schedule(r);
+}
+
+void agent_renewal_within(struct agent_renewal *r, uint32_t within_ms)
+{
+    int64_t at = r->cfg.now_ms() + (int64_t)((double)within_ms * random_fraction());
+    if (r->is_asking || at >= r->due_ms)
+        return;
+    r->due_ms = at;
     schedule(r);
 }
 

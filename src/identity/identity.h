@@ -18,7 +18,9 @@
 #include "base/id.h"
 #include "base/log.h"
 #include "http/server.h"
+#include "identity/ca_store.h"
 #include "pki/ca.h"
+#include "pki/roots.h"
 #include "store/store.h"
 
 #include <jansson.h>
@@ -49,8 +51,8 @@ struct identity_config {
     struct loop *loop;
     struct store *store; /* opened with identity_schema */
     const char *data_dir;
-    const char *hub;         /* this hub's id, which its certificate bears */
-    const char *ca_key_file; /* NULL: the CA is in the data folder; outlives the identity */
+    const char *hub;            /* this hub's id, which its certificate bears */
+    struct ca_source ca_source; /* none: the CA is in the data folder; outlives the identity */
     const char *trust_domain;
     const char *const *public_names; /* of the server certificate, beside localhost */
     size_t n_public_names;
@@ -61,8 +63,13 @@ struct identity_config {
     void (*on_agent_revoked)(void *arg, const char *agent); /* cut its sessions */
     void (*on_token_revoked)(void *arg, const char *token); /* cut what it opened */
     void (*on_server_cert)(void *arg); /* identity_server_chain is new: reload TLS */
+    void (*on_roots)(void *arg);       /* so is what is trusted, and keys derived from the CA */
     void *arg;
 };
+
+/* Response header to callers: roots_digest_text of the hub's roots, so that whoever keeps them
+ * notices that they have changed. In requests of agents: of those that the agent trusts. */
+#define IDENTITY_ROOTS_HEADER "Warren-Roots"
 
 struct identity;
 
@@ -75,11 +82,38 @@ int identity_open(const struct identity_config *cfg, struct identity **ret, stru
 void identity_close(struct identity *i);
 void identity_set_policy(struct identity *i, const struct identity_policy *policy);
 
-/* For net/tls.h. Borrowed; valid until on_server_cert. */
+/* For net/tls.h. Borrowed; valid until on_server_cert or on_roots. */
 const char *identity_server_chain(const struct identity *i); /* PEM: leaf, then the CA */
 const struct secret *identity_server_key(const struct identity *i);
-const char *identity_ca_pem(const struct identity *i);
-const struct ca *identity_ca(const struct identity *i);
+const char *identity_ca_pem(const struct identity *i);  /* every root that is trusted */
+const struct ca *identity_ca(const struct identity *i); /* the one of them that signs */
+
+/* ---- the roots of the CA (docs/operations.md) ---- */
+
+/* Those that are trusted, the one that signs first. Borrowed until on_roots. */
+const struct roots *identity_roots(const struct identity *i);
+uint64_t identity_roots_digest(const struct identity *i);
+int64_t identity_newest_root(const struct identity *i); /* numbers rise from 1 */
+bool identity_is_moving(const struct identity *i);      /* certificates of an older root are left */
+
+/* Secrets that all hubs can work out: one for each root that is trusted, the oldest first, which is
+ * the one to use; what was made with the others is as good, since not all hubs see a change at
+ * once.
+ */
+int identity_derive_keys(const struct identity *i, const char *label,
+                         uint8_t out[][CA_DERIVED_SIZE], size_t max, size_t *ret_n);
+
+/* Inside a transaction: the agent is known to trust that root. */
+int identity_agent_knows(struct tx *tx, const char *agent, int64_t root);
+
+enum identity_ca_step {
+    IDENTITY_CA_START,  /* a new root, which is trusted and signs nothing yet */
+    IDENTITY_CA_SIGN,   /* it signs from now on */
+    IDENTITY_CA_FINISH, /* older ones are trusted no more; ERR_CONFLICT while agents need them */
+    IDENTITY_CA_CANCEL, /* the new one is given up */
+    IDENTITY_CA_STEP_COUNT
+};
+const char *const *identity_ca_steps(void); /* their names; ends with NULL */
 
 /* ---- checks, any thread ---- */
 
@@ -147,6 +181,11 @@ void identity_agent_drain(struct identity *i, const struct identity_caller *by, 
                           uint64_t version, int64_t grace_ms, identity_done *done, void *arg);
 void identity_agent_undrain(struct identity *i, const struct identity_caller *by, const char *agent,
                             uint64_t version, identity_done *done, void *arg);
+
+/* A step of the CA's rotation; this hub has seen it when `done` is called. `is_forced`: it finishes
+ * although agents are cut off. */
+void identity_ca_rotate(struct identity *i, const struct identity_caller *by,
+                        enum identity_ca_step step, bool is_forced, identity_done *done, void *arg);
 
 /* ---- networks, inside a transaction ---- */
 

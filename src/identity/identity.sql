@@ -124,3 +124,12 @@ CREATE TABLE ca (
     key     BYTEA  NOT NULL,    -- PEM, sealed under the key file
     created BIGINT NOT NULL
 );
+
+-- migration 8: several roots while the CA is rotated; a hub without a key file keeps their keys in its folder
+ALTER TABLE ca ADD COLUMN crossed TEXT;   -- PEM: this root's key, signed by the root before it
+ALTER TABLE ca ADD COLUMN signs BIGINT;   -- since when it signs
+ALTER TABLE ca ADD COLUMN retired BIGINT; -- since when it is not trusted; its key is gone
+ALTER TABLE ca ADD COLUMN seal TEXT;      -- how the key of the seal is made (pki/seal_key.h); NULL: as of old
+UPDATE ca SET signs = created;
+ALTER TABLE agent ADD COLUMN root BIGINT NOT NULL DEFAULT 1;  -- ca.id that signed its newest certificate
+ALTER TABLE agent ADD COLUMN knows BIGINT NOT NULL DEFAULT 1; -- the newest that it is known to trust

@@ -97,8 +97,39 @@ static int read_csr(struct http_request *req, EVP_PKEY **ret, struct diag *d)
     }
 }
 
-static int issue(struct identity *i, EVP_PKEY *key, const char *tenant, const char *agent,
-                 X509 **ret_cert, struct agent_certificate *ret, struct diag *d)
+/* By which root a certificate is made: the one that signs, for an agent that says that it trusts
+ * the roots as they are now; otherwise `known`, which it does trust. */
+static const struct ca_root *choose_root(struct identity *i, struct http_request *req,
+                                         const struct ca_root *known, int64_t *ret_knows)
+{
+    const char *told = http_header(req, IDENTITY_ROOTS_HEADER);
+    bool knows_all = told && strcmp(told, i->roots_text) == 0;
+    *ret_knows = knows_all ? identity_newest_root(i) : known->id;
+    return knows_all ? ca_roots_signing(&i->roots) : known;
+}
+
+/* The one that signed when the token was made, whose fingerprint it bears. */
+static const struct ca_root *root_of_token(const struct identity *i, const struct token_record *t)
+{
+    const struct ca_root *r = &i->roots.list[0];
+    for (size_t n = 1; n < i->roots.n; n++) {
+        if (i->roots.list[n].signs && i->roots.list[n].signs <= t->created)
+            r = &i->roots.list[n];
+    }
+    return r;
+}
+
+static const struct ca_root *root_of_leaf(const struct identity *i, X509 *leaf)
+{
+    for (size_t n = 0; n < i->roots.n; n++) {
+        if (cert_is_issued_by(leaf, ca_cert(i->roots.list[n].ca)))
+            return &i->roots.list[n];
+    }
+    return ca_roots_signing(&i->roots);
+}
+
+static int issue(struct identity *i, const struct ca_root *root, EVP_PKEY *key, const char *tenant,
+                 const char *agent, X509 **ret_cert, struct agent_certificate *ret, struct diag *d)
 {
     CLEANUP(cert_free) X509 *cert = NULL;
     int64_t now = identity_now(i);
@@ -107,7 +138,7 @@ static int issue(struct identity *i, EVP_PKEY *key, const char *tenant, const ch
     snprintf(id.trust_domain, sizeof(id.trust_domain), "%s", i->trust_domain);
     snprintf(id.tenant, sizeof(id.tenant), "%s", tenant);
     snprintf(id.agent, sizeof(id.agent), "%s", agent);
-    int err = ca_issue_agent(i->ca, key, &id, times, &cert);
+    int err = ca_issue_agent(root->ca, key, &id, times, &cert);
     if (!err)
         err = cert_key_hash(cert, ret->key_hash);
     if (!err)
@@ -116,6 +147,7 @@ static int issue(struct identity *i, EVP_PKEY *key, const char *tenant, const ch
         return diag_set(d, err, "the certificate cannot be made");
     cert_serial(cert, ret->serial);
     ret->not_after = times.not_after_ms;
+    ret->root = root->id;
     *ret_cert = TAKE(cert);
     return 0;
 }
@@ -244,7 +276,9 @@ static int prepare_enrolment(struct enrolment *e, struct diag *d)
     TRY(read_csr(e->req, &key, d));
     id_new(e->a.id, "agt");
     agent_pick_name(wanted, e->a.id, e->a.name);
-    return issue(e->i, key, e->a.tenant, e->a.id, &e->cert, &e->a.certificate, d);
+    const struct ca_root *root =
+        choose_root(e->i, e->req, root_of_token(e->i, token), &e->a.certificate.knows);
+    return issue(e->i, root, key, e->a.tenant, e->a.id, &e->cert, &e->a.certificate, d);
 }
 
 static void post_simpleenroll(struct http_request *req, void *ctx)
@@ -353,7 +387,9 @@ static int prepare_reenrolment(struct reenrolment *r, struct diag *d)
     cert_serial(leaf, r->serial);
     r->presented_not_after = times.not_after_ms;
     TRY(read_csr(r->req, &key, d));
-    return issue(r->i, key, r->id.tenant, r->id.agent, &r->cert, &r->certificate, d);
+    const struct ca_root *root =
+        choose_root(r->i, r->req, root_of_leaf(r->i, leaf), &r->certificate.knows);
+    return issue(r->i, root, key, r->id.tenant, r->id.agent, &r->cert, &r->certificate, d);
 }
 
 static void post_simplereenroll(struct http_request *req, void *ctx)

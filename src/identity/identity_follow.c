@@ -1,6 +1,7 @@
 /*
  * Tenants, tokens and agents that other hubs of the same database wrote, into this hub's view. What
- * this hub writes itself is in the view when its transaction is answered.
+ * this hub writes itself is in the view when its transaction is answered; but for the roots of the
+ * CA, which each hub reads alike.
  */
 #include "identity/internal.h"
 
@@ -76,6 +77,10 @@ static void on_change(struct store_subscriber *sub, const struct store_change *c
 {
     struct identity *i = container_of(sub, struct identity, feed);
     int kind = 0;
+    if (strcmp(change->kind, "ca") == 0) {
+        identity_reread_ca(i);
+        return;
+    }
     while (kind < FOLLOWED_COUNT && strcmp(change->kind, kinds[kind]) != 0)
         kind++;
     if (!change->is_elsewhere || kind == FOLLOWED_COUNT || change->op == STORE_SESSION)

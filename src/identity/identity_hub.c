@@ -70,7 +70,7 @@ static int issue_server_cert(struct identity *i, struct diag *d)
             "cannot make the hub's certificate; is each public name a DNS name or "
             "an IP address?");
     TRY(cert_to_pem(cert, &chain));
-    TRY(buf_puts(&chain, i->ca_pem));
+    TRY(buf_puts(&chain, i->ca_chain));
     TRY(pkey_to_pem(key, &i->server_key_pem));
     mem_free(i->server_chain);
     i->server_chain = buf_take(&chain);
@@ -88,14 +88,12 @@ const struct secret *identity_server_key(const struct identity *i)
     return &i->server_key_pem;
 }
 
-const char *identity_ca_pem(const struct identity *i)
+int identity_renew_server_cert(struct identity *i, struct diag *d)
 {
-    return i->ca_pem;
-}
-
-const struct ca *identity_ca(const struct identity *i)
-{
-    return i->ca;
+    TRY(issue_server_cert(i, d));
+    if (i->cfg.on_server_cert)
+        i->cfg.on_server_cert(i->cfg.arg);
+    return 0;
 }
 
 /* ---- housekeeping ---- */
@@ -125,10 +123,8 @@ static void keep_house(struct timer *t)
     store_run(i->cfg.store, STORE_WRITE, sweep_work, sweep_done, s);
     if (s->now_ms >= i->server_renew_at) {
         struct diag d = {0};
-        if (issue_server_cert(i, &d))
+        if (identity_renew_server_cert(i, &d))
             LOG_ERROR("cannot renew the hub's certificate", LOG_STR("why", diag_text(&d)));
-        else if (i->cfg.on_server_cert)
-            i->cfg.on_server_cert(i->cfg.arg);
     }
     timer_start(t, HOUSEKEEPING_MS);
 }
@@ -209,19 +205,9 @@ static int load(struct identity *i, struct diag *d)
     return 0;
 }
 
-static int make_ca(struct identity *i, struct diag *d)
-{
-    struct buf pem = {0};
-    TRY(identity_open_ca(i, d));
-    X509 *cert = ca_cert(i->ca);
-    TRY(cert_to_pem(cert, &pem));
-    i->ca_pem = buf_take(&pem);
-    return cert_to_pkcs7(&cert, 1, &i->cacerts);
-}
-
 static int start(struct identity *i, struct diag *d)
 {
-    TRY(make_ca(i, d));
+    TRY(identity_open_ca(i, d));
     gather_public_names(i);
     TRY(issue_server_cert(i, d));
     return load(i, d);
@@ -259,7 +245,7 @@ void identity_close(struct identity *i)
     store_unsubscribe(&i->feed);
     view_free(i);
     rate_free(i->rate);
-    ca_free(i->ca);
+    identity_close_ca(i);
     for (size_t n = 0; n < i->n_public_names; n++)
         mem_free(i->public_names[n]);
     mem_free(i->public_names);
@@ -335,6 +321,7 @@ static int authenticate_hook(struct http_request *req, struct diag *d, void *arg
         http_add_header(req, "WWW-Authenticate", "Bearer");
         return err;
     }
+    http_add_header(req, IDENTITY_ROOTS_HEADER, ((struct identity *)arg)->roots_text);
     if (http_route(req)->role == HTTP_ADMIN && caller->role != IDENTITY_ADMIN)
         return diag_set(d, ERR_DENIED, "this needs an administrator's token");
     http_set_caller(req, caller);

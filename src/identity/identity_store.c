@@ -227,12 +227,14 @@ static int try_insert(struct tx *tx, const struct agent_admission *a, int64_t no
 {
     TRY(tx_exec(tx,
                 "INSERT INTO agent (id, tenant, network, token, name, version, serial, key_hash, "
-                "not_after, created) VALUES ($1, $2, $3, $4, $5, 1, $6, $7, $8, $9) "
+                "not_after, created, root, knows) "
+                "VALUES ($1, $2, $3, $4, $5, 1, $6, $7, $8, $9, $10, $11) "
                 "ON CONFLICT (tenant, name) DO NOTHING",
                 STORE_TEXT(a->id), STORE_TEXT(a->tenant), STORE_TEXT(a->network),
                 STORE_TEXT(a->token), STORE_TEXT(a->name), STORE_TEXT(a->certificate.serial),
                 STORE_BLOB(a->certificate.key_hash, sizeof(a->certificate.key_hash)),
-                STORE_INT(a->certificate.not_after), STORE_INT(now_ms)));
+                STORE_INT(a->certificate.not_after), STORE_INT(now_ms),
+                STORE_INT(a->certificate.root), STORE_INT(a->certificate.knows)));
     return tx_changed(tx) ? 0 : 1;
 }
 
@@ -271,11 +273,12 @@ int agent_read(struct tx *tx, const char *id, struct agent_facts *ret)
 int agent_renewed(struct tx *tx, const char *tenant, const char *id,
                   const struct agent_certificate *c)
 {
-    TRY(tx_exec(tx,
-                "UPDATE agent SET serial = $2, key_hash = $3, not_after = $4, pending = NULL, "
-                "approved = NULL, version = version + 1 WHERE id = $1",
-                STORE_TEXT(id), STORE_TEXT(c->serial), STORE_BLOB(c->key_hash, sizeof(c->key_hash)),
-                STORE_INT(c->not_after)));
+    TRY(tx_exec(
+        tx,
+        "UPDATE agent SET serial = $2, key_hash = $3, not_after = $4, root = $5, knows = $6, "
+        "pending = NULL, approved = NULL, version = version + 1 WHERE id = $1",
+        STORE_TEXT(id), STORE_TEXT(c->serial), STORE_BLOB(c->key_hash, sizeof(c->key_hash)),
+        STORE_INT(c->not_after), STORE_INT(c->root), STORE_INT(c->knows)));
     return store_publish(tx, tenant, "agent", id, STORE_PUT);
 }
 

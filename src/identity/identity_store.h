@@ -43,6 +43,7 @@ struct agent_certificate {
     char serial[CERT_SERIAL_SIZE];
     uint8_t key_hash[PKEY_HASH_SIZE];
     int64_t not_after;
+    int64_t root, knows; /* ca_root.id: by which it is, and the newest that the agent trusts */
 };
 
 struct agent_admission {

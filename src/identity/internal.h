@@ -37,7 +37,13 @@ struct agent_view {
 
 struct identity {
     struct identity_config cfg;
-    struct ca *ca;
+    struct ca_keeper keeper;
+    struct ca_roots roots; /* that are trusted */
+    struct ca *ca;         /* the one of them that signs */
+    struct roots trusted;  /* their certificates, that one first */
+    uint64_t roots_digest; /* of those, */
+    char roots_text[ROOTS_TEXT_SIZE];
+    char *ca_chain; /* what follows this hub's leaf */
     char *data_dir;
     char *trust_domain;
     char hub[ID_SIZE]; /* this hub's id */
@@ -91,7 +97,12 @@ int view_check_secret(struct identity *i, const struct token *t, const struct to
 
 /* ---- identity_ca.c ---- */
 
-int identity_open_ca(struct identity *i, struct diag *d); /* blocks; fills i->ca */
+int identity_open_ca(struct identity *i, struct diag *d); /* blocks; fills i->ca and its kin */
+void identity_close_ca(struct identity *i);
+void identity_reread_ca(struct identity *i); /* some hub has changed it */
+
+/* identity_hub.c: with a new key, by the root that signs now. */
+int identity_renew_server_cert(struct identity *i, struct diag *d);
 
 /* ---- identity_repeat.c: Idempotency-Key ---- */
 

@@ -29,7 +29,6 @@ struct tls_server {
     pthread_mutex_t lock; /* guards ctx and names */
     SSL_CTX *ctx;
     struct tls_names *names; /* NULL: none */
-    char *client_ca_pem;
     struct tls_lane lanes[TLS_LANES_MAX];
     size_t n_lanes;
     int (*verify)(void *arg, struct x509_st *leaf);
@@ -236,16 +235,16 @@ static int on_alpn(SSL *ssl, const uint8_t **out, uint8_t *out_len, const uint8_
     return SSL_TLSEXT_ERR_OK;
 }
 
-static int server_ctx(const struct tls_server *t, const char *chain_pem,
-                      const struct secret *key_pem, SSL_CTX **ret, struct diag *d)
+static int server_ctx(const char *chain_pem, const struct secret *key_pem,
+                      const char *client_ca_pem, SSL_CTX **ret, struct diag *d)
 {
     SSL_CTX *ctx;
     TRY(new_ctx(TLS_server_method(), &ctx, d));
     int rc = use_chain(ctx, chain_pem, true, d);
     if (rc == 0)
         rc = use_key(ctx, key_pem, d);
-    if (rc == 0 && t->client_ca_pem)
-        rc = trust(ctx, t->client_ca_pem, d);
+    if (rc == 0 && client_ca_pem)
+        rc = trust(ctx, client_ca_pem, d);
     if (rc < 0) {
         SSL_CTX_free(ctx);
         return rc;
@@ -261,13 +260,12 @@ int tls_server_new(const struct tls_server_config *cfg, struct tls_server **ret,
     assert(cfg->n_lanes > 0 && cfg->n_lanes <= TLS_LANES_MAX);
     struct tls_server *t = NEW(struct tls_server);
     t->refs = 1;
-    t->client_ca_pem = mem_strdup(cfg->client_ca_pem);
     memcpy(t->lanes, cfg->lanes, sizeof(t->lanes));
     t->n_lanes = cfg->n_lanes;
     t->verify = cfg->verify;
     t->verify_arg = cfg->verify_arg;
     pthread_mutex_init(&t->lock, NULL);
-    int rc = server_ctx(t, cfg->chain_pem, cfg->key_pem, &t->ctx, d);
+    int rc = server_ctx(cfg->chain_pem, cfg->key_pem, cfg->client_ca_pem, &t->ctx, d);
     if (rc < 0) {
         tls_server_unref(t);
         return rc;
@@ -277,10 +275,10 @@ int tls_server_new(const struct tls_server_config *cfg, struct tls_server **ret,
 }
 
 int tls_server_reload(struct tls_server *t, const char *chain_pem, const struct secret *key_pem,
-                      struct diag *d)
+                      const char *client_ca_pem, struct diag *d)
 {
     SSL_CTX *ctx;
-    TRY(server_ctx(t, chain_pem, key_pem, &ctx, d));
+    TRY(server_ctx(chain_pem, key_pem, client_ca_pem, &ctx, d));
     pthread_mutex_lock(&t->lock);
     SSL_CTX *old = t->ctx;
     t->ctx = ctx;
@@ -311,7 +309,6 @@ void tls_server_unref(struct tls_server *t)
     SSL_CTX_free(t->ctx);
     tls_names_unref(t->names);
     pthread_mutex_destroy(&t->lock);
-    mem_free(t->client_ca_pem);
     mem_free(t);
 }
 

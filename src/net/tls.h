@@ -43,9 +43,9 @@ struct tls_server_config {
 };
 
 int tls_server_new(const struct tls_server_config *cfg, struct tls_server **ret, struct diag *d);
-/* Takes effect for handshakes that begin afterwards; on failure all stays as it was. */
+/* Takes effect for handshakes that begin afterwards; on failure all stays as it was. Main loop. */
 int tls_server_reload(struct tls_server *t, const char *chain_pem, const struct secret *key_pem,
-                      struct diag *d);
+                      const char *client_ca_pem, struct diag *d);
 struct tls_server *tls_server_ref(struct tls_server *t);
 void tls_server_unref(struct tls_server *t);
 

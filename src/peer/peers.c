@@ -52,7 +52,7 @@ bool peers_may_claim(const struct peers *p)
 struct row {
     char id[ID_SIZE], address[FLEET_HUB_ADDRESS_SIZE];
     char name[FLEET_NAME_SIZE], software[FLEET_NAME_SIZE];
-    int64_t epoch, expires, started;
+    int64_t epoch, expires, started, roots;
 };
 
 struct renewal {
@@ -60,6 +60,7 @@ struct renewal {
     struct store_hub hub;
     char address[FLEET_HUB_ADDRESS_SIZE], name[FLEET_NAME_SIZE];
     bool is_first, is_shared;
+    int64_t roots; /* the newest root of the CA that this hub trusts */
     uint64_t asked_ms, asked_mono_ms;
     int64_t now_ms; /* the database's */
     struct row *rows;
@@ -71,15 +72,15 @@ static int write_first(struct tx *tx, const struct renewal *r, int64_t expires)
     TRY(tx_exec(tx, "DELETE FROM hub_lease WHERE hub <> $1 AND expires < $2", STORE_TEXT(r->hub.id),
                 STORE_INT(r->now_ms - 86400000)));
     return tx_exec(tx,
-                   "INSERT INTO hub_lease (hub, epoch, address, expires, name, software, started) "
-                   "VALUES ($1, $2, $3, $4, $5, $6, $7) "
+                   "INSERT INTO hub_lease (hub, epoch, address, expires, name, software, started, "
+                   "roots) VALUES ($1, $2, $3, $4, $5, $6, $7, $8) "
                    "ON CONFLICT (hub) DO UPDATE SET epoch = excluded.epoch, "
                    "address = excluded.address, expires = excluded.expires, "
                    "name = excluded.name, software = excluded.software, "
-                   "started = excluded.started",
+                   "started = excluded.started, roots = excluded.roots",
                    STORE_TEXT(r->hub.id), STORE_INT(r->hub.epoch), STORE_TEXT(r->address),
                    STORE_INT(expires), STORE_TEXT(r->name), STORE_TEXT(WARREN_VERSION),
-                   STORE_INT(time_wall_ms()));
+                   STORE_INT(time_wall_ms()), STORE_INT(r->roots));
 }
 
 static void copy(char *out, size_t size, const char *in)
@@ -91,15 +92,17 @@ static int read_rows(struct tx *tx, struct renewal *r)
 {
     int rc;
     struct rows rows = tx_query(tx,
-                                "SELECT hub, epoch, address, expires, name, software, started "
-                                "FROM hub_lease WHERE hub <> $1",
+                                "SELECT hub, epoch, address, expires, name, software, started, "
+                                "roots FROM hub_lease WHERE hub <> $1",
                                 STORE_TEXT(r->hub.id));
     r->n_rows = 0;
     while ((rc = row_next(&rows)) > 0) {
         r->rows = mem_grow(r->rows, (r->n_rows + 1) * sizeof(*r->rows));
         struct row *row = &r->rows[r->n_rows++];
-        *row = (struct row){
-            .epoch = row_int(&rows, 1), .expires = row_int(&rows, 3), .started = row_int(&rows, 6)};
+        *row = (struct row){.epoch = row_int(&rows, 1),
+                            .expires = row_int(&rows, 3),
+                            .started = row_int(&rows, 6),
+                            .roots = row_int(&rows, 7)};
         copy(row->id, sizeof(row->id), row_text(&rows, 0));
         copy(row->address, sizeof(row->address), row_text(&rows, 2));
         copy(row->name, sizeof(row->name), row_text(&rows, 4));
@@ -116,8 +119,10 @@ static int write_renewal(struct tx *tx, void *arg)
     if (r->is_first) {
         TRY(write_first(tx, r, expires));
     } else {
-        TRY(tx_exec(tx, "UPDATE hub_lease SET expires = $1 WHERE hub = $2 AND epoch = $3",
-                    STORE_INT(expires), STORE_TEXT(r->hub.id), STORE_INT(r->hub.epoch)));
+        TRY(tx_exec(tx,
+                    "UPDATE hub_lease SET expires = $1, roots = $4 WHERE hub = $2 AND epoch = $3",
+                    STORE_INT(expires), STORE_TEXT(r->hub.id), STORE_INT(r->hub.epoch),
+                    STORE_INT(r->roots)));
         if (tx_changed(tx) == 0)
             return ERR_STALE;
     }
@@ -137,6 +142,7 @@ static void take_row(struct peers *p, const struct renewal *r, const struct row 
     if (left > 0)
         h->ends_ms = r->asked_ms + (uint64_t)left;
     h->started = row->started;
+    h->roots = row->roots;
     copy(h->address, sizeof(h->address), row->address);
     copy(h->name, sizeof(h->name), row->name);
     copy(h->software, sizeof(h->software), row->software);
@@ -229,6 +235,7 @@ static struct renewal *renewal_new(struct peers *p)
     r->peers = p;
     r->hub = p->hub;
     r->is_shared = p->cfg.is_shared;
+    r->roots = identity_newest_root(p->cfg.identity);
     r->asked_ms = loop_now_ms(p->cfg.loop);
     r->asked_mono_ms = time_mono_ms();
     copy(r->address, sizeof(r->address), p->address);
@@ -244,6 +251,12 @@ static void renew(struct peers *p)
 static void on_timer(struct timer *t)
 {
     renew(container_of(t, struct peers, timer));
+}
+
+void peers_renew_now(struct peers *p)
+{
+    if (timer_is_running(&p->timer)) /* else one is under way, and the next is soon */
+        timer_start(&p->timer, 0);
 }
 
 /* ---- links ---- */

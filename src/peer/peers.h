@@ -41,6 +41,8 @@ int peers_new(const struct peers_config *cfg, struct peers **ret, struct diag *d
 /* Gives the lease back (other hubs hear of it at once) and ends the links. Before fleet_stop. */
 void peers_stop(struct peers *p);
 void peers_free(struct peers *p);
+/* What this hub's row says has changed: it is written now, not in three seconds. */
+void peers_renew_now(struct peers *p);
 
 /* Whether this hub may claim what is free. */
 bool peers_may_claim(const struct peers *p);

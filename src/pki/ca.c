@@ -100,7 +100,9 @@ static int sign(X509 *cert, EVP_PKEY *key)
     return X509_sign(cert, key, EVP_sha256()) > 0 ? 0 : pki_fail(ERR_BUG);
 }
 
-static int make_root(EVP_PKEY *key, const char *trust_domain, int64_t now_ms, X509 **ret)
+/* `issuer` NULL: by its own key. Both are roots of the same name. */
+static int make_root(EVP_PKEY *key, const char *trust_domain, struct cert_times times,
+                     const struct ca *issuer, X509 **ret)
 {
     CLEANUP(cert_free) X509 *cert = X509_new();
     char uri[TRUST_DOMAIN_SIZE + 16];
@@ -109,14 +111,14 @@ static int make_root(EVP_PKEY *key, const char *trust_domain, int64_t now_ms, X5
                                          {"keyUsage", "critical,keyCertSign,cRLSign"},
                                          {"subjectKeyIdentifier", "hash"},
                                          {"subjectAltName", uri},
+                                         {issuer ? "authorityKeyIdentifier" : NULL, "keyid"},
                                          {NULL, NULL}};
-    struct cert_times times = {now_ms - BACKDATE_MS, now_ms + ROOT_LIFE_DAYS * DAY_MS};
     if (!cert || !X509_set_version(cert, X509_VERSION_3) || !set_serial(cert) ||
         !set_times(cert, times) || !set_name(X509_get_subject_name(cert), "Warren root CA") ||
         !X509_set_issuer_name(cert, X509_get_subject_name(cert)) || !X509_set_pubkey(cert, key) ||
-        !add_extensions(cert, cert, extensions))
+        !add_extensions(cert, issuer ? issuer->cert : cert, extensions))
         return pki_fail(ERR_BUG);
-    TRY(sign(cert, key));
+    TRY(sign(cert, issuer ? issuer->key : key));
     *ret = TAKE(cert);
     return 0;
 }
@@ -124,9 +126,10 @@ static int make_root(EVP_PKEY *key, const char *trust_domain, int64_t now_ms, X5
 /* Bootstrap tokens carry the fingerprint as a field between '_': one that has none is drawn. */
 static int make_root_for_tokens(struct ca *ca, const char *trust_domain, int64_t now_ms)
 {
+    struct cert_times times = {now_ms - BACKDATE_MS, now_ms + ROOT_LIFE_DAYS * DAY_MS};
     do {
         cert_free(TAKE(ca->cert));
-        TRY(make_root(ca->key, trust_domain, now_ms, &ca->cert));
+        TRY(make_root(ca->key, trust_domain, times, NULL, &ca->cert));
         TRY(cert_fingerprint(ca->cert, ca->fingerprint));
     } while (!token_field_is_plain(ca->fingerprint));
     return 0;
@@ -219,8 +222,8 @@ int ca_import(const char *cert_pem, const struct secret *key_pem, const char *tr
     CLEANUP(ca_free) struct ca *ca = NEW(struct ca);
     if (cert_from_pem(cert_pem, strlen(cert_pem), &ca->cert) < 0 ||
         pkey_from_pem(key_pem->data, key_pem->len, &ca->key) < 0)
-        return diag_set(d, ERR_INVALID, "the database's CA cannot be read");
-    TRY(check(ca, "the database", trust_domain, d));
+        return diag_set(d, ERR_INVALID, "the CA cannot be read");
+    TRY(check(ca, "the CA", trust_domain, d));
     snprintf(ca->trust_domain, sizeof(ca->trust_domain), "%s", trust_domain);
     TRY(cert_fingerprint(ca->cert, ca->fingerprint));
     *ret = TAKE(ca);
@@ -348,6 +351,15 @@ int ca_issue_hub(const struct ca *ca, EVP_PKEY *key, const char *hub, const char
         err = issue(ca, key, "Warren hub", extensions, alt, times, ret);
     GENERAL_NAMES_free(alt);
     return pki_fail(err);
+}
+
+int ca_cross_sign(const struct ca *ca, const struct ca *next, X509 **ret)
+{
+    struct cert_times own, times;
+    TRY(cert_times(ca->cert, &own));
+    TRY(cert_times(next->cert, &times));
+    times.not_after_ms = MIN(times.not_after_ms, own.not_after_ms);
+    return make_root(next->key, ca->trust_domain, times, ca, ret);
 }
 
 int ca_derive_key(const struct ca *ca, const char *label, uint8_t out[CA_DERIVED_SIZE])

@@ -49,5 +49,10 @@ int ca_issue_agent(const struct ca *ca, EVP_PKEY *key, const struct spiffe *id,
 int ca_issue_hub(const struct ca *ca, EVP_PKEY *key, const char *hub, const char *const *names,
                  size_t n_names, struct cert_times times, X509 **ret);
 
+/* The certificate of `next`'s key as `ca` signs it: the "new with old" of RFC 4210 §4.4,
+ * self-issued since both have one name. By it, whoever trusts `ca` alone trusts what `next` issues.
+ * It ends with the first of the two. */
+int ca_cross_sign(const struct ca *ca, const struct ca *next, X509 **ret);
+
 /* A secret that whoever has the CA's key can work out, and nobody else; another for each label. */
 int ca_derive_key(const struct ca *ca, const char *label, uint8_t out[CA_DERIVED_SIZE]);

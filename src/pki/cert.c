@@ -16,6 +16,12 @@ void cert_free(X509 *cert)
     X509_free(cert);
 }
 
+X509 *cert_ref(X509 *cert)
+{
+    X509_up_ref(cert);
+    return cert;
+}
+
 int cert_fingerprint(X509 *cert, uint8_t out[CERT_FINGERPRINT_SIZE])
 {
     unsigned int len = 0;
@@ -168,6 +174,15 @@ int cert_to_pem(X509 *cert, struct buf *out)
     if (!bio || PEM_write_bio_X509(bio, cert) != 1)
         return pki_fail(ERR_BUG);
     return bio_drain(bio, out);
+}
+
+int cert_to_der(X509 *cert, struct buf *out)
+{
+    uint8_t *der = NULL;
+    int len = i2d_X509(cert, &der);
+    int rc = len > 0 ? buf_append(out, der, (size_t)len) : pki_fail(ERR_BUG);
+    OPENSSL_free(der);
+    return rc;
 }
 
 int cert_load(const char *path, X509 **ret, struct diag *d)

@@ -24,6 +24,7 @@ struct cert_times {
 
 void cert_free(X509 *cert);
 DEFINE_CLEANUP(X509 *, cert_free)
+X509 *cert_ref(X509 *cert); /* another reference */
 
 /* SHA-256 of the DER. */
 int cert_fingerprint(X509 *cert, uint8_t out[CERT_FINGERPRINT_SIZE]);
@@ -53,6 +54,7 @@ bool cert_is_issued_by(X509 *cert, X509 *ca);
 /* PEM: the first certificate of the text. Files as in pki/pkey.h, mode 0644. */
 int cert_from_pem(const char *pem, size_t len, X509 **ret);
 int cert_to_pem(X509 *cert, struct buf *out); /* appends */
+int cert_to_der(X509 *cert, struct buf *out); /* appends */
 int cert_load(const char *path, X509 **ret, struct diag *d);
 int cert_save(X509 *cert, const char *path, struct diag *d);
 

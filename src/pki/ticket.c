@@ -83,3 +83,12 @@ int ticket_check(const char *text, const uint8_t key[TICKET_KEY_SIZE], int64_t n
     *ret = t;
     return 0;
 }
+
+int ticket_check_any(const char *text, const struct ticket_keys *keys, int64_t now_ms,
+                     struct ticket *ret)
+{
+    int rc = ERR_DENIED;
+    for (size_t i = 0; i < keys->n && rc == ERR_DENIED; i++)
+        rc = ticket_check(text, keys->keys[i], now_ms, ret);
+    return rc;
+}

@@ -18,6 +18,16 @@
 #define TICKET_TEXT_SIZE 192
 #define TICKET_LABEL     "warren hub ticket 1" /* of ca_derive_key */
 
+#define TICKET_KEYS_MAX 4
+
+/* The first makes tickets, all are good: while the CA is rotated, each root has its own. Immutable.
+ */
+struct ticket_keys {
+    uint8_t keys[TICKET_KEYS_MAX][TICKET_KEY_SIZE];
+    size_t n;
+    struct ticket_keys *older; /* what was in use before: another thread may still read it */
+};
+
 struct ticket {
     char hub[ID_SIZE]; /* where the client came in */
     uint64_t hub_epoch;
@@ -33,3 +43,6 @@ void ticket_format(const struct ticket *t, const uint8_t key[TICKET_KEY_SIZE],
  * `now_ms`. `ret` is untouched then. */
 int ticket_check(const char *text, const uint8_t key[TICKET_KEY_SIZE], int64_t now_ms,
                  struct ticket *ret);
+/* By any of the keys. */
+int ticket_check_any(const char *text, const struct ticket_keys *keys, int64_t now_ms,
+                     struct ticket *ret);

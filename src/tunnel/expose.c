@@ -436,7 +436,7 @@ const struct h2_header *exposure_headers(struct exposure *e, size_t *ret_n)
                        .ends_ms = now + TICKET_MS};
     snprintf(t.hub, sizeof(t.hub), "%s", e->forward->hub);
     snprintf(t.tunnel, sizeof(t.tunnel), "%s", e->tunnel);
-    ticket_format(&t, e->forward->key, e->ticket);
+    ticket_format(&t, e->forward->keys->keys[0], e->ticket);
     e->ticket_ends_ms = t.ends_ms;
     return e->headers;
 }

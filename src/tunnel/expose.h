@@ -76,7 +76,7 @@ struct exposure_ops {
 struct exposure_forward {
     char hub[ID_SIZE]; /* this one */
     uint64_t hub_epoch;
-    uint8_t key[TICKET_KEY_SIZE];
+    struct ticket_keys *_Atomic keys;
     const struct peer_clock *clock;
 };
 

@@ -345,14 +345,43 @@ size_t tunnels_served_by(struct tunnels *ts, const char *hub)
     return n;
 }
 
-void tunnels_join(struct tunnels *ts, struct peers *peers,
-                  const uint8_t ticket_key[TICKET_KEY_SIZE])
+static bool has_key(const struct ticket_keys *list, const uint8_t key[TICKET_KEY_SIZE])
+{
+    for (size_t i = 0; i < list->n; i++) {
+        if (memcmp(list->keys[i], key, TICKET_KEY_SIZE) == 0)
+            return true;
+    }
+    return false;
+}
+
+void tunnels_set_ticket_keys(struct tunnels *ts, const uint8_t (*keys)[TICKET_KEY_SIZE], size_t n)
+{
+    struct ticket_keys *next = NEW(struct ticket_keys);
+    next->older = ts->forward.keys;
+    for (; next->n < n && next->n < TICKET_KEYS_MAX; next->n++)
+        memcpy(next->keys[next->n], keys[next->n], TICKET_KEY_SIZE);
+    /* Hubs that have not seen the change yet go on with it for a moment. */
+    if (next->older && !has_key(next, next->older->keys[0]) && next->n < TICKET_KEYS_MAX)
+        memcpy(next->keys[next->n++], next->older->keys[0], TICKET_KEY_SIZE);
+    ts->forward.keys = next;
+}
+
+static void free_ticket_keys(struct tunnels *ts)
+{
+    for (struct ticket_keys *k = ts->forward.keys, *older; k; k = older) {
+        older = k->older;
+        explicit_bzero(k, sizeof(*k));
+        mem_free(k);
+    }
+    ts->forward.keys = NULL;
+}
+
+void tunnels_join(struct tunnels *ts, struct peers *peers)
 {
     const struct store_hub *hub = fleet_hub(ts->fleet);
     ts->cluster = peers;
     ts->forward.clock = peers_clock(peers);
     ts->forward.hub_epoch = (uint64_t)hub->epoch;
-    memcpy(ts->forward.key, ticket_key, TICKET_KEY_SIZE);
     snprintf(ts->forward.hub, sizeof(ts->forward.hub), "%s", hub->id);
 }
 
@@ -366,6 +395,7 @@ void tunnel_follow_init(struct tunnels *ts)
 
 void tunnel_follow_free(struct tunnels *ts)
 {
+    free_ticket_keys(ts);
     if (ts->feed.store)
         store_unsubscribe(&ts->feed);
 }

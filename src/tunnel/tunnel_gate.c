@@ -143,7 +143,7 @@ static bool check_password(struct web_ask *a, struct tunnel_object *o, const cha
     const struct tunnel_access *who = &o->t.spec.who;
     const struct tunnel_user *u = tunnel_access_user(who, user);
     const char *hash = u ? u->secret : who->users[0].secret; /* so that both take as long */
-    mac_make(w->key, arena_printf(&a->arena, "password|%s|%s|%s", o->t.id, hash, password),
+    mac_make(w->keys[0], arena_printf(&a->arena, "password|%s|%s|%s", o->t.id, hash, password),
              a->check.mac);
     if (u && is_remembered(w, a->check.mac))
         return true;

@@ -24,8 +24,9 @@ void tunnels_set_trust(struct tunnels *ts, struct proxy_trust *trust);
 /* Other hubs: from now on tunnels that they serve are forwarded to them. `peers` outlives the
  * tunnels; the next three are what it tells. */
 struct peers;
-void tunnels_join(struct tunnels *ts, struct peers *peers,
-                  const uint8_t ticket_key[TICKET_KEY_SIZE]);
+void tunnels_join(struct tunnels *ts, struct peers *peers);
+/* By what tickets are made (the first) and checked; before tunnels_join, and when they change. */
+void tunnels_set_ticket_keys(struct tunnels *ts, const uint8_t (*keys)[TICKET_KEY_SIZE], size_t n);
 void tunnels_hub_up(struct tunnels *ts, struct fleet_pool *pool);
 void tunnels_hub_down(struct tunnels *ts, struct fleet_pool *pool);
 void tunnels_may_claim(struct tunnels *ts);

@@ -289,7 +289,7 @@ static int check_ticket(const struct lane_stream *s, struct ticket *ret)
 {
     const struct tunnels *ts = s->lane->tunnels;
     if (!ts->cluster || !s->ticket ||
-        ticket_check(s->ticket, ts->forward.key, peer_clock_now(ts->forward.clock), ret) < 0 ||
+        ticket_check_any(s->ticket, ts->forward.keys, peer_clock_now(ts->forward.clock), ret) < 0 ||
         strcmp(ret->hub, s->hub) != 0)
         return ERR_DENIED;
     return 0;

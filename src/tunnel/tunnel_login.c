@@ -48,21 +48,36 @@ static const char token_fields[] =
 
 /* ---- the cookie ---- */
 
-static void sign(const struct tunnel_object *o, const char *token, int64_t expires,
-                 char out[BASE64_SIZE(MAC_SIZE)])
+static void sign(const struct tunnel_object *o, const uint8_t key[MAC_KEY_SIZE], const char *token,
+                 int64_t expires, char out[BASE64_SIZE(MAC_SIZE)])
 {
     char text[2 * HOST_SIZE + 2 * ID_SIZE + 32];
     uint8_t mac[MAC_SIZE];
     snprintf(text, sizeof(text), "login|%s|%s|%s|%" PRId64, o->t.tenant, o->t.spec.host, token,
              expires);
-    mac_make(o->owner->web->key, text, mac);
+    mac_make(key, text, mac);
     text_base64url(mac, sizeof(mac), out, BASE64_SIZE(MAC_SIZE));
+}
+
+static bool is_signed(const struct tunnel_object *o, const char *token, int64_t expires,
+                      const char *given)
+{
+    const struct tunnel_web *w = o->owner->web;
+    char expected[BASE64_SIZE(MAC_SIZE)];
+    uint8_t a[MAC_SIZE], b[MAC_SIZE];
+    bool is = false;
+    for (size_t i = 0; i < w->n_keys; i++) {
+        sign(o, w->keys[i], token, expires, expected);
+        mac_make(w->keys[i], expected, a); /* of equal length, whatever came */
+        mac_make(w->keys[i], given, b);
+        is |= mac_equal(a, b);
+    }
+    return is;
 }
 
 static bool is_valid_cookie(const struct tunnel_object *o, const char *value, size_t len)
 {
-    char text[160], expected[BASE64_SIZE(MAC_SIZE)] = "", given[BASE64_SIZE(MAC_SIZE)] = "";
-    uint8_t a[MAC_SIZE], b[MAC_SIZE];
+    char text[160], given[BASE64_SIZE(MAC_SIZE)] = "";
     uint64_t expires;
     if (len >= sizeof(text))
         return false;
@@ -74,11 +89,9 @@ static bool is_valid_cookie(const struct tunnel_object *o, const char *value, si
     *dot = *second = '\0';
     if (text_to_u64(dot + 1, INT64_MAX, &expires) < 0 || (int64_t)expires <= time_wall_ms())
         return false;
-    sign(o, text, (int64_t)expires, expected);
     snprintf(given, sizeof(given), "%s", second + 1);
-    mac_make(o->owner->web->key, expected, a); /* of equal length, whatever came */
-    mac_make(o->owner->web->key, given, b);
-    return mac_equal(a, b) && identity_token_is_valid(o->owner->web->identity, o->t.tenant, text);
+    return is_signed(o, text, (int64_t)expires, given) &&
+           identity_token_is_valid(o->owner->web->identity, o->t.tenant, text);
 }
 
 static bool has_session(const struct web_ask *a, const struct tunnel_object *o)
@@ -204,7 +217,7 @@ static void sign_in(struct web_ask *a, struct tunnel_object *o)
         return;
     }
     int64_t expires = time_wall_ms() + LIFE_MS;
-    sign(o, by.token, expires, mac);
+    sign(o, o->owner->web->keys[0], by.token, expires, mac);
     set_cookie(a, arena_printf(&a->arena, "%s.%" PRId64 ".%s", by.token, expires, mac), LIFE_MS);
     redirect(a, safe_next(a, next));
 }

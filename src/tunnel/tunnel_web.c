@@ -7,6 +7,7 @@
 
 #include "base/error.h"
 #include "base/file.h"
+#include "base/log.h"
 #include "base/mem.h"
 #include "net/tls.h"
 
@@ -225,13 +226,36 @@ static int read_key(struct tunnel_web *w, const char *path, struct diag *d)
     CLEANUP(buf_done) struct buf text = {0};
     int rc = file_read(path, MAC_KEY_SIZE, true, &text, d);
     if (rc == 0 && text.len == MAC_KEY_SIZE) {
-        memcpy(w->key, text.data, MAC_KEY_SIZE);
+        memcpy(w->keys[0], text.data, MAC_KEY_SIZE);
         return 0;
     }
     if (rc < 0 && rc != ERR_NOT_FOUND)
         return rc;
-    random_bytes(w->key, sizeof(w->key));
-    return file_write_atomic(path, w->key, sizeof(w->key), 0600, d);
+    random_bytes(w->keys[0], MAC_KEY_SIZE);
+    return file_write_atomic(path, w->keys[0], MAC_KEY_SIZE, 0600, d);
+}
+
+static int derive_keys(struct tunnel_web *w)
+{
+    return identity_derive_keys(w->identity, "warren web cookies 1", w->keys, WEB_KEYS_MAX,
+                                &w->n_keys);
+}
+
+void tunnels_roots_changed(struct tunnels *ts)
+{
+    struct tunnel_web *w = ts->web;
+    uint8_t before[MAC_KEY_SIZE];
+    bool is_left = false;
+    if (!w || !w->shares_keys)
+        return;
+    memcpy(before, w->keys[0], sizeof(before));
+    if (derive_keys(w) < 0)
+        LOG_ERROR("cannot derive the key of cookies");
+    for (size_t i = 0; i < w->n_keys; i++)
+        is_left |= memcmp(w->keys[i], before, sizeof(before)) == 0;
+    if (!is_left && w->n_keys < WEB_KEYS_MAX) /* logins made with it go on */
+        memcpy(w->keys[w->n_keys++], before, sizeof(before));
+    explicit_bzero(before, sizeof(before));
 }
 
 int tunnels_serve_web(const struct tunnel_web_config *cfg, struct diag *d)
@@ -246,10 +270,9 @@ int tunnels_serve_web(const struct tunnel_web_config *cfg, struct diag *d)
     ts->web = w;
     for (size_t i = 0; i < cfg->n_public_names; i++)
         tunnel_names_reserve(ts->names, cfg->public_names[i]);
-    if (cfg->shares_key)
-        TRY(ca_derive_key(identity_ca(cfg->identity), "warren web cookies 1", w->key));
-    else
-        TRY(read_key(w, cfg->key_path, d));
+    w->n_keys = 1;
+    w->shares_keys = cfg->shares_key;
+    TRY(cfg->shares_key ? derive_keys(w) : read_key(w, cfg->key_path, d));
     return tls_client_new(&tls, &w->tls, d);
 }
 
@@ -274,6 +297,6 @@ void tunnel_web_free(struct tunnels *ts)
     loop_defer_cancel(&w->retry);
     web_gate_free(w);
     tls_client_unref(w->tls);
-    explicit_bzero(w->key, sizeof(w->key));
+    explicit_bzero(w->keys, sizeof(w->keys));
     mem_free(w);
 }

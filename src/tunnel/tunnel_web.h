@@ -23,6 +23,8 @@ struct tunnel_web_config {
 
 /* Main loop, before the workers. */
 int tunnels_serve_web(const struct tunnel_web_config *cfg, struct diag *d);
+/* The CA's roots are other ones: so are the keys that hubs share. */
+void tunnels_roots_changed(struct tunnels *ts);
 struct tunnel_names *tunnels_names(struct tunnels *ts); /* any thread may look something up */
 /* Turns the loop until nothing runs elsewhere that would be told to a worker. */
 void tunnels_settle_web(struct tunnels *ts);

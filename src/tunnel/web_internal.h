@@ -52,12 +52,16 @@ struct web_dial {
     struct web_dial *prev, *next;
 };
 
+#define WEB_KEYS_MAX 4
+
 struct web_memory; /* of passwords that fitted */
 
 struct tunnel_web {
     struct tunnels *tunnels;
     struct identity *identity;
-    uint8_t key[MAC_KEY_SIZE];
+    uint8_t keys[WEB_KEYS_MAX][MAC_KEY_SIZE]; /* of cookies; the first makes them, all are good */
+    size_t n_keys;
+    bool shares_keys;                /* with other hubs */
     struct tls_client *tls;          /* for targets of protocol https */
     struct tunnel_gateway *gateways; /* of workers that take messages */
     struct web_dial *waiting;

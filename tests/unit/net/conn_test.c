@@ -385,11 +385,12 @@ static void a_reloaded_certificate_is_used_and_a_bad_one_changes_nothing(void **
     rig_new(&rig);
     struct diag d = {0};
     struct test_identity *id = &rig.certs.client; /* carries the same names */
-    assert_int_equal(tls_server_reload(rig.tls, "garbage", &id->key, &d), ERR_TLS);
-    assert_int_equal(tls_server_reload(rig.tls, rig.certs.server.chain_pem, &id->key, &d), ERR_TLS);
+    assert_int_equal(tls_server_reload(rig.tls, "garbage", &id->key, NULL, &d), ERR_TLS);
+    assert_int_equal(
+        tls_server_reload(rig.tls, rig.certs.server.chain_pem, &id->key, NULL, &d), ERR_TLS);
     join(&rig, NULL, NULL);
     conn_abort(rig.at_client.conn, ERR_CANCELED);
-    assert_int_equal(tls_server_reload(rig.tls, id->chain_pem, &id->key, &d), 0);
+    assert_int_equal(tls_server_reload(rig.tls, id->chain_pem, &id->key, NULL, &d), 0);
     wait_for(rig.loop, !rig.at_client.conn);
     join(&rig, NULL, NULL);
     rig_done(&rig);

@@ -52,12 +52,27 @@ static void what_is_no_ticket_is_refused(void **state)
         assert_true(ticket_check(bad[i], key, 0, &t) < 0);
 }
 
+static void any_of_several_keys_will_do(void **state)
+{
+    struct ticket_keys keys = {.n = 2};
+    char text[TICKET_TEXT_SIZE];
+    struct ticket t;
+    memcpy(keys.keys[0], other_key, TICKET_KEY_SIZE);
+    memcpy(keys.keys[1], key, TICKET_KEY_SIZE);
+    ticket_format(&good, key, text);
+    assert_int_equal(ticket_check_any(text, &keys, 0, &t), 0);
+    assert_int_equal(ticket_check_any(text, &keys, 30000, &t), ERR_EXPIRED);
+    keys.n = 1;
+    assert_int_equal(ticket_check_any(text, &keys, 0, &t), ERR_DENIED);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(what_was_signed_is_read_until_it_ends),
         cmocka_unit_test(another_key_or_a_changed_byte_is_refused),
         cmocka_unit_test(what_is_no_ticket_is_refused),
+        cmocka_unit_test(any_of_several_keys_will_do),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
