@@ -249,18 +249,12 @@ class Mounts:
         os.makedirs(self.directory)
         self.place, self.peers, self.group = Veth(), [], Group(self.directory)
         try:
-            self.target = self.start_target()
+            self.target = bench.serve(self.group, self.place)
             for name in names:
                 self.peers.append(KINDS[name][0](self.directory, self.target, self.place))
         except BaseException:
             self.close()
             raise
-
-    def start_target(self):
-        self.group.start("server", self.place.far([self.bench.load, "serve", "--to", "0.0.0.0:0"]))
-        log = os.path.join(self.directory, "server.log")
-        wait_for("the load server", lambda: re.search(r'"port": (\d+)', open(log).read()))
-        return int(re.search(r'"port": (\d+)', open(log).read()).group(1))
 
     def close(self):
         for peer in self.peers:
@@ -284,7 +278,7 @@ class Mounts:
         for n in range(rounds):
             say(f"mounts: round {n + 1} of {rounds}")
             for step, *args in steps:
-                if b.o.mount_only and not step.__name__.startswith(b.o.mount_only):
+                if b.o.step and not step.__name__.startswith(b.o.step):
                     continue
                 for peer in self.peers:
                     step(peer, *args)
@@ -313,7 +307,7 @@ def measure(bench, names, say):
     mounts = Mounts(bench, [name for name in names if name not in missing])
     try:
         mounts.measure(say)
-        if not bench.o.mount_only or bench.o.mount_only == "idle":
+        if not bench.o.step or bench.o.step == "idle":
             mounts.idle()
     finally:
         mounts.close()

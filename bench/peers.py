@@ -174,31 +174,37 @@ class Warren(Peer):
 
     name = "warren"
     enroll_per_minute = "100000"
+    network = "bench"
     build = ""
 
     def start(self):
+        hub = self.start_hub(self.near, self.place.hub_host)
+        self.ends = {"hub": [hub], "agent": [self.start_agent()]}
+
+    def start_hub(self, start, host, options=()):
         self.hub_port = free_port()
-        self.data, at = self.path("hub"), f"{self.place.hub_host}:{self.hub_port}"
-        hub = self.near("hub-process", [self.program("warren"), "hub", "--data", self.data,
-                                        "--listen", at, "--public-name", self.place.hub_host],
-                        env=dict(os.environ, WARREN_LIMIT_ENROLL=self.enroll_per_minute))
+        self.data, at = self.path("hub"), f"{host}:{self.hub_port}"
+        hub = start("hub-process", [self.program("warren"), "hub", "--data", self.data, "--listen", at,
+                                    "--public-name", host, *options],
+                    env=dict(os.environ, WARREN_LIMIT_ENROLL=self.enroll_per_minute))
         wait_for("the hub", lambda: os.stat(os.path.join(self.data, "admin.token")) and
-                 self.place.port_open(self.hub_port, self.place.hub_host))
+                 self.place.port_open(self.hub_port, host))
         self.environment = dict(os.environ, WARREN_HUB=f"https://{at}",
                                 WARREN_TOKEN_FILE=os.path.join(self.data, "admin.token"),
                                 WARREN_CA=os.path.join(self.data, "ca.pem"))
-        token = self.token(1)
+        return hub
+
+    def start_agent(self):
         self.command(self.place.far, "warren-agent", "enroll", "--hub",
-                     self.environment["WARREN_HUB"], "--token-file", token, "--data",
+                     self.environment["WARREN_HUB"], "--token-file", self.token(1), "--data",
                      self.path("agent"))
-        agent = self.far("agent-process", [self.program("warren-agent"), "run", "--data",
-                                           self.path("agent")])
-        self.ends = {"hub": [hub], "agent": [agent]}
+        return self.far("agent-process", [self.program("warren-agent"), "run", "--data",
+                                          self.path("agent")])
 
     def open_tunnel(self):
         tunnel = json.loads(self.command(
-            self.place.near, "warren", "tunnel", "create", "--name", "bench", "--network", "bench", "--target",
-            f"127.0.0.1:{self.target}", "--listen", "127.0.0.1:0", "--wait", "-o", "json"))
+            self.place.near, "warren", "tunnel", "create", "--name", self.network, "--network",
+            self.network, "--target", f"127.0.0.1:{self.target}", "--listen", "127.0.0.1:0", "--wait", "-o", "json"))
         self.port = int(tunnel["status"]["endpoint"]["address"].rsplit(":", 1)[1])
         return self
 
@@ -209,7 +215,7 @@ class Warren(Peer):
                         f.read().strip(), self.place.near_namespace)
         try:
             path = "/api/v1/tunnels/" + rest.post("/api/v1/tunnels", {"name": "bench-udp", "spec": {
-                "target": {"network": "bench", "address": f"127.0.0.1:{self.target}",
+                "target": {"network": self.network, "address": f"127.0.0.1:{self.target}",
                            "protocol": "udp"},
                 "access": {"endpoint": {"listen": "127.0.0.1:0"}}}})["id"]
         except Problem:
@@ -229,8 +235,8 @@ class Warren(Peer):
         return p.stdout
 
     def token(self, uses):
-        created = self.command(self.place.near, "warren", "token", "create", "--network", "bench", "--uses",
-                               str(uses), "-o", "json")
+        created = self.command(self.place.near, "warren", "token", "create", "--network", self.network,
+                               "--uses", str(uses), "-o", "json")
         return self.write("bootstrap.token", json.loads(created)["token"])
 
 

@@ -3,7 +3,7 @@
  * direction, no protocol, no encryption. What a round trip takes through a pair of these no tunnel
  * on the same machine can save.
  *
- *     plain-copy PORT TARGET-PORT
+ *     plain-copy [ADDRESS:]PORT [ADDRESS:]TARGET-PORT
  */
 #include <arpa/inet.h>
 #include <netinet/tcp.h>
@@ -11,6 +11,7 @@
 #include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 #include <unistd.h>
 
 struct way {
@@ -49,17 +50,23 @@ static void start(int from, int to)
     pthread_detach(thread);
 }
 
-static struct sockaddr_in at(const char *port)
+/* Without an address: this host's own. */
+static struct sockaddr_in at(char *place)
 {
-    return (struct sockaddr_in){.sin_family = AF_INET,
-                                .sin_port = htons((uint16_t)strtoul(port, NULL, 10)),
-                                .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+    char *colon = strchr(place, ':');
+    struct sockaddr_in a = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+    if (colon) {
+        *colon = '\0';
+        a.sin_addr.s_addr = inet_addr(place);
+    }
+    a.sin_port = htons((uint16_t)strtoul(colon ? colon + 1 : place, NULL, 10));
+    return a;
 }
 
 int main(int argc, char **argv)
 {
     if (argc != 3) {
-        fprintf(stderr, "usage: plain-copy PORT TARGET-PORT\n");
+        fprintf(stderr, "usage: plain-copy [ADDRESS:]PORT [ADDRESS:]TARGET-PORT\n");
         return 2;
     }
     struct sockaddr_in here = at(argv[1]), target = at(argv[2]);

@@ -6,6 +6,7 @@ is taken, because a shared machine drifts from round to round.
 
 from statistics import median
 
+import hop
 import mount
 from wan import GRID, grid_row
 
@@ -95,6 +96,28 @@ def own(row, ours=WARREN):
     return lambda samples: samples.get(row, {}).get(ours, [])
 
 
+def added(row, before, after):
+    """What `after` has more than `before` in the same round."""
+    def values(samples):
+        return [b - a for a, b in zip(samples.get(row, {}).get(before, []),
+                                      samples.get(row, {}).get(after, []))]
+    return values
+
+
+def hop_targets():
+    for n, d in hop.BULK:
+        text = f"{n} stream{'s' * (n > 1)}, {d} agent"
+        yield f"one hop / same hub: {text}", versus(f"hop_bulk{n}_{d}", hop.SAME, hop.HOP), ">=", 0.7
+    for row, text in ("hop_rr1_p50", "round trip p50"), ("hop_rr1_awake_p50", "p50 while no core sleeps"):
+        ours, floor = added(row, hop.SAME, hop.HOP), added(row, hop.TWO, hop.THREE)
+        yield f"one hop adds to {text}, us", ours, "<=", 25
+        # For a machine where one more process that only copies bytes costs more than that.
+        yield (f"one hop adds to {text}, of what one more plain copy adds",
+               lambda samples, ours=ours, floor=floor: [a / b for a, b in zip(ours(samples), floor(samples))
+                                                        if b > 0], "<=", 1.25)
+    yield "one hop: failed streams and exchanges", own("hop_errors", hop.HOP), "<=", 0
+
+
 def mount_targets():
     bulk = [(f"mount_bulk{n}_{d}", f"{n} stream{'s' * (n > 1)} {d} the target")
             for n in (1, 8) for d in ("to", "from")]
@@ -162,6 +185,7 @@ TARGETS = [
     ("100 ms, 1 % loss: 1-byte p99 beside them / direct", versus("wan100_lossy_p99", DIRECT), "<=", 1),
     ("failed streams and exchanges", own("errors"), "<=", 0),
     *mount_targets(),
+    *hop_targets(),
 ]
 
 
@@ -218,7 +242,9 @@ def print_report(samples, peers, notes):
     measured = {peer for row in samples.values() for peer in row}
     print_samples("A mount and other ways for a program into a network", mount.ROWS, samples,
                   [peer for peer in mount.PEERS if peer in measured])
-    if measured & {WARREN, mount.LEG, mount.WHOLE}:
+    print_samples("Client and agent at different hubs, or at one", hop.ROWS, samples,
+                  [peer for peer in hop.PEERS if peer in measured])
+    if measured & {WARREN, mount.LEG, mount.WHOLE, hop.HOP}:
         judged = judge(samples)
         print("## Targets: ratios are made within each round\n")
         print_table(["", "target", "measured", "verdict"],

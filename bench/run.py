@@ -16,11 +16,12 @@ import tempfile
 import time
 from collections import defaultdict
 
+import hop
 import mount
 import peers as peer_list
 import report
 import wan
-from place import network
+from place import Loopback, network
 from procs import (AwakeCores, Group, cpu_seconds, machine_busy_seconds, memory_kib, own_seconds,
                    wait_for)
 
@@ -45,11 +46,13 @@ class Bench:
         self.samples = defaultdict(lambda: defaultdict(list))
         self.prefix = ""  # of the rows that are being measured
         self.group = Group(directory)
-        self.server_port = self.start_server()
+        self.server_port = self.serve(self.group, Loopback())
 
-    def start_server(self):
-        self.group.start("server", [self.load, "serve"])
-        log = os.path.join(self.directory, "server.log")
+    def serve(self, group, place):
+        """Starts the target on the far side of `place`; its port."""
+        at = ["--to", "0.0.0.0:0"] if place.far_namespace else []
+        group.start("server", place.far([self.load, "serve", *at]))
+        log = os.path.join(group.directory, "server.log")
         wait_for("the load server", lambda: json.load(open(log)))
         return json.load(open(log))["port"]
 
@@ -216,7 +219,7 @@ class Bench:
     # -- the whole
 
     def rounds(self, kinds):
-        if self.o.only and self.o.only.startswith(("wan", "mount")):
+        if self.o.only and self.o.only.startswith(("wan", "mount", "hop")):
             return
         running = []
         try:
@@ -252,6 +255,10 @@ class Bench:
         names = mount.KINDS if self.o.peers == ALL_PEERS else self.o.peers.split(",")
         return mount.measure(self, [n for n in names if n in mount.KINDS], say)
 
+    def hops(self):
+        """Returns notes for the report."""
+        return hop.measure(self, say)
+
     def memory(self, kinds):
         for kind in kinds:
             if not kind.max_streams:
@@ -282,13 +289,13 @@ def parse_options():
     p.add_argument("--peers", default=ALL_PEERS, help="of these, by commas; with --only mount, of "
                    + ",".join(mount.KINDS))
     p.add_argument("--only", help="measurements that begin so, without memory (bulk, round, wan, mount, "
-                   "mount.bulk, …)")
+                   "mount.bulk, hop, hop.round, …)")
     p.add_argument("--agents", type=int, default=2000, help="size of the swarm")
     p.add_argument("-o", "--output", choices=["table", "json"], default="table")
     o = p.parse_args()
     o.rounds = o.rounds or (1 if o.quick else 5)
     o.seconds = o.seconds or (0.8 if o.quick else 2)
-    o.only, _, o.mount_only = (o.only or "").partition(".")
+    o.only, _, o.step = (o.only or "").partition(".")
     o.swarm_rest = 2 if o.quick else 10
     return o
 
@@ -304,6 +311,7 @@ def main():
             bench.rounds(kinds)
             place_notes = [bench.wan(kinds)] if (o.only or "wan").startswith("wan") else []
             place_notes += bench.mounts() if o.only in ("", "mount") else []
+            place_notes += bench.hops() if o.only in ("", "hop") else []
             if not o.only:
                 bench.memory(kinds)
         finally:

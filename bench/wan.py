@@ -4,7 +4,6 @@ All peers live on the one wire and have the same kernel settings, the congestion
 measurement sets the wire and waits until it is empty; nothing else uses it meanwhile.
 """
 
-import json
 import os
 import time
 
@@ -12,7 +11,7 @@ from lib.link import DEFAULTS
 
 import peers as peer_list
 from place import Wire
-from procs import Group, wait_for
+from procs import Group
 
 # The wire of the project's targets: 50 ms to and fro, 200 Mbit/s.
 TARGET = {"delay_ms": 25, "rate_mbit": 200, "queue_ms": 100}
@@ -49,10 +48,7 @@ class Wan:
     def start(self, kinds):
         os.makedirs(self.directory)
         self.group = Group(self.directory)
-        self.group.start("server", self.place.far([self.bench.load, "serve", "--to", "0.0.0.0:0"]))
-        log = os.path.join(self.directory, "server.log")
-        wait_for("the load server", lambda: json.load(open(log)))
-        port = json.load(open(log))["port"]
+        port = self.bench.serve(self.group, self.place)
         for kind in kinds:
             self.peers.append(kind(self.directory, port, self.place))
 
