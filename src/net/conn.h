@@ -61,7 +61,10 @@ void conn_set_handshake_ms(struct conn *c, uint32_t ms);
 void conn_detach(struct conn *c);
 void conn_attach(struct conn *c, struct loop *l, const struct conn_ops *ops, void *arg);
 
-void conn_wake(struct conn *c);  /* on_fill has something */
+void conn_wake(struct conn *c); /* on_fill has something */
+/* From within on_data of another connection of the loop: asks on_fill and sends now, not at the end
+ * of the turn, while what that one has received is in place. Unless it cannot be done now. */
+void conn_push(struct conn *c);
 void conn_pause(struct conn *c); /* no more on_data or on_end until conn_resume */
 void conn_resume(struct conn *c);
 

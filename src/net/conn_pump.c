@@ -11,7 +11,10 @@
 #include <string.h>
 #include <unistd.h>
 
-#define FILL_MIN   H2_OUTPUT_MIN
+#define FILL_MIN H2_OUTPUT_MIN
+/* The connection of this thread whose on_data may be running. */
+static _Thread_local const struct conn *reading;
+
 #define UNSENT_MAX (1u << 20) /* beyond a batch only if a peer makes TLS itself talk */
 
 void conn_die(struct conn *c, int err)
@@ -165,8 +168,7 @@ static void fetch(struct conn *c)
     c->in_len = (size_t)n;
 }
 
-/* Returns whether there is more to read at once. */
-static bool read_side(struct conn *c)
+static bool read_some(struct conn *c)
 {
     const uint8_t *plain;
     size_t len;
@@ -183,6 +185,15 @@ static bool read_side(struct conn *c)
     if (err < 0)
         conn_die(c, err);
     return c->in_len || (c->io.readable && !c->got_end);
+}
+
+/* Returns whether there is more to read at once. */
+static bool read_side(struct conn *c)
+{
+    reading = c;
+    bool more = read_some(c);
+    reading = NULL;
+    return more;
 }
 
 static void tell_end(struct conn *c)
@@ -369,6 +380,33 @@ void conn_pump(struct defer *d)
     }
     if (more)
         conn_wake(c);
+}
+
+/* Nothing of its own is left for the pump to do. */
+static bool is_at_rest(const struct conn *c)
+{
+    return c->state == CONN_OPEN && !c->io.readable && !c->kept_in.len && !c->kept_plain.len &&
+           !c->is_ending && !c->got_end;
+}
+
+static void push(struct conn *c)
+{
+    c->out = buffers_of_thread()->cipher_out;
+    c->out_len = 0;
+    conn_flush(c);
+    bool more = c->state == CONN_OPEN && write_side(c);
+    conn_flush(c);
+    if (!more && is_at_rest(c))
+        loop_defer_cancel(&c->pump);
+}
+
+/* The buffers for output are free: `during` reads, and TLS itself has not made it say something. */
+void conn_push(struct conn *c)
+{
+    const struct conn *during = TAKE(reading);
+    if (during && during != c && !during->out_len && c->state == CONN_OPEN && c->ops && !c->gone)
+        push(c);
+    reading = during;
 }
 
 void conn_on_event(struct io *io)

@@ -25,6 +25,7 @@ struct h2conn {
     const struct h2conn_ops *ops;
     void *arg;
     struct h2conn_batch *batch;
+    struct h2conn_batch push;
     struct timer keepalive, grace;
     uint32_t ping_ms, dead_ms;
     uint64_t bytes_before;    /* received, at the last tick */
@@ -79,6 +80,11 @@ static void on_input_end(void *arg)
         h2conn_batch_cancel(b);
         b->fn(b);
     }
+}
+
+static void push(struct h2conn_batch *b)
+{
+    conn_push(container_of(b, struct h2conn, push)->conn);
 }
 
 static const struct h2_ops session_ops = {.on_wants_output = on_wants_output,
@@ -151,6 +157,7 @@ static void on_conn_close(void *arg, int err)
     timer_stop(&hc->grace);
     err = hc->is_ending && hc->err ? hc->err : err;
     hc->is_ending = true;
+    h2conn_batch_cancel(&hc->push);
     h2_free(hc->h2);
     if (ops->on_close)
         ops->on_close(user, err);
@@ -214,6 +221,7 @@ static struct h2conn *make(struct conn *c, struct loop *l, const struct h2conn_c
     hc->loop = l;
     hc->ops = ops;
     hc->arg = arg;
+    hc->push.fn = push;
     hc->ping_ms = DEFAULT(cfg->ping_ms, PING_MS);
     hc->dead_ms = DEFAULT(cfg->dead_ms, DEAD_MS);
     timer_init(&hc->keepalive, l, on_keepalive);
@@ -276,6 +284,11 @@ void h2conn_at_batch_end(struct h2conn *hc, struct h2conn_batch *b)
         return;
     DL_APPEND(hc->batch, b);
     b->hc = hc;
+}
+
+void h2conn_push_at_batch_end(struct h2conn *hc, struct h2conn *other)
+{
+    h2conn_at_batch_end(hc, &other->push);
 }
 
 void h2conn_batch_cancel(struct h2conn_batch *b)

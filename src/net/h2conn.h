@@ -53,6 +53,9 @@ struct h2conn_batch {
 };
 void h2conn_at_batch_end(struct h2conn *hc, struct h2conn_batch *b);
 void h2conn_batch_cancel(struct h2conn_batch *b);
+/* Another connection of the loop sends what its streams have as soon as what is gathered so far is
+ * done, so that they may pass on bytes of this batch without keeping them. It may send less. */
+void h2conn_push_at_batch_end(struct h2conn *hc, struct h2conn *other);
 
 /* GOAWAY; closes when the last stream has ended, at the latest after `grace_ms`. */
 void h2conn_shutdown(struct h2conn *hc, uint32_t grace_ms);

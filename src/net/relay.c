@@ -9,7 +9,8 @@
  * input batch one sendmsg() takes all chunks of a relay. What the socket refuses is copied to
  * `stash`, which the stream's window bounds, because only written bytes are credited.
  *
- * Under a bandwidth limit both go by turns: relay_pace.c.
+ * Under a bandwidth limit both go by turns: relay_pace.c. In place of the socket there may be
+ * another relay of the same loop: relay_pair.c.
  *
  *     DIALLING ─► OPEN ─► finished when: stream ended and flushed (socket shut) and socket read
  *     (agent)       │     to its end (stream ended by us)
@@ -74,6 +75,8 @@ static void drop_chunks(struct relay *r)
 
 void relay_close_socket(struct relay *r, bool is_reset)
 {
+    if (r->pair)
+        relay_pair_leave(r);
     if (r->io.fd < 0)
         return;
     if (is_reset) {
@@ -199,13 +202,21 @@ static void write_failed(struct relay *r)
     relay_cut_both(r, RELAY_END_SOCKET_RESET, err);
 }
 
+static bool has_socket(const struct relay *r)
+{
+    return r->io.fd >= 0 || r->pair;
+}
+
 void relay_shut_if_done(struct relay *r)
 {
     if (!r->stream_ended || r->is_shut || r->stash.len || r->first_chunk != RELAY_NO_CHUNK ||
-        r->io.fd < 0 || !r->is_open)
+        !has_socket(r) || !r->is_open)
         return;
     r->is_shut = true;
-    shutdown(r->io.fd, SHUT_WR);
+    if (r->pair)
+        relay_pair_shut(r);
+    else
+        shutdown(r->io.fd, SHUT_WR);
     if (!r->stream) { /* it was closed before its last bytes were written */
         r->end = RELAY_END_FINISHED;
         loop_defer(r->loop, &r->over);
@@ -233,6 +244,10 @@ static bool write_some(struct relay *r)
 
 void relay_write_kept(struct relay *r)
 {
+    if (r->pair) {
+        relay_pair_write(r);
+        return;
+    }
     while (!r->is_cut && r->stash.len && r->io.writable)
         if (!write_some(r))
             return;
@@ -274,9 +289,68 @@ void relay_keep(struct relay *r, const void *data, size_t len)
     stash_rest(r, &(struct iovec){(void *)data, len}, 1, 0);
 }
 
+void relay_keep_chunks(struct relay *r)
+{
+    struct iovec iov[IOV_MAX_A_CALL];
+    while (r->first_chunk != RELAY_NO_CHUNK) {
+        int n;
+        take_chunks(r, iov, &n);
+        stash_rest(r, iov, n, 0);
+    }
+}
+
+static size_t give_chunks(struct relay *r, uint8_t *out, size_t cap)
+{
+    size_t n = 0;
+    while (r->first_chunk != RELAY_NO_CHUNK && n < cap) {
+        struct chunk *c = &pool.items[r->first_chunk];
+        uint32_t part = (uint32_t)MIN(cap - n, (size_t)c->len);
+        memcpy(out + n, c->data, part);
+        n += part;
+        c->data += part;
+        c->len -= part;
+        if (c->len)
+            break;
+        if (r->first_chunk == r->last_chunk)
+            drop_chunks(r);
+        else
+            r->first_chunk = c->next;
+    }
+    return n;
+}
+
+/* A large stash leaves in many small pieces, and is not moved each time. */
+static size_t give_kept(struct relay *r, uint8_t *out, size_t cap)
+{
+    size_t n = MIN(MIN(cap, relay_may_write(r)), r->stash.len - r->given);
+    memcpy(out, r->stash.data + r->given, n);
+    relay_did_write(r, n);
+    r->given += (uint32_t)n;
+    if (r->given == r->stash.len) {
+        buf_done(&r->stash);
+        r->given = 0;
+    } else if (r->given >= r->stash.len / 2) {
+        buf_consume(&r->stash, TAKE(r->given));
+    }
+    return n;
+}
+
+size_t relay_give(struct relay *r, uint8_t *out, size_t cap)
+{
+    size_t n = r->stash.len ? give_kept(r, out, cap) : 0;
+    if (!r->stash.len)
+        n += give_chunks(r, out + n, cap - n);
+    if (n)
+        count_written(r, n);
+    relay_shut_if_done(r);
+    return n;
+}
+
 static void write_chunks(struct relay *r)
 {
     struct iovec iov[IOV_MAX_A_CALL];
+    if (r->pair)
+        relay_keep_chunks(r);
     while (r->first_chunk != RELAY_NO_CHUNK) {
         int n;
         ssize_t written = 0;
@@ -296,13 +370,17 @@ static void write_chunks(struct relay *r)
         stash_rest(r, iov, n, (size_t)written);
         count_written(r, (size_t)written);
     }
-    if (relay_is_write_paced(r))
+    if (r->stash.len)
         relay_write_kept(r);
 }
 
 void relay_on_batch_end(struct h2conn_batch *b)
 {
     struct relay *r = container_of(b, struct relay, at_end);
+    if (r->pair) {
+        relay_pair_offer(r);
+        return;
+    }
     write_chunks(r);
     if (!r->is_cut)
         relay_shut_if_done(r);
@@ -321,6 +399,7 @@ static void on_data(void *arg, struct h2_stream *s, const uint8_t *data, size_t 
         return;
     if (pool.used == CHUNKS_MAX) { /* all are others'; theirs is the turn to be written */
         relay_keep(r, data, len);
+        h2conn_at_batch_end(r->hc, &r->at_end);
         return;
     }
     uint16_t at = pool.used++;
@@ -368,11 +447,40 @@ static int send_prefix(struct relay *r, uint8_t *out, size_t cap)
     return (int)n;
 }
 
+static int count_read(struct relay *r, size_t n)
+{
+    r->bytes_read += n;
+    atomic_fetch_add_explicit(&r->set->bytes_read, n, memory_order_relaxed);
+    watch_burst(r, n);
+    return (int)n;
+}
+
+static int read_pair(struct relay *r, uint8_t *out, size_t cap, bool *eof)
+{
+    size_t n = 0;
+    cap = relay_may_read(r, cap);
+    if (!cap)
+        return 0;
+    bool has_ended = !relay_pair_read(r, out, cap, &n);
+    relay_did_read(r, n);
+    if (n)
+        return count_read(r, n);
+    if (has_ended && r->socket_err) {
+        relay_cut_both(r, RELAY_END_SOCKET_RESET, r->socket_err);
+    } else if (has_ended && !relay_move_is_waiting(r)) {
+        r->socket_ended = true;
+        *eof = true;
+    }
+    return 0;
+}
+
 int relay_read(struct relay *r, uint8_t *out, size_t cap, bool *eof)
 {
-    if (r->prefix && r->io.fd >= 0)
+    if (r->prefix && has_socket(r))
         return send_prefix(r, out, cap);
     *eof = r->is_cut && r->end == RELAY_END_NOT_OPENED; /* politer than a reset */
+    if (r->pair)
+        return read_pair(r, out, cap, eof);
     if (r->io.fd < 0 || !r->io.readable)
         return 0;
     ssize_t n;
@@ -404,10 +512,7 @@ int relay_read(struct relay *r, uint8_t *out, size_t cap, bool *eof)
     }
     if ((size_t)n < cap && !r->io.hup)
         r->io.readable = false;
-    r->bytes_read += (uint64_t)n;
-    atomic_fetch_add_explicit(&r->set->bytes_read, (uint64_t)n, memory_order_relaxed);
-    watch_burst(r, (size_t)n);
-    return (int)n;
+    return count_read(r, (size_t)n);
 }
 
 static int on_produce(void *arg, struct h2_stream *s, uint8_t *out, size_t cap, bool *eof)
@@ -459,7 +564,7 @@ static void on_close(void *arg, struct h2_stream *s, uint32_t error)
 {
     struct relay *r = arg;
     r->stream = NULL;
-    if (!r->is_cut && r->first_chunk != RELAY_NO_CHUNK && r->io.fd >= 0)
+    if (!r->is_cut && r->first_chunk != RELAY_NO_CHUNK && has_socket(r))
         write_chunks(r); /* before a reset throws them away */
     if (r->move && error == H2_NO_ERROR && relay_move_finish(r, s))
         return;

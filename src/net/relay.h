@@ -83,7 +83,8 @@ struct relay_open_params {
     /* Not NULL: of an extended CONNECT (RFC 8441), such as connect-udp; the relay does not look
      * into the bytes. */
     const char *protocol, *path;
-    bool is_local;      /* one end of a socketpair: see relay_other_ended */
+    bool is_local;           /* one end of a socketpair: see relay_other_ended */
+    struct relay_pair *pair; /* in place of a socket, which is -1 then; an end of it is taken */
     const void *prefix; /* sent before the socket's bytes, not counted as theirs; may be NULL */
     uint16_t prefix_len;
     /* A target that was not reached leaves the socket as it is: see relay_result.fd; a relay_open
@@ -103,6 +104,20 @@ int relay_open(struct h2conn *hc, int fd, const struct relay_open_params *p, str
  * end-of-file of a closed one counts only then: 0: it was the proper end; else the stream is reset.
  */
 void relay_other_ended(struct relay *r, int err);
+
+/*
+ * Two relays of one loop that are each other's client or target, in place of a socketpair between
+ * them. What the stream of one receives is offered to the stream of the other at once, from where
+ * it was decrypted to; only what that does not take is copied and kept, within the window of the
+ * stream that it came by, which opens as it leaves by the other. How one ends the other is told
+ * directly, so that relay_other_ended says nothing here.
+ *
+ *     stream ═══ relay_begin_pair ─ pair ─ relay_open ═══ stream
+ */
+struct relay_pair;
+/* Any thread. Has two ends; each goes to a relay or is dropped, on the loop of both. */
+struct relay_pair *relay_pair_new(void);
+void relay_pair_drop(struct relay_pair *p); /* to the other end: a reset */
 
 /* A request header: the TTL of what is sent to connect, where it is not the usual one, as
  * traceroute over TCP wants it. */
@@ -133,6 +148,7 @@ struct relay *relay_await(struct h2_stream *s, struct relay_set *set, const stru
 /* Relays a local socket (taken, also on failure), into which early bytes go at once; then, when the
  * target is reached, answers 200. relay_other_ended counts here too. */
 int relay_begin(struct relay *r, int fd);
+void relay_begin_pair(struct relay *r, struct relay_pair *p);                   /* takes one end */
 void relay_confirm(struct relay *r, const struct h2_header *headers, size_t n); /* beside :status */
 /* Answers with the error's status and Proxy-Status, or with these headers; on_end follows. */
 void relay_fail(struct relay *r, int err, const struct h2_header *headers, size_t n);

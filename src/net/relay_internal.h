@@ -28,15 +28,19 @@ struct relay {
     uint32_t old_bytes;      /* first ones of the stash: of a stream that is gone */
     uint32_t burst;          /* bytes moved since burst_ms */
     bool is_hub, is_local;
-    bool other_ended;      /* local: told so */
-    bool keeps_fd;         /* for whoever is told that the target was not reached */
-    bool waits;            /* until then nothing is read from it */
-    int kept_fd;           /* -1: none */
-    bool is_open : 1;      /* the target is reached */
-    bool is_cut : 1;       /* `end` and `err` are decided, the socket is gone */
-    bool socket_ended : 1; /* read to its end */
-    bool stream_ended : 1; /* END_STREAM came */
-    bool is_shut : 1;      /* ... and went on as FIN */
+    bool other_ended;        /* local: told so */
+    bool keeps_fd;           /* for whoever is told that the target was not reached */
+    bool waits;              /* until then nothing is read from it */
+    struct relay_pair *pair; /* in place of a socket */
+    uint8_t side;            /* of the pair */
+    uint32_t given;          /* first ones of the stash that the other of the pair has */
+    bool was_offered;        /* to the other of the pair: what this batch has brought */
+    int kept_fd;             /* -1: none */
+    bool is_open : 1;        /* the target is reached */
+    bool is_cut : 1;         /* `end` and `err` are decided, the socket is gone */
+    bool socket_ended : 1;   /* read to its end */
+    bool stream_ended : 1;   /* END_STREAM came */
+    bool is_shut : 1;        /* ... and went on as FIN */
     int err;
     int socket_err;          /* pending error of the socket, told once its last bytes are read */
     struct icmp_cause cause; /* of a target that was not reached */
@@ -79,6 +83,9 @@ void relay_close_socket(struct relay *r, bool is_reset);
 void relay_shut_if_done(struct relay *r);
 void relay_keep(struct relay *r, const void *data, size_t len); /* bytes for the socket */
 void relay_write_kept(struct relay *r);
+void relay_keep_chunks(struct relay *r); /* what this batch has brought, beyond its end */
+/* For the other of a pair: bytes that are kept, then those of this batch. */
+size_t relay_give(struct relay *r, uint8_t *out, size_t cap);
 /* Reads from the socket: on_produce of whichever stream carries that direction. */
 int relay_read(struct relay *r, uint8_t *out, size_t cap, bool *eof);
 
@@ -90,8 +97,17 @@ void relay_did_write(struct relay *r, size_t n);
 bool relay_is_write_paced(struct relay *r);
 void relay_stop_pacing(struct relay *r);
 
+/* relay_pair.c. As of a socket: */
+int relay_pair_join(struct relay *r, struct relay_pair *p);                 /* takes the end */
+bool relay_pair_read(struct relay *r, uint8_t *out, size_t cap, size_t *n); /* false: the end */
+void relay_pair_write(struct relay *r); /* the other may read what is kept */
+void relay_pair_offer(struct relay *r); /* ... or what this batch has brought */
+void relay_pair_shut(struct relay *r);
+void relay_pair_leave(struct relay *r);
+
 /* relay_move.c */
-void relay_resume(struct relay *r); /* the socket has something to read */
+struct h2_stream *relay_sender(const struct relay *r); /* by which the socket's bytes go */
+void relay_resume(struct relay *r);                    /* the socket has something to read */
 /* Whether the old stream sends nothing more: it ends, the new one goes on. */
 bool relay_move_is_due(struct relay *r);
 bool relay_move_is_waiting(const struct relay *r); /* for the answer */

@@ -38,9 +38,14 @@ struct relay_move {
     bool new_ended;   /* ... and on the new one */
 };
 
+struct h2_stream *relay_sender(const struct relay *r)
+{
+    return r->move && r->move->is_sending ? r->move->to : r->stream;
+}
+
 void relay_resume(struct relay *r)
 {
-    struct h2_stream *s = r->move && r->move->is_sending ? r->move->to : r->stream;
+    struct h2_stream *s = relay_sender(r);
     if (s)
         h2_resume(s);
 }

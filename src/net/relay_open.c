@@ -48,6 +48,8 @@ static void watch_target(int fd)
 
 static void forget(struct relay *r)
 {
+    r->is_cut = true;
+    r->end = RELAY_END_NOT_OPENED;
     DL_DELETE(r->set->head, r);
     r->set->open--;
     r->set->total--;
@@ -97,7 +99,8 @@ int relay_open(struct h2conn *hc, int fd, const struct relay_open_params *p, str
     r->waits = p->waits;
     r->peer = p->peer;
     r->prefix = copy_prefix(p);
-    int rc = io_start(&r->io, h2conn_loop(hc), fd, relay_on_event);
+    int rc = p->pair ? relay_pair_join(r, p->pair)
+                     : io_start(&r->io, h2conn_loop(hc), fd, relay_on_event);
     if (rc == 0 && h2conn_is_ending(hc))
         rc = ERR_UNAVAILABLE;
     if (rc == 0 && p->protocol && !h2conn_takes_protocols(hc))
@@ -125,6 +128,8 @@ uint8_t relay_read_ttl(const struct h2_headers *h)
 
 void relay_other_ended(struct relay *r, int err)
 {
+    if (r->pair)
+        return;
     r->other_ended = true;
     if (r->is_cut)
         return;
@@ -171,6 +176,14 @@ int relay_begin(struct relay *r, int fd)
     else
         r->is_local = true;
     return rc;
+}
+
+void relay_begin_pair(struct relay *r, struct relay_pair *p)
+{
+    if (r->is_cut)
+        relay_pair_drop(p);
+    else if (relay_pair_join(r, p) == 0)
+        relay_pair_write(r);
 }
 
 void relay_confirm(struct relay *r, const struct h2_header *headers, size_t n)

@@ -441,6 +441,11 @@ const struct h2_header *exposure_headers(struct exposure *e, size_t *ret_n)
     return e->headers;
 }
 
+const struct loop *exposure_loop(const struct exposure *e)
+{
+    return e->worker;
+}
+
 bool exposure_is_forwarding(const struct exposure *e)
 {
     return e->forward != NULL;

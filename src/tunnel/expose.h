@@ -23,6 +23,7 @@ struct conn;
 struct exposure;
 struct peer_clock;
 struct proxy_trust;
+struct relay_pair;
 
 /* How a client's connection went, for the access log. */
 struct exposure_record {
@@ -135,12 +136,15 @@ struct exposure_dial_ops {
     void (*on_end)(void *arg, int err);
 };
 
-/* Takes `fd` (non-blocking). Callbacks come later, on the main loop. The caller owes one
- * exposure_dial_done. Not when stopping. `is_other_hubs`: the client came in at another hub, which
- * has it in its access log, counters and limits; here it only passes. */
+/* Takes `fd` (non-blocking), or in its place one end of a pair (net/relay.h), whose other end must
+ * be on exposure_loop; not of one that is forwarding. Callbacks come later, on the main loop. The
+ * caller owes one exposure_dial_done. Not when stopping. `is_other_hubs`: the client came in at
+ * another hub, which has it in its access log, counters and limits; here it only passes. */
 struct exposure_dial *exposure_dial(struct exposure *e, const struct exposure_goal *goal, int fd,
-                                    const struct addr *client, bool is_other_hubs,
-                                    const struct exposure_dial_ops *ops, void *arg);
+                                    struct relay_pair *pair, const struct addr *client,
+                                    bool is_other_hubs, const struct exposure_dial_ops *ops,
+                                    void *arg);
+const struct loop *exposure_loop(const struct exposure *e); /* where its streams are */
 /* From within on_end of a target that was not reached: the ICMP error behind it; version 0: there
  * was none. */
 const struct icmp_cause *exposure_dial_cause(const struct exposure_dial *d);

@@ -25,6 +25,7 @@ struct exposure_dial {
     void *arg;
     struct exposure *exposure; /* valid until the relay began */
     int fd;
+    struct relay_pair *pair;
     struct addr client;
     struct exposure_goal goal;
     bool has_goal, is_other_hubs, is_again;
@@ -82,16 +83,17 @@ static void start_on_worker(void *arg)
 {
     struct exposure_dial *d = arg;
     struct relay *r = exposure_open_dial(d->exposure, d, d->has_goal ? &d->goal : NULL, d->fd,
-                                         &d->client, d->is_other_hubs);
+                                         TAKE(d->pair), &d->client, d->is_other_hubs);
     if (r)
         d->relay = r;
 }
 
 struct exposure_dial *exposure_dial(struct exposure *e, const struct exposure_goal *goal, int fd,
-                                    const struct addr *client, bool is_other_hubs,
-                                    const struct exposure_dial_ops *ops, void *arg)
+                                    struct relay_pair *pair, const struct addr *client,
+                                    bool is_other_hubs, const struct exposure_dial_ops *ops,
+                                    void *arg)
 {
-    assert(exposure_is_serving(e));
+    assert(exposure_is_serving(e) && !(pair && e->forward));
     struct exposure_dial *d = NEW(struct exposure_dial);
     d->refs = 2;
     d->main = e->main;
@@ -100,6 +102,7 @@ struct exposure_dial *exposure_dial(struct exposure *e, const struct exposure_go
     d->arg = arg;
     d->exposure = e;
     d->fd = fd;
+    d->pair = pair;
     d->client = *client;
     d->has_goal = goal != NULL;
     d->is_other_hubs = is_other_hubs;

@@ -69,10 +69,10 @@ void exposure_accept(void *arg, int fd, const struct addr *peer); /* a client of
 void exposure_cut_proxied(
     struct exposure *e); /* whose relay has ended; they take their last bytes */
 void exposure_end_watches(struct exposure *e); /* flows to TUNNEL_LEASE */
-/* Relays `fd` (taken) to the target for `d`; NULL: exposure_dial_ended was
+/* Relays `fd` or `pair` (taken) to the target for `d`; NULL: exposure_dial_ended was
  * called. */
 struct relay *exposure_open_dial(struct exposure *e, struct exposure_dial *d,
-                                 const struct exposure_goal *goal, int fd,
+                                 const struct exposure_goal *goal, int fd, struct relay_pair *pair,
                                  const struct addr *client, bool is_other_hubs);
 
 /* Worker. expose_dial.c is told: */

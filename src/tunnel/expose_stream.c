@@ -33,6 +33,7 @@ struct client {
     struct pool_bulk *bulk;     /* while it fills a connection */
     struct bridge *bridge;      /* NULL: a socket of the listener, or gone */
     struct exposure_dial *dial; /* NULL: nobody on the main loop asked for it */
+    struct relay_pair *pair;    /* in place of a socket, until the relay has it */
     char token[ID_SIZE];        /* see exposure_goal */
     bool is_udp;                /* it carries capsules: the agent's end is a flow */
     bool is_for_agent;          /* ... is the agent itself */
@@ -253,19 +254,29 @@ static int find_goal(const struct exposure *e, const struct exposure_goal *asked
     return host_port_parse(e->authority, false, &ret->target, NULL);
 }
 
+/* The client is not relayed. */
+static void drop_near_side(struct client *c, int fd)
+{
+    if (c->pair)
+        relay_pair_drop(TAKE(c->pair));
+    else
+        reset_and_close(fd);
+}
+
 /* A client that is over a limit. */
 static void refuse_client(struct client *c, int fd, const struct addr *peer, int err)
 {
     struct exposure *e = c->exposure;
     const struct relay_result res = {.end = RELAY_END_NOT_OPENED, .err = err, .fd = -1};
-    reset_and_close(fd);
+    drop_near_side(c, fd);
     if (exposure_shows_refusal(e, peer, err))
         add_record(e, c, peer, &res);
     end_near_side(c, &res);
     free_if_gone(c);
 }
 
-/* Relays `fd` (taken). NULL: the client is recorded, and freed unless it has a bridge. */
+/* Relays `fd`, or the client's pair (taken). NULL: the client is recorded, and freed unless it has
+ * a bridge. */
 static struct relay *open_relay(struct client *c, const struct exposure_goal *asked, int fd,
                                 const struct addr *peer)
 {
@@ -321,12 +332,14 @@ static struct relay *open_relay(struct client *c, const struct exposure_goal *as
     }
     struct relay_result res = {.end = RELAY_END_NOT_OPENED, .err = rc < 0 ? rc : ERR_UNAVAILABLE};
     struct h2conn *hc = rc == 0 ? fleet_pool_pick(e->pool, POOL_STREAM) : NULL;
-    if (hc)
+    if (hc) {
+        params.pair = TAKE(c->pair);
         res.err = relay_open(hc, fd, &params, &c->relay);
+    }
     if (res.err == 0)
         return c->relay;
     if (!hc || may_turn)
-        reset_and_close(fd);
+        drop_near_side(c, fd);
     add_record(e, c, peer, &res);
     end_near_side(c, &res);
     free_if_gone(c);
@@ -334,11 +347,12 @@ static struct relay *open_relay(struct client *c, const struct exposure_goal *as
 }
 
 struct relay *exposure_open_dial(struct exposure *e, struct exposure_dial *d,
-                                 const struct exposure_goal *goal, int fd,
+                                 const struct exposure_goal *goal, int fd, struct relay_pair *pair,
                                  const struct addr *client, bool is_other_hubs)
 {
     struct client *c = client_new(e);
     c->dial = d;
+    c->pair = pair;
     c->is_other_hubs = is_other_hubs;
     c->is_again = exposure_dial_is_again(d);
     return open_relay(c, goal, fd, client);

@@ -190,11 +190,25 @@ int tunnel_dial(struct tunnel_object *o, const struct exposure_goal *goal, int f
                 const struct addr *client, const struct exposure_dial_ops *ops, void *arg,
                 struct exposure_dial **ret);
 struct exposure *tunnel_pick_exposure(struct tunnel_object *o); /* NULL: it does not serve */
-/* For another hub's client: on an agent of this hub, if the lease of that epoch is held here.
+
+/* The same for a stream on a lane, whose relay is to begin with `near`: a pair where both are on
+ * the lane's loop, else a socket. ERR_LIMIT: out of descriptors. */
+struct tunnel_lane_dial {
+    const struct exposure_goal *goal;
+    const struct addr *client;
+    const struct loop *loop; /* the lane's */
+    const struct exposure_dial_ops *ops;
+    void *arg;
+    struct tunnel_near {
+        int fd;
+        struct relay_pair *pair; /* NULL: fd */
+    } near;
+    struct exposure_dial *dial;
+};
+int tunnel_dial_by_lane(struct tunnel_object *o, struct tunnel_lane_dial *d);
+/* ... of another hub's client: on an agent of this hub, if the lease of that epoch is held here.
  * ERR_STALE: not here. */
-int tunnel_dial_for_hub(struct tunnel_object *o, uint64_t epoch, const struct exposure_goal *goal,
-                        int fd, const struct addr *client, const struct exposure_dial_ops *ops,
-                        void *arg, struct exposure_dial **ret);
+int tunnel_dial_for_hub(struct tunnel_object *o, uint64_t epoch, struct tunnel_lane_dial *d);
 
 /* tunnel_demand.c: somebody wants to use a target, for which a tunnel with internal access is found
  * or made. Embedded in its owner; all strings are copies. */

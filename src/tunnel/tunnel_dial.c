@@ -4,6 +4,9 @@
 #include "tunnel/internal.h"
 
 #include "base/error.h"
+#include "net/relay.h"
+
+#include <sys/socket.h>
 
 /* Equals take turns: the one after the last that was chosen. */
 struct exposure *tunnel_pick_exposure(struct tunnel_object *o)
@@ -32,8 +35,29 @@ int tunnel_dial(struct tunnel_object *o, const struct exposure_goal *goal, int f
     if (!e)
         return ERR_UNAVAILABLE;
     tunnel_demand_used(o);
-    *ret = exposure_dial(e, goal, fd, client, false, ops, arg);
+    *ret = exposure_dial(e, goal, fd, NULL, client, false, ops, arg);
     return 0;
+}
+
+static int dial_by_lane(struct tunnel_object *o, struct exposure *e, bool is_other_hubs,
+                        struct tunnel_lane_dial *d)
+{
+    int fds[2] = {-1, -1};
+    bool is_together = exposure_loop(e) == d->loop && !exposure_is_forwarding(e);
+    d->near.pair = is_together ? relay_pair_new() : NULL;
+    if (!is_together && socketpair(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0, fds) < 0)
+        return ERR_LIMIT;
+    d->near.fd = fds[0];
+    tunnel_demand_used(o);
+    d->dial =
+        exposure_dial(e, d->goal, fds[1], d->near.pair, d->client, is_other_hubs, d->ops, d->arg);
+    return 0;
+}
+
+int tunnel_dial_by_lane(struct tunnel_object *o, struct tunnel_lane_dial *d)
+{
+    struct exposure *e = tunnel_pick_exposure(o);
+    return e ? dial_by_lane(o, e, false, d) : ERR_UNAVAILABLE;
 }
 
 /* The one of this lease; where several agents hold the tunnel, the route names only one of them. */
@@ -51,14 +75,8 @@ static struct exposure *own_exposure(struct tunnel_object *o, uint64_t epoch)
     return best;
 }
 
-int tunnel_dial_for_hub(struct tunnel_object *o, uint64_t epoch, const struct exposure_goal *goal,
-                        int fd, const struct addr *client, const struct exposure_dial_ops *ops,
-                        void *arg, struct exposure_dial **ret)
+int tunnel_dial_for_hub(struct tunnel_object *o, uint64_t epoch, struct tunnel_lane_dial *d)
 {
     struct exposure *e = own_exposure(o, epoch);
-    if (!e)
-        return ERR_STALE;
-    tunnel_demand_used(o);
-    *ret = exposure_dial(e, goal, fd, client, true, ops, arg);
-    return 0;
+    return e ? dial_by_lane(o, e, true, d) : ERR_STALE;
 }

@@ -2,7 +2,7 @@
  * A stream is shared by two threads. What it needs of the main loop, and how it goes on:
  *
  *   lane: request ─ relay_await ─► main: judged, then a tunnel demanded
- *   lane: relay_begin ◄─────────── main: it serves; a socketpair; tunnel_dial gets the other end
+ *   lane: relay_begin ◄─────────── main: it serves: tunnel_dial_by_lane
  *   lane: relay_confirm ◄───────── main: the target is reached
  *   lane: relay_fail ◄──────────── main: ... or is not
  *   lane: relay_other_ended ◄───── main: how the far side ended
@@ -25,8 +25,6 @@
 #include "wire/connect_udp.h"
 
 #include <assert.h>
-#include <errno.h>
-#include <fcntl.h>
 #include <stdatomic.h>
 #include <stdio.h>
 #include <string.h>
@@ -118,7 +116,8 @@ static struct lane_stream *ref(struct lane_stream *s)
 
 struct news {
     struct lane_stream *stream;
-    int fd, err;
+    struct tunnel_near near;
+    int err;
     bool is_not_here;
     struct icmp_cause cause;
     char text[256];
@@ -155,11 +154,16 @@ static void meet(struct client_conn *c)
 static void begin_on_lane(void *arg)
 {
     struct news *n = arg;
+    struct relay *r = n->stream->relay;
     meet(n->stream->conn);
-    if (n->stream->relay)
-        relay_begin(n->stream->relay, n->fd);
+    if (r && n->near.pair)
+        relay_begin_pair(r, n->near.pair);
+    else if (n->near.pair)
+        relay_pair_drop(n->near.pair);
+    else if (r)
+        relay_begin(r, n->near.fd);
     else
-        close(n->fd);
+        close(n->near.fd);
     news_free(n);
 }
 
@@ -258,22 +262,33 @@ static void on_dial_end(void *arg, int err)
 
 static const struct exposure_dial_ops dial_ops = {.on_open = on_dial_open, .on_end = on_dial_end};
 
+static struct tunnel_lane_dial dial_of(struct lane_stream *s, const struct exposure_goal *goal)
+{
+    return (struct tunnel_lane_dial){
+        .goal = goal, .client = &s->ask.peer, .loop = s->lane->loop, .ops = &dial_ops, .arg = s};
+}
+
+static void begin(struct lane_stream *s, const struct tunnel_lane_dial *d)
+{
+    struct news *n = news_new(s);
+    s->dial = d->dial;
+    n->near = d->near;
+    send_news(n, begin_on_lane);
+}
+
 static void on_ready(struct tunnel_demand *d, struct tunnel_object *o)
 {
     struct lane_stream *s = container_of(d, struct lane_stream, demand);
-    int fds[2];
-    if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0, fds) < 0) {
-        fail(s, ERR_LIMIT, "the hub is out of descriptors");
-        return;
-    }
-    struct news *n = news_new(s);
-    n->fd = fds[0];
-    send_news(n, begin_on_lane);
     struct exposure_goal goal;
     tunnel_demand_goal(d, &goal);
     goal.ttl = s->ttl;
-    int rc = tunnel_dial(o, &goal, fds[1], &s->ask.peer, &dial_ops, s, &s->dial);
-    assert(rc == 0);
+    struct tunnel_lane_dial dial = dial_of(s, &goal);
+    int rc = tunnel_dial_by_lane(o, &dial);
+    assert(rc == 0 || rc == ERR_LIMIT);
+    if (rc == 0)
+        begin(s, &dial);
+    else
+        fail(s, rc, "the hub is out of descriptors");
 }
 
 static void on_fail(struct tunnel_demand *d, int err, const char *text)
@@ -310,21 +325,11 @@ static int dial_for_hub(struct lane_stream *s, const struct ticket *t,
                         const struct exposure_goal *goal)
 {
     struct tunnel_object *o = tunnel_find(s->lane->tunnels, t->tunnel);
-    int fds[2];
+    struct tunnel_lane_dial dial = dial_of(s, goal);
     if (!o)
         return ERR_STALE;
-    if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0, fds) < 0)
-        return ERR_LIMIT;
-    int rc =
-        tunnel_dial_for_hub(o, t->lease_epoch, goal, fds[1], &s->ask.peer, &dial_ops, s, &s->dial);
-    if (rc < 0) {
-        close(fds[0]);
-        close(fds[1]);
-        return rc;
-    }
-    struct news *n = news_new(s);
-    n->fd = fds[0];
-    send_news(n, begin_on_lane);
+    TRY(tunnel_dial_for_hub(o, t->lease_epoch, &dial));
+    begin(s, &dial);
     return 0;
 }
 

@@ -243,8 +243,9 @@ def test_a_revoked_token_s_streams_are_cut_and_others_go_on(site, proxy, echo_se
     assert other.connect(echo_server.address).opened().status == 407
     streams[0].send(b"still here")
     assert streams[0].receive(10) == b"still here"
-    ends = wait_until(lambda: [row["end"] for tunnel in hub.tunnels()
-                               for row in hub.admin.items(f"/api/v1/tunnels/{tunnel['id']}/connections")
-                               if row["closed"]], "the rows")
-    assert ends == ["revoked", "revoked"]
+
+    def ends():
+        return [row["end"] for tunnel in hub.tunnels()
+                for row in hub.admin.items(f"/api/v1/tunnels/{tunnel['id']}/connections") if row["closed"]]
+    wait_until(lambda: ends() == ["revoked", "revoked"], "both rows")
     other.close()
