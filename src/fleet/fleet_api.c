@@ -302,13 +302,7 @@ static struct network_write *network_write_new(struct fleet_api *api, struct htt
 static int write_network(struct tx *tx, void *arg)
 {
     const struct network_write *w = arg;
-    TRY(tx_exec(tx,
-                "INSERT INTO network (id, tenant, name, version, created) "
-                "VALUES ($1, $2, $3, 1, $4)",
-                STORE_TEXT(w->id), STORE_TEXT(w->by.tenant), STORE_TEXT(w->name),
-                STORE_INT(w->now)));
-    TRY(identity_audit_act(tx, &w->by, "network.create", w->id, w->name));
-    return store_publish(tx, w->by.tenant, "network", w->id, STORE_PUT);
+    return identity_network_create(tx, &w->by, w->id, w->name, w->now);
 }
 
 static void answer_network(void *arg, int err)

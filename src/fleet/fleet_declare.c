@@ -33,13 +33,7 @@ static int write_put(struct tx *tx, void *arg)
 {
     const struct network_put *w = arg;
     if (w->is_new) {
-        TRY(tx_exec(tx,
-                    "INSERT INTO network (id, tenant, name, version, created) "
-                    "VALUES ($1, $2, $3, 1, $4)",
-                    STORE_TEXT(w->id), STORE_TEXT(w->by.tenant), STORE_TEXT(w->name),
-                    STORE_INT(w->now)));
-        TRY(identity_audit_act(tx, &w->by, "network.create", w->id, w->name));
-        TRY(store_publish(tx, w->by.tenant, "network", w->id, STORE_PUT));
+        TRY(identity_network_create(tx, &w->by, w->id, w->name, w->now));
     } else {
         int64_t version;
         int rc = tx_query_int(tx, &version, "SELECT version FROM network WHERE id = $1",

@@ -192,6 +192,9 @@ void identity_ca_rotate(struct identity *i, const struct identity_caller *by,
 /* The id of a network by its id or name, or by that of one that was merged into it.
  * ERR_NOT_FOUND. */
 int identity_network_find(struct tx *tx, const char *tenant, const char *ref, char ret[ID_SIZE]);
+/* A new one, made by `by`. ERR_EXISTS: there is one of that name. */
+int identity_network_create(struct tx *tx, const struct identity_caller *by, const char *id,
+                            const char *name, int64_t now_ms);
 
 /* ---- audit, inside a transaction ---- */
 

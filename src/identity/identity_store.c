@@ -191,6 +191,24 @@ int identity_network_find(struct tx *tx, const char *tenant, const char *ref, ch
     return 0;
 }
 
+static int insert_network(struct tx *tx, const char *tenant, const char *id, const char *name,
+                          int64_t now_ms, bool is_automatic)
+{
+    TRY(tx_exec(tx,
+                "INSERT INTO network (id, tenant, name, version, created, automatic) "
+                "VALUES ($1, $2, $3, 1, $4, $5)",
+                STORE_TEXT(id), STORE_TEXT(tenant), STORE_TEXT(name), STORE_INT(now_ms),
+                STORE_INT(is_automatic)));
+    return store_publish(tx, tenant, "network", id, STORE_PUT);
+}
+
+int identity_network_create(struct tx *tx, const struct identity_caller *by, const char *id,
+                            const char *name, int64_t now_ms)
+{
+    TRY(insert_network(tx, by->tenant, id, name, now_ms, false));
+    return identity_audit_act(tx, by, "network.create", id, name);
+}
+
 int network_find_or_make(struct tx *tx, const char *tenant, const char *ref, int64_t now_ms,
                          char ret[ID_SIZE])
 {
@@ -200,12 +218,7 @@ int network_find_or_make(struct tx *tx, const char *tenant, const char *ref, int
     char id[ID_SIZE], name[IDENTITY_NAME_SIZE];
     id_new(id, "net");
     snprintf(name, sizeof(name), "net-%.16s", id + strlen("net_"));
-    TRY(tx_exec(tx,
-                "INSERT INTO network (id, tenant, name, version, created, automatic) "
-                "VALUES ($1, $2, $3, 1, $4, $5)",
-                STORE_TEXT(id), STORE_TEXT(tenant), STORE_TEXT(*ref ? ref : name),
-                STORE_INT(now_ms), STORE_INT(*ref == '\0')));
-    TRY(store_publish(tx, tenant, "network", id, STORE_PUT));
+    TRY(insert_network(tx, tenant, id, *ref ? ref : name, now_ms, *ref == '\0'));
     copy(ret, ID_SIZE, id);
     return 0;
 }
