@@ -6,6 +6,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
+#include <poll.h>
 #include <sched.h>
 #include <signal.h>
 #include <stdio.h>
@@ -19,6 +20,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#define END_MS     2000
 #define NAMESPACES (CLONE_NEWNET | CLONE_NEWNS | CLONE_NEWPID)
 
 int space_fail(struct space_report *r, int err, const char *what)
@@ -224,12 +226,21 @@ void space_signal(struct space *s, int signum)
     (void)!send(s->control, &(char){(char)signum}, 1, MSG_NOSIGNAL);
 }
 
+/* Its process 1 ends when all in it have, and one that `mount exec` has brought in only when that
+ * has taken note, which may be stopped: what then remains has no network any more. */
+static void bury(const struct space *s)
+{
+    struct pollfd p = {.fd = s->pidfd, .events = POLLIN};
+    while (poll(&p, 1, END_MS) < 0 && errno == EINTR)
+        ;
+    waitpid(s->pid, NULL, WNOHANG);
+}
+
 int space_wait(struct space *s)
 {
     int status = 0;
     kill(s->pid, SIGKILL);
-    while (waitpid(s->pid, NULL, 0) < 0 && errno == EINTR)
-        ;
+    bury(s);
     if (recv(s->control, &status, sizeof(status), MSG_DONTWAIT) != sizeof(status))
         status = SIGKILL;
     close(s->control);

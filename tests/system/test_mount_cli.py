@@ -184,6 +184,19 @@ def test_a_detached_mount_is_entered_listed_and_stopped(bench, site, lan):
     assert code == 3 and "no mount named" in err
 
 
+def test_a_stopped_client_does_not_hold_up_the_end(site, lan, lasting):
+    lasting("lab")
+    inside = warren(site, lan, "mount", "exec", "lab", "--", "sleep", "1001")
+    wait_until(lambda: len(alive_with("sleep\0001001")) > 1, "the client and the program in it")
+    inside.send_signal(signal.SIGSTOP)
+    try:
+        assert done(warren(site, lan, "mount", "stop", "lab"))[0] == 0
+    finally:
+        inside.send_signal(signal.SIGCONT)
+    assert done(inside)[0] == -signal.SIGKILL
+    assert not alive_with("sleep\0001001")
+
+
 def test_a_detached_mount_that_cannot_serve_says_why(site, lan):
     code, _, err = done(warren(site, lan, "mount", "nowhere", "--name", "x", "--detach"))
     assert code == 3 and "nowhere" in err
