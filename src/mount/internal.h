@@ -114,6 +114,8 @@ void mount_udp_give(struct mount_udp *u, const uint8_t *data, size_t len); /* to
 /* mount_ahead.c */
 /* A datagram of the program. true: it is answered; else it is to be sent. */
 bool mount_ahead_request(struct mount_udp *u, const uint8_t *data, size_t len);
+/* A datagram of the program that goes to the device as it is, whatever it asks. */
+void mount_ahead_bypass(struct mount_udp *u);
 /* One of the device, before the program gets it. */
 void mount_ahead_response(struct mount_udp *u, const uint8_t *data, size_t len);
 void mount_ahead_push(struct mount_udp *u, const uint8_t *value, size_t len); /* an AHEAD capsule */

@@ -46,9 +46,8 @@ static void forward_waiting(struct mount_udp *u)
     }
 }
 
-static void make_void(struct mount_udp *u)
+static void make_void(struct mount_device *d)
 {
-    struct mount_device *d = u->device;
     struct mount_udp *other;
     if (!d->is_read)
         return;
@@ -92,7 +91,7 @@ bool mount_ahead_request(struct mount_udp *u, const uint8_t *data, size_t len)
         join(u);
     enum ahead_verdict v = ahead_request(u->ahead, data, len, now_of(u), &answer);
     if (v == AHEAD_VOID)
-        make_void(u);
+        make_void(u->device);
     else if (ahead_has_news(u->ahead))
         u->device->is_read = true;
     tell(u);
@@ -101,10 +100,18 @@ bool mount_ahead_request(struct mount_udp *u, const uint8_t *data, size_t len)
     return v == AHEAD_GIVE;
 }
 
+void mount_ahead_bypass(struct mount_udp *u)
+{
+    struct mount_device *d;
+    HASH_FIND(hh, u->mount->devices, u->ends.far, sizeof(u->ends.far), d);
+    if (d)
+        make_void(d);
+}
+
 void mount_ahead_response(struct mount_udp *u, const uint8_t *data, size_t len)
 {
     if (u->ahead && ahead_response(u->ahead, data, len))
-        make_void(u);
+        make_void(u->device);
 }
 
 void mount_ahead_push(struct mount_udp *u, const uint8_t *value, size_t len)

@@ -141,7 +141,10 @@ void mount_udp_input(struct mount *m, const struct packet *p)
     DL_APPEND(m->udp_idle, u);
     mount_quote(u->quote, p);
     const struct capsule_mark mark = {p->ttl == USUAL_TTL ? 0 : p->ttl, p->tos};
-    if (!mount_ahead_request(u, p->payload, p->payload_len))
+    bool is_marked = mark.ttl || mark.tos; /* what comes back may be about the way there */
+    if (is_marked)
+        mount_ahead_bypass(u);
+    if (is_marked || !mount_ahead_request(u, p->payload, p->payload_len))
         flow_send_marked(u->flow, p->payload, p->payload_len, &mark);
 }
 
