@@ -158,12 +158,13 @@ static json_t *render_view(void *arg)
     const struct agent *a = arg;
     json_t *ping = json_pack("{s:s, s:s}", "ipv4", ping_way_text(ping_find_way(false)), "ipv6",
                              ping_way_text(ping_find_way(true)));
-    return json_pack("{s:s, s:b, s:s, s:I, s:I, s:o, s:o, s:o}", "agent", a->identity.id,
+    return json_pack("{s:s, s:b, s:s, s:I, s:I, s:o, s:o, s:o, s:o}", "agent", a->identity.id,
                      "connected", session_is_up(a->session), "status", session_status(a->session),
                      "epoch", (json_int_t)session_epoch(a->session), "streams",
                      (json_int_t)tunnel_agent_streams(a->tunnels), "ping", ping, "leases",
                      tunnel_agent_json(a->tunnels), "read_ahead",
-                     tunnel_agent_read_ahead_json(a->tunnels));
+                     tunnel_agent_read_ahead_json(a->tunnels), "dials",
+                     tunnel_agent_dials_json(a->tunnels));
 }
 
 /* Nothing else needs it, so an agent whose folder takes no socket works as well. */

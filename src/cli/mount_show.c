@@ -109,7 +109,7 @@ json_t *mount_status_json(const struct mount_session *s)
         mount_get_stats(s->mount, &stats);
     return json_pack(
         "{s:s, s:s, s:s, s:o, s:o, s:s, s:i, s:o, s:o, s:o, s:b, s:o, s:{s:I, s:I, s:I, s:I}, "
-        "s:{s:I, s:I}, s:{s:I, s:I}, s:I}",
+        "s:{s:I, s:I}, s:{s:I, s:I}, s:{s:I, s:I, s:I, s:I, s:I}, s:I}",
         "name", plan->name, "network", plan->network, "phase", is_up ? "active" : "waiting",
         "reason", is_up ? json_null() : json_string(why_waiting(s)), "agent",
         is_up ? text_or_null(mount_agents_serving(s->agents)) : json_null(), "hub",
@@ -119,6 +119,9 @@ json_t *mount_status_json(const struct mount_session *s)
         (json_int_t)stats.tcp_open, "udp", (json_int_t)stats.udp_open, "total",
         (json_int_t)stats.flows_total, "failed", (json_int_t)stats.dials_failed, "bytes", "up",
         (json_int_t)stats.bytes_up, "down", (json_int_t)stats.bytes_down, "read_ahead", "hits",
-        (json_int_t)stats.ahead_hits, "wasted", (json_int_t)stats.ahead_wasted, "packets_ignored",
+        (json_int_t)stats.ahead_hits, "wasted", (json_int_t)stats.ahead_wasted, "dials", "pending",
+        (json_int_t)stats.dials.dials, "fullest_target", (json_int_t)stats.dials.fullest, "waiting",
+        (json_int_t)stats.dials.waiting_place, "gave_way", (json_int_t)stats.dials.gave_way,
+        "refused", (json_int_t)stats.dials.refused, "packets_ignored",
         (json_int_t)stats.packets_ignored);
 }

@@ -186,6 +186,7 @@ void mount_get_stats(const struct mount *m, struct mount_stats *ret)
     *ret = m->stats;
     ret->tcp_open = HASH_COUNT(m->tcp);
     ret->udp_open = HASH_COUNT(m->udp);
+    dial_gate_get_stats(m->gate, &ret->dials);
     ret->ahead_hits = m->ahead_stats.hits;
     ret->ahead_wasted = m->ahead_stats.wasted;
     ret->bytes_up += m->udp_set.bytes_read;

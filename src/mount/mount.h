@@ -15,6 +15,7 @@
 
 #include "loop/loop.h"
 #include "mount/packet.h"
+#include "net/dial_gate.h"
 #include "net/h2conn.h"
 
 struct mount;
@@ -61,6 +62,7 @@ struct mount_stats {
     uint64_t tcp_open, udp_open, flows_total, dials_failed, packets_ignored;
     uint64_t bytes_up, bytes_down;
     uint64_t ahead_hits, ahead_wasted; /* answers that were read ahead: given, or never */
+    struct dial_gate_stats dials;
 };
 
 /* Takes the TUN descriptor (tun_open), also on failure. */

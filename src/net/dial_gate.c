@@ -11,6 +11,7 @@
 #include "base/error.h"
 #include "base/macro.h"
 #include "base/mem.h"
+#include "net/neighbours.h"
 
 #include <assert.h>
 #include <ifaddrs.h>
@@ -25,8 +26,17 @@
 #define KNOWN_MAX    8192
 #define LINKS_MAX    64
 #define LINKS_MS     5000 /* how old the list of attached networks may be */
+#define TABLE_MS     500  /* ... and the copy of the table of neighbours */
+#define SLOTS_MIN    16
 
-enum { WAITS_NOT, WAITS_FOR_NEIGHBOUR, WAITS_FOR_PLACE, WAITS_COUNT };
+enum {
+    WAITS_NOT,
+    WAITS_FOR_NEIGHBOUR, /* a dial */
+    WAITS_TO_PASS,       /* the same, a datagram */
+    WAITS_PATIENTLY,     /* the same, a sweep */
+    WAITS_FOR_PLACE,
+    WAITS_COUNT
+};
 
 struct dial_target {
     struct dial_gate *gate;
@@ -49,6 +59,7 @@ struct link {
 
 struct dial_gate {
     struct dial_gate_config cfg;
+    size_t n_refs;
     struct dial_target *targets, *idle, *slots;
     struct dial_target **by_count; /* [1..per_target] */
     size_t most;                   /* of by_count; an upper bound */
@@ -59,6 +70,11 @@ struct dial_gate {
     struct link links[LINKS_MAX];
     size_t n_links;
     uint64_t links_ms; /* 0: never read */
+    struct neighbours table;
+    uint64_t table_ms; /* 0: never read */
+    size_t n_slots_max;
+    uint64_t room_ms; /* when that was found out; 0: never */
+    uint64_t n_refused, n_gave_way;
 };
 
 /* ---- attached networks ---- */
@@ -220,6 +236,7 @@ static bool make_room(struct dial_gate *g, struct dial_target *fullest)
     struct dial_ticket *oldest = fullest->tickets;
     if (loop_now_ms(g->cfg.loop) - oldest->since_ms < g->cfg.spare_ms)
         return false;
+    g->n_gave_way++;
     take_out(oldest);
     oldest->give_way(oldest);
     return true;
@@ -255,6 +272,33 @@ static bool needs_slot(struct dial_gate *g, const struct dial_target *t)
 {
     return g->cfg.unresolved_max && !t->slot_until_ms &&
            t->known_until_ms <= loop_now_ms(g->cfg.loop) && is_attached(g, t->ip);
+}
+
+/* It has its entry in the table already. */
+static bool is_neighbour(struct dial_gate *g, const struct dial_target *t)
+{
+    uint64_t now = loop_now_ms(g->cfg.loop);
+    if (g->cfg.is_attached) /* a made-up network */
+        return false;
+    if (!g->table_ms || now - g->table_ms > TABLE_MS) {
+        neighbours_done(&g->table);
+        neighbours_read(&g->table);
+        g->table_ms = MAX(now, UINT64_C(1));
+    }
+    return neighbours_find(&g->table, t->ip);
+}
+
+/* What is in use while we have none is others'. */
+static bool has_slot(struct dial_gate *g, bool is_patient)
+{
+    uint64_t now = loop_now_ms(g->cfg.loop);
+    if (!g->n_slots && (!g->room_ms || now - g->room_ms > TABLE_MS)) {
+        g->room_ms = MAX(now, UINT64_C(1));
+        size_t room = g->cfg.room ? g->cfg.room() : neighbours_room();
+        room = MAX(room / 4 * 3, (size_t)SLOTS_MIN);
+        g->n_slots_max = MIN(room, g->cfg.unresolved_max);
+    }
+    return g->n_slots < g->n_slots_max - (is_patient ? g->n_slots_max / 8 : 0);
 }
 
 static void take_slot(struct dial_target *t)
@@ -299,27 +343,45 @@ static int let_in(struct dial_ticket *k)
 {
     struct dial_target *t = k->target;
     stop_waiting(k);
-    if (take_place(t->gate, t, k) < 0) {
+    if (!k->is_passing && take_place(t->gate, t, k) < 0) {
         start_waiting(k, WAITS_FOR_PLACE);
         return ERR_LIMIT;
     }
     t->n_waiting--;
+    if (k->is_passing) {
+        k->target = NULL;
+        refile(t);
+    }
     k->on_turn(k);
     return 0;
+}
+
+/* The first of a queue, if there is one and it may go. */
+static bool let_in_first(struct dial_gate *g, uint8_t queue)
+{
+    struct dial_ticket *k = g->waiting[queue];
+    if (!k)
+        return false;
+    if (needs_slot(g, k->target)) {
+        if (!has_slot(g, k->is_patient))
+            return false;
+        take_slot(k->target);
+    }
+    (void)let_in(k);
+    return true;
 }
 
 static void on_turns(struct defer *d)
 {
     struct dial_gate *g = container_of(d, struct dial_gate, turns);
     struct dial_ticket *k;
-    while ((k = g->waiting[WAITS_FOR_NEIGHBOUR])) {
-        if (needs_slot(g, k->target)) {
-            if (g->n_slots >= g->cfg.unresolved_max)
-                break;
-            take_slot(k->target);
-        }
-        (void)let_in(k);
+    bool is_more = true;
+    while (is_more) {
+        is_more = let_in_first(g, WAITS_FOR_NEIGHBOUR);
+        is_more |= let_in_first(g, WAITS_TO_PASS);
     }
+    while (let_in_first(g, WAITS_PATIENTLY))
+        ;
     /* One whose target has enough of them steps back behind the others. */
     for (int missed = 0; missed < MISSES_MAX && (k = g->waiting[WAITS_FOR_PLACE]);)
         missed += let_in(k) < 0;
@@ -345,27 +407,51 @@ static void on_timer(struct timer *timer)
 int dial_gate_enter(struct dial_gate *g, struct dial_ticket *k, const struct addr *target)
 {
     struct dial_target *t = target_of(g, target);
-    uint8_t what_for = WAITS_NOT;
+    uint8_t what_for = WAITS_NOT, queue = k->is_patient   ? WAITS_PATIENTLY
+                                          : k->is_passing ? WAITS_TO_PASS
+                                                          : WAITS_FOR_NEIGHBOUR;
     assert(!k->target);
+    if (t->is_idle)
+        unlist(t);
     t->n_waiting++; /* keeps it */
     if (needs_slot(g, t)) {
-        if (g->n_slots < g->cfg.unresolved_max && !g->waiting[WAITS_FOR_NEIGHBOUR])
+        if (!g->waiting[queue] && has_slot(g, k->is_patient))
             take_slot(t);
-        else
-            what_for = WAITS_FOR_NEIGHBOUR;
+        else if (!is_neighbour(g, t))
+            what_for = queue;
     }
-    if (!what_for && (g->waiting[WAITS_FOR_PLACE] || take_place(g, t, k) < 0))
+    if (!what_for && !k->is_passing && (g->waiting[WAITS_FOR_PLACE] || take_place(g, t, k) < 0))
         what_for = WAITS_FOR_PLACE;
-    if (what_for && g->n_waiting < g->cfg.max) {
+    if (what_for && g->n_waiting < (k->is_passing ? g->cfg.max / 2 : g->cfg.max)) {
         k->target = t;
         start_waiting(k, what_for);
         wake(g);
         return DIAL_GATE_WAIT;
     }
     t->n_waiting--;
-    if (what_for)
+    g->n_refused += what_for != WAITS_NOT;
+    if (!k->target)
         refile(t);
     return what_for ? ERR_LIMIT : 0;
+}
+
+static void note_answer(struct dial_target *t)
+{
+    if (t->gate->cfg.unresolved_max)
+        t->known_until_ms = loop_now_ms(t->gate->cfg.loop) + KNOWN_MS;
+    give_slot(t);
+}
+
+void dial_gate_answered(struct dial_gate *g, const struct addr *a)
+{
+    struct dial_target *t;
+    uint8_t ip[16];
+    addr_mapped(a, ip);
+    HASH_FIND(hh, g->targets, ip, sizeof(ip), t);
+    if (!t)
+        return; /* it took nothing to ask it */
+    note_answer(t);
+    refile(t);
 }
 
 void dial_gate_leave(struct dial_ticket *k, int err)
@@ -373,7 +459,6 @@ void dial_gate_leave(struct dial_ticket *k, int err)
     struct dial_target *t = k->target;
     if (!t)
         return;
-    struct dial_gate *g = t->gate;
     if (k->waits) {
         stop_waiting(k);
         k->target = NULL;
@@ -381,10 +466,9 @@ void dial_gate_leave(struct dial_ticket *k, int err)
         refile(t);
         return;
     }
-    bool has_answered = err == 0 || err == ERR_REFUSED || err == ERR_RESET;
-    if (has_answered && g->cfg.unresolved_max)
-        t->known_until_ms = loop_now_ms(g->cfg.loop) + KNOWN_MS;
-    if (has_answered || err == ERR_UNREACHABLE)
+    if (err == 0 || err == ERR_REFUSED || err == ERR_RESET)
+        note_answer(t);
+    else if (err == ERR_UNREACHABLE)
         give_slot(t);
     take_out(k);
 }
@@ -401,12 +485,31 @@ size_t dial_gate_pending(const struct dial_gate *g)
     return g->n_dials + g->n_waiting;
 }
 
+void dial_gate_get_stats(struct dial_gate *g, struct dial_gate_stats *ret)
+{
+    size_t waiting[WAITS_COUNT];
+    const struct dial_ticket *k;
+    for (int i = WAITS_NOT; i < WAITS_COUNT; i++)
+        DL_COUNT2(g->waiting[i], k, waiting[i], next);
+    *ret = (struct dial_gate_stats){.dials = g->n_dials,
+                                    .fullest = fullest(g) ? fullest(g)->n : 0,
+                                    .waiting_place = waiting[WAITS_FOR_PLACE],
+                                    .waiting_address = waiting[WAITS_FOR_NEIGHBOUR] +
+                                                       waiting[WAITS_TO_PASS] +
+                                                       waiting[WAITS_PATIENTLY],
+                                    .unresolved = g->n_slots,
+                                    .unresolved_max = g->n_slots_max,
+                                    .refused = g->n_refused,
+                                    .gave_way = g->n_gave_way};
+}
+
 /* ---- its life ---- */
 
 struct dial_gate *dial_gate_new(const struct dial_gate_config *cfg)
 {
     struct dial_gate *g = NEW(struct dial_gate);
     g->cfg = *cfg;
+    g->n_refs = 1;
     g->cfg.per_target = MIN(cfg->per_target, cfg->max);
     g->by_count = mem_new((g->cfg.per_target + 1) * sizeof(*g->by_count));
     g->turns.fn = on_turns;
@@ -414,10 +517,16 @@ struct dial_gate *dial_gate_new(const struct dial_gate_config *cfg)
     return g;
 }
 
+struct dial_gate *dial_gate_ref(struct dial_gate *g)
+{
+    g->n_refs++;
+    return g;
+}
+
 void dial_gate_free(struct dial_gate *g)
 {
     struct dial_target *t, *next;
-    if (!g)
+    if (!g || --g->n_refs)
         return;
     assert(!g->n_dials && !g->n_waiting);
     HASH_ITER (hh, g->targets, t, next) {
@@ -426,6 +535,7 @@ void dial_gate_free(struct dial_gate *g)
     }
     timer_stop(&g->timer);
     loop_defer_cancel(&g->turns);
+    neighbours_done(&g->table);
     mem_free(g->by_count);
     mem_free(g);
 }

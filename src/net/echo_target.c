@@ -3,18 +3,15 @@
 #include "base/error.h"
 #include "base/macro.h"
 #include "base/mem.h"
-#include "loop/io.h"
 #include "net/buffers.h"
-#include "net/ping.h"
+#include "net/pinger.h"
 #include "wire/echo.h"
 
 #include <assert.h>
 #include <errno.h>
 #include <string.h>
 #include <unistd.h>
-
-#define ANSWERS_A_TURN 64
-#define SENDS_MAX      8 /* of one echo, while errors of others come in between */
+#include <utlist.h>
 
 /* An echo under way. */
 struct pending {
@@ -24,10 +21,18 @@ struct pending {
     uint8_t address[16];
 };
 
+/* One that must not be sent yet: others that have not answered have their turn. */
+struct waiting {
+    struct dial_ticket ticket;
+    struct echo_target *target;
+    struct addr to;
+    struct echo_record record; /* its data follow */
+    struct waiting *prev, *next;
+};
+
 /* One for each version of IP. */
 struct sender {
-    struct io io; /* fd -1: not permitted */
-    struct ping ping;
+    struct pinger pinger;
     struct echo_target *target;
 };
 
@@ -37,11 +42,13 @@ struct echo_target {
     struct echo_target_params p;
     struct sender senders[2]; /* IPv4, IPv6 */
     struct pending *pending;  /* by sequence number */
+    struct waiting *waiting;  /* oldest first */
+    size_t n_waiting, waiting_bytes;
     uint16_t next_seq;
     uint64_t second_ms; /* when the present second began */
     uint32_t sent;      /* in it */
     int err;            /* to answer with */
-    struct defer answer, again;
+    struct defer answer;
 };
 
 static _Thread_local size_t n_streams;
@@ -72,11 +79,34 @@ static void tell_cause(struct echo_target *t, uint32_t cookie, const struct icmp
     tell(t, &r);
 }
 
-static void on_answer(struct sender *s, const struct ping_answer *a)
+static void read_address(const uint8_t ip[16], uint8_t version, struct addr *ret)
 {
-    struct echo_target *t = s->target;
+    *ret = (struct addr){0};
+    if (version == 4) {
+        ret->in4.sin_family = AF_INET;
+        memcpy(&ret->in4.sin_addr, ip + 12, 4);
+        ret->len = sizeof(ret->in4);
+    } else {
+        ret->in6.sin6_family = AF_INET6;
+        memcpy(&ret->in6.sin6_addr, ip, 16);
+        ret->len = sizeof(ret->in6);
+    }
+}
+
+static void note_answer(const struct echo_target *t, const uint8_t from[16], uint8_t version)
+{
+    struct addr a;
+    if (!t->p.gate)
+        return;
+    read_address(from, version, &a);
+    dial_gate_answered(t->p.gate, &a);
+}
+
+static void on_answer(struct pinger *pinger, const struct ping_answer *a)
+{
+    struct echo_target *t = container_of(pinger, struct sender, pinger)->target;
     const struct pending *p = &t->pending[a->seq % ECHO_PENDING];
-    if (p->seq != a->seq || p->version != (s->ping.is_v6 ? 6 : 4))
+    if (p->seq != a->seq || p->version != (pinger->ping.is_v6 ? 6 : 4))
         return;
     if (a->is_error) {
         tell_cause(t, p->cookie, &a->cause);
@@ -89,44 +119,9 @@ static void on_answer(struct sender *s, const struct ping_answer *a)
                             .data = a->data,
                             .len = MIN(a->len, (size_t)ECHO_DATA_MAX)};
     memcpy(r.address, a->from, sizeof(r.address));
+    note_answer(t, a->from, p->version);
     if (memcmp(a->from, p->address, sizeof(p->address)) == 0)
         tell(t, &r);
-}
-
-/* Whether there was anything. */
-static bool receive(struct sender *s)
-{
-    struct ping_answer a;
-    bool was_any = false;
-    for (int i = 0; i < ANSWERS_A_TURN && s->io.readable; i++) {
-        int rc = ping_receive(&s->ping, &a);
-        was_any |= rc != 0;
-        if (rc > 0)
-            on_answer(s, &a);
-        else if (rc == 0)
-            s->io.readable = false;
-    }
-    if (s->io.readable)
-        loop_defer(s->target->loop, &s->target->again);
-    return was_any;
-}
-
-static void on_event(struct io *io)
-{
-    if (io->error) {
-        io->error = false;
-        io->readable = true;
-    }
-    receive(container_of(io, struct sender, io));
-}
-
-static void on_again(struct defer *d)
-{
-    struct echo_target *t = container_of(d, struct echo_target, again);
-    for (size_t i = 0; i < ARRAY_SIZE(t->senders); i++) {
-        if (t->senders[i].io.fd >= 0)
-            receive(&t->senders[i]);
-    }
 }
 
 /* ---- what is asked for ---- */
@@ -141,20 +136,6 @@ static bool may_send(struct echo_target *t)
     return t->sent++ < ECHO_PER_SECOND;
 }
 
-static void read_address(const struct echo_record *r, struct addr *ret)
-{
-    *ret = (struct addr){0};
-    if (r->version == 4) {
-        ret->in4.sin_family = AF_INET;
-        memcpy(&ret->in4.sin_addr, r->address + 12, 4);
-        ret->len = sizeof(ret->in4);
-    } else {
-        ret->in6.sin6_family = AF_INET6;
-        memcpy(&ret->in6.sin6_addr, r->address, 16);
-        ret->len = sizeof(ret->in6);
-    }
-}
-
 static void send_echo(struct sender *s, const struct echo_record *r, const struct addr *to)
 {
     struct echo_target *t = s->target;
@@ -165,17 +146,56 @@ static void send_echo(struct sender *s, const struct echo_record *r, const struc
     memcpy(p->address, r->address, sizeof(p->address));
     const struct ping_request request = {
         .to = to, .ttl = r->ttl, .tos = r->tos, .seq = seq, .data = r->data, .len = r->len};
-    int errnum = ping_send(&s->ping, &request);
-    bool was_any = true;
-    for (int i = 0; errnum && was_any && i < SENDS_MAX; i++) { /* that of an earlier echo? */
-        s->io.readable = true;
-        was_any = receive(s);
-        errnum = ping_send(&s->ping, &request);
-    }
-    if (errnum && icmp_cause_of_errno(errnum, s->ping.is_v6, &cause))
+    int errnum = pinger_send(&s->pinger, &request);
+    if (errnum && icmp_cause_of_errno(errnum, s->pinger.ping.is_v6, &cause))
         tell_cause(t, r->cookie, &cause);
     else if (errnum)
         flow_set_lost(t->p.set, 1);
+}
+
+/* ---- turns ---- */
+
+static void drop(struct waiting *w)
+{
+    struct echo_target *t = w->target;
+    dial_gate_leave(&w->ticket, ERR_CANCELED);
+    DL_DELETE(t->waiting, w);
+    t->n_waiting--;
+    t->waiting_bytes -= w->record.len;
+    mem_free(w);
+}
+
+static void on_turn(struct dial_ticket *k)
+{
+    struct waiting *w = container_of(k, struct waiting, ticket);
+    send_echo(&w->target->senders[w->record.version == 6], &w->record, &w->to);
+    drop(w);
+}
+
+/* Sends it, or keeps a copy until it may be sent. */
+static void send_in_turn(struct sender *s, const struct echo_record *r, const struct addr *to)
+{
+    struct echo_target *t = s->target;
+    struct waiting *w = mem_new(sizeof(*w) + r->len);
+    *w = (struct waiting){
+        .ticket = {.on_turn = on_turn, .is_passing = true}, .target = t, .to = *to, .record = *r};
+    int rc = dial_gate_enter(t->p.gate, &w->ticket, to);
+    if (rc == DIAL_GATE_WAIT) {
+        w->record.data = memcpy(w + 1, r->data, r->len);
+        DL_APPEND(t->waiting, w);
+        t->n_waiting++;
+        t->waiting_bytes += r->len;
+    } else {
+        mem_free(w);
+        if (rc == 0)
+            send_echo(s, r, to);
+        else
+            flow_set_lost(t->p.set, 1);
+    }
+    while (t->n_waiting > ECHO_WAITING || t->waiting_bytes > ECHO_WAITING_MAX) {
+        drop(t->waiting);
+        flow_set_lost(t->p.set, 1);
+    }
 }
 
 static void on_datagram(void *arg, struct flow *f, const uint8_t *data, size_t len, bool is_kept)
@@ -187,12 +207,14 @@ static void on_datagram(void *arg, struct flow *f, const uint8_t *data, size_t l
     if (echo_record_parse(data, len, &r) < 0 || r.kind != ECHO_REQUEST)
         return;
     struct sender *s = &t->senders[r.version == 6];
-    read_address(&r, &to);
+    read_address(r.address, r.version, &to);
     if (t->p.check && t->p.check(t->p.check_arg, &to) < 0) {
         icmp_cause_of_errno(EACCES, r.version == 6, &prohibited);
         tell_cause(t, r.cookie, &prohibited);
-    } else if (s->io.fd < 0 || !may_send(t)) {
+    } else if (s->pinger.io.fd < 0 || !may_send(t)) {
         flow_set_lost(t->p.set, 1);
+    } else if (t->p.gate) {
+        send_in_turn(s, &r, &to);
     } else {
         send_echo(s, &r, &to);
     }
@@ -201,10 +223,12 @@ static void on_datagram(void *arg, struct flow *f, const uint8_t *data, size_t l
 static void on_end(void *arg, struct flow *f, const struct flow_result *res)
 {
     struct echo_target *t = arg;
+    while (t->waiting)
+        drop(t->waiting);
+    dial_gate_free(t->p.gate);
     for (size_t i = 0; i < ARRAY_SIZE(t->senders); i++)
-        io_close(&t->senders[i].io);
+        pinger_stop(&t->senders[i].pinger);
     loop_defer_cancel(&t->answer);
-    loop_defer_cancel(&t->again);
     n_streams--;
     t->p.on_end(t->p.arg, res);
     mem_free(t->pending);
@@ -218,14 +242,8 @@ static const struct flow_ops target_ops = {.on_datagram = on_datagram, .on_end =
 static int open_sender(struct echo_target *t, struct sender *s, bool is_v6)
 {
     s->target = t;
-    TRY(ping_open(is_v6, &s->ping));
-    s->io.fd = s->ping.fd;
-    int rc = io_start(&s->io, t->loop, s->ping.fd, on_event);
-    if (rc < 0) {
-        close(s->ping.fd);
-        s->io.fd = -1;
-    }
-    return rc;
+    s->pinger.on_answer = on_answer;
+    return pinger_start(&s->pinger, t->loop, is_v6);
 }
 
 static void on_answer_due(struct defer *d)
@@ -241,9 +259,10 @@ void echo_target_accept(struct h2_stream *s, const struct echo_target_params *p)
     struct echo_target *t = NEW(struct echo_target);
     t->p = *p;
     t->loop = h2conn_loop(h2conn_of(s));
+    if (p->gate)
+        dial_gate_ref(p->gate);
     t->answer.fn = on_answer_due;
-    t->again.fn = on_again;
-    t->senders[0].io.fd = t->senders[1].io.fd = -1;
+    t->senders[0].pinger.io.fd = t->senders[1].pinger.io.fd = -1;
     t->pending = mem_new(ECHO_PENDING * sizeof(*t->pending));
     t->flow = flow_accept(s, p->set, &target_ops, t);
     if (n_streams++ >= ECHO_STREAMS_MAX) {

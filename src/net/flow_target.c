@@ -15,6 +15,7 @@
 #define BATCHES_A_TURN 2           /* other flows of the agent want their turn too */
 #define EARLY_BYTES    (128 << 10) /* datagrams that come while a name is resolved */
 #define ERRORS_A_TURN  16
+#define WAITING_BYTES  (4 << 10) /* ... while others that have not answered have their turn */
 
 struct flow_target {
     struct io io; /* fd -1: not connected */
@@ -24,6 +25,9 @@ struct flow_target {
     struct dial *dial;
     struct flow_ahead *ahead; /* NULL: the other end does not ask for it */
     struct buf early;         /* struct early_head and bytes of each */
+    struct dial_ticket ticket;
+    uint64_t passed_ms; /* when the gate let us; 0: not yet */
+    bool is_heard;      /* the target has answered */
     struct udp_sender sender;
     uint64_t unsent_told;
     struct h2conn_batch at_end;
@@ -35,12 +39,21 @@ struct early_head {
     struct capsule_mark mark;
 };
 
+static void heard(struct flow_target *t)
+{
+    if (!t->is_heard && t->p.gate)
+        dial_gate_answered(t->p.gate, flow_peer(t->flow));
+    t->is_heard = true;
+}
+
 /* An ICMP error is told once, whichever call met it first: `err` counts if the queue has none. */
 static void tell_errors(struct flow_target *t, int err)
 {
     struct errqueue_entry e;
     int n = 0;
     while (n < ERRORS_A_TURN && errqueue_take(t->io.fd, &e) > 0) {
+        if (error_from_errno(e.errnum) == ERR_REFUSED)
+            heard(t);
         flow_tell_error(t->flow, error_from_errno(e.errnum), &e.cause);
         n++;
     }
@@ -87,7 +100,7 @@ static void on_batch_end(struct h2conn_batch *b)
 static void keep_early(struct flow_target *t, const uint8_t *data, size_t len)
 {
     const struct early_head head = {len, *flow_mark(t->flow)};
-    t->early.limit = EARLY_BYTES;
+    t->early.limit = t->dial ? EARLY_BYTES : WAITING_BYTES;
     if (buf_reserve(&t->early, sizeof(head) + len) < 0) {
         flow_set_lost(t->p.set, 1);
         return;
@@ -108,11 +121,37 @@ static void send_early(struct flow_target *t)
     buf_done(&t->early);
 }
 
+/* Whether datagrams may go out now: 0, DIAL_GATE_WAIT, or ERR_LIMIT. */
+static int pass(struct flow_target *t, const struct addr *peer)
+{
+    uint64_t now = loop_now_ms(t->loop);
+    bool has_passed = t->passed_ms && now - t->passed_ms < DIAL_GATE_PASS_MS;
+    if (!t->p.gate || t->is_heard || has_passed)
+        return 0;
+    if (t->ticket.target)
+        return DIAL_GATE_WAIT;
+    int rc = dial_gate_enter(t->p.gate, &t->ticket, peer);
+    if (rc == 0)
+        t->passed_ms = now;
+    return rc;
+}
+
+static void on_turn(struct dial_ticket *k)
+{
+    struct flow_target *t = container_of(k, struct flow_target, ticket);
+    t->passed_ms = loop_now_ms(t->loop);
+    send_early(t);
+}
+
 static void on_datagram(void *arg, struct flow *f, const uint8_t *data, size_t len, bool is_kept)
 {
     struct flow_target *t = arg;
-    if (t->io.fd < 0) {
-        keep_early(t, data, len);
+    int rc = t->io.fd < 0 ? DIAL_GATE_WAIT : pass(t, flow_peer(f));
+    if (rc) {
+        if (rc < 0)
+            flow_set_lost(t->p.set, 1);
+        else
+            keep_early(t, data, len);
         return;
     }
     send_on(t, data, len, flow_mark(f));
@@ -142,6 +181,8 @@ static void on_end(void *arg, struct flow *f, const struct flow_result *res)
     struct flow_target *t = arg;
     (void)f;
     flow_ahead_free(t->ahead);
+    dial_gate_leave(&t->ticket, ERR_CANCELED);
+    dial_gate_free(t->p.gate);
     if (t->dial)
         dial_cancel(t->dial);
     if (udp_is_gathering(&t->sender))
@@ -166,6 +207,8 @@ static void receive(struct flow_target *t)
             tell_errors(t, n);
         if (n >= 0 && n < UDP_BATCH) /* it was emptied */
             t->io.readable = false;
+        if (n > 0)
+            heard(t);
         for (int k = 0; k < n; k++) {
             flow_send(t->flow, batch[k].data, batch[k].len);
             if (t->ahead)
@@ -208,7 +251,13 @@ static void on_dialled(void *arg, const struct dial_result *res)
         t->sender.fd = res->fd;
         if (t->ahead)
             flow_ahead_connected(t->ahead, &res->peer);
-        send_early(t);
+        int rc = t->early.len ? pass(t, &res->peer) : 0;
+        if (rc == 0) {
+            send_early(t);
+        } else if (rc < 0) {
+            flow_set_lost(t->p.set, 1);
+            buf_done(&t->early);
+        }
     }
     flow_answer(t->flow, err, &res->cause, &res->peer);
 }
@@ -227,6 +276,10 @@ void flow_target_accept(struct h2_stream *s, const struct flow_target_params *p)
     t->loop = h2conn_loop(h2conn_of(s));
     t->at_end.fn = on_batch_end;
     t->again.fn = on_again;
+    t->ticket.on_turn = on_turn;
+    t->ticket.is_passing = true;
+    if (p->gate)
+        dial_gate_ref(p->gate);
     t->flow = flow_accept(s, p->set, &target_ops, t);
     t->dial = dial_start(t->loop, &(struct dial_params){.target = p->target,
                                                         .deadline_ms = p->deadline_ms,

@@ -3,6 +3,7 @@
  */
 #pragma once
 
+#include "net/dial_gate.h"
 #include "net/flow.h"
 #include "net/flow_ahead.h"
 
@@ -12,6 +13,7 @@ struct flow_target_params {
     /* The owner's ceiling, asked for each resolved address: 0 or ERR_DENIED. May be NULL. */
     int (*check)(void *arg, const struct addr *a);
     void *check_arg;
+    struct dial_gate *gate;       /* asked before a first datagram goes out; may be NULL */
     struct flow_devices *devices; /* NULL: nothing is read ahead */
     struct flow_set *set;
     void (*on_end)(void *arg, const struct flow_result *res); /* last call, once, later */

@@ -4,26 +4,43 @@
 #include "base/macro.h"
 #include "base/mem.h"
 #include "base/time.h"
+#include "net/errqueue.h"
+#include "net/pinger.h"
 #include "scan/snmp_get.h"
 
 #include <assert.h>
 #include <errno.h>
-#include <linux/errqueue.h>
-#include <netinet/icmp6.h>
-#include <netinet/ip_icmp.h>
+#include <netinet/tcp.h>
 #include <string.h>
 #include <unistd.h>
 
 #define ANSWER_BYTES 2048
+#define ECHOES_MAX   4096 /* under way */
+
+static_assert(65536 % ECHOES_MAX == 0, "a place is never that of two numbers in a row");
+
+/* One for each version of IP. */
+struct echoes {
+    struct pinger pinger;
+    bool is_tried;
+    struct probe **asked; /* by number */
+    uint16_t next;
+};
+
+struct prober {
+    struct loop *loop;
+    struct echoes echoes[2]; /* IPv4, IPv6 */
+};
 
 struct probe {
-    struct io io;
+    struct io io; /* fd -1: an echo */
     struct probe_params p;
-    struct loop *loop;
+    struct prober *prober;
     struct timer timer;
     struct defer over;
     uint64_t started_us;
-    bool was_repeated;
+    uint16_t number; /* of an echo */
+    bool was_repeated, is_over;
     struct probe_result result;
 };
 
@@ -32,11 +49,19 @@ static bool is_v6(const struct probe *p)
     return p->p.target.sa.sa_family == AF_INET6;
 }
 
+static struct echoes *echoes_of(const struct probe *p)
+{
+    return &p->prober->echoes[is_v6(p)];
+}
+
 /* ---- the end ---- */
 
-static void close_socket(struct probe *p)
+static void let_go(struct probe *p)
 {
     const struct linger reset = {.l_onoff = 1};
+    struct echoes *e = echoes_of(p);
+    if (p->p.kind == PROBE_ECHO && e->asked && e->asked[p->number % ECHOES_MAX] == p)
+        e->asked[p->number % ECHOES_MAX] = NULL;
     if (p->io.fd < 0)
         return;
     if (p->p.kind == PROBE_TCP)
@@ -52,7 +77,7 @@ static void done(struct probe *p)
 {
     timer_stop(&p->timer);
     loop_defer_cancel(&p->over);
-    close_socket(p);
+    let_go(p);
     mem_free(p);
 }
 
@@ -70,10 +95,11 @@ static void end(struct probe *p, enum probe_end how, bool is_alive)
     timer_stop(&p->timer);
     if (p->io.loop)
         io_stop(&p->io);
+    p->is_over = true;
     p->result.end = how;
     p->result.is_alive = is_alive;
     p->result.rtt_us = (uint32_t)(time_mono_us() - p->started_us);
-    loop_defer(p->loop, &p->over);
+    loop_defer(p->prober->loop, &p->over);
 }
 
 void probe_cancel(struct probe *p)
@@ -84,32 +110,36 @@ void probe_cancel(struct probe *p)
 
 /* ---- questions ---- */
 
-static ssize_t ask_echo(struct probe *p)
+static int ask_echo(struct probe *p)
 {
-    const struct icmphdr v4 = {.type = ICMP_ECHO, .un.echo.sequence = htons(1)};
-    const struct icmp6_hdr v6 = {.icmp6_type = ICMP6_ECHO_REQUEST, .icmp6_seq = htons(1)};
-    return is_v6(p) ? send(p->io.fd, &v6, sizeof(v6), 0) : send(p->io.fd, &v4, sizeof(v4), 0);
+    const struct ping_request r = {.to = &p->p.target, .seq = p->number};
+    return pinger_send(&echoes_of(p)->pinger, &r);
 }
 
-/* ERR_LIMIT: the kernel has no room for it now, such as in its table of neighbours. */
+/* ERR_LIMIT: the kernel has no room for it now, such as in its table of neighbours; else it cannot
+ * be asked. */
 static int ask(struct probe *p)
 {
     uint8_t message[SNMP_GET_MAX];
-    ssize_t n = 0;
+    int errnum = 0;
     switch (p->p.kind) {
     case PROBE_UDP:
-        n = send(p->io.fd, "", 0, 0);
+        errnum = send(p->io.fd, "", 0, 0) < 0 ? errno : 0;
         break;
     case PROBE_ECHO:
-        n = ask_echo(p);
+        errnum = ask_echo(p);
         break;
     case PROBE_SNMP:
-        n = send(p->io.fd, message, snmp_get_write(p->p.community, message), 0);
+        if (send(p->io.fd, message, snmp_get_write(p->p.community, message), 0) < 0)
+            errnum = errno;
         break;
     default:
         break;
     }
-    return n < 0 && (errno == ENOBUFS || errno == ENOMEM) ? ERR_LIMIT : 0;
+    if (errnum == ENOBUFS || errnum == ENOMEM)
+        return ERR_LIMIT;
+    /* On a socket of its own an error is about what was sent before. */
+    return errnum && p->p.kind == PROBE_ECHO ? error_from_errno(errnum) : 0;
 }
 
 static void on_timer(struct timer *t)
@@ -121,50 +151,42 @@ static void on_timer(struct timer *t)
     }
     p->was_repeated = true;
     (void)ask(p);
-    timer_start(&p->timer, p->p.timeout_ms - p->p.timeout_ms / 2);
+    if (!p->is_over)
+        timer_start(&p->timer, p->p.timeout_ms - p->p.timeout_ms / 2);
 }
 
 /* ---- answers ---- */
 
-/* Whether the ICMP error that waits was sent by the target itself. */
-static bool is_from_target(struct probe *p)
+static bool is_target(const struct probe *p, const uint8_t ip[16])
 {
-    union {
-        char bytes[CMSG_SPACE(sizeof(struct sock_extended_err) + sizeof(struct sockaddr_in6))];
-        struct cmsghdr align;
-    } control;
-    char quote[64];
-    struct iovec iov = {quote, sizeof(quote)};
-    struct msghdr m = {.msg_iov = &iov,
-                       .msg_iovlen = 1,
-                       .msg_control = control.bytes,
-                       .msg_controllen = sizeof(control.bytes)};
-    if (recvmsg(p->io.fd, &m, MSG_ERRQUEUE) < 0)
-        return false;
-    for (struct cmsghdr *c = CMSG_FIRSTHDR(&m); c; c = CMSG_NXTHDR(&m, c)) {
-        bool is_error = (c->cmsg_level == SOL_IP && c->cmsg_type == IP_RECVERR) ||
-                        (c->cmsg_level == SOL_IPV6 && c->cmsg_type == IPV6_RECVERR);
-        if (!is_error)
-            continue;
-        const struct sock_extended_err *e = (const void *)CMSG_DATA(c);
-        struct addr from = {.len = sizeof(from.in6)};
-        memcpy(&from.in6, SO_EE_OFFENDER(e), is_v6(p) ? sizeof(from.in6) : sizeof(from.in4));
-        if (e->ee_origin == SO_EE_ORIGIN_ICMP || e->ee_origin == SO_EE_ORIGIN_ICMP6)
-            return addr_equal_ip(&from, &p->p.target);
-    }
-    return false;
+    uint8_t target[16];
+    addr_mapped(&p->p.target, target);
+    return memcmp(target, ip, sizeof(target)) == 0;
 }
 
 static void failed(struct probe *p, int errnum)
 {
+    struct errqueue_entry e;
     int err = error_from_errno(errnum);
-    bool is_told = is_from_target(p);
+    bool is_told = errqueue_take(p->io.fd, &e) && e.cause.version && is_target(p, e.cause.from);
     if (err != ERR_REFUSED && err != ERR_RESET)
         end(p, PROBE_SILENT, is_told);
     else if (p->p.kind == PROBE_TCP && is_told)
         end(p, PROBE_SILENT, true); /* "port unreachable" is what firewalls say */
     else
         end(p, PROBE_REFUSED, true);
+}
+
+static void on_echo(struct pinger *pinger, const struct ping_answer *a)
+{
+    struct echoes *e = container_of(pinger, struct echoes, pinger);
+    struct probe *p = e->asked[a->seq % ECHOES_MAX];
+    if (!p || p->is_over || p->number != a->seq)
+        return;
+    if (a->is_error)
+        end(p, PROBE_SILENT, is_target(p, a->cause.from));
+    else if (is_target(p, a->from))
+        end(p, PROBE_OPEN, true);
 }
 
 static void on_tcp_event(struct io *io)
@@ -187,8 +209,6 @@ static void on_tcp_event(struct io *io)
 /* false: it is something else. */
 static bool read_answer(struct probe *p, const uint8_t *data, size_t len)
 {
-    if (p->p.kind == PROBE_ECHO)
-        return len && data[0] == (is_v6(p) ? ICMP6_ECHO_REPLY : ICMP_ECHOREPLY);
     if (p->p.kind == PROBE_SNMP)
         return snmp_get_read(data, len, p->result.descr, p->result.name, PROBE_TEXT_SIZE) == 0;
     return true;
@@ -221,41 +241,64 @@ static void on_datagram_event(struct io *io)
 
 static int open_socket(const struct probe *p)
 {
-    static const int types[] = {SOCK_STREAM, SOCK_DGRAM, SOCK_DGRAM, SOCK_DGRAM};
-    static_assert(ARRAY_SIZE(types) == PROBE_KIND_COUNT, "a type each");
-    int protocol = p->p.kind != PROBE_ECHO ? 0 : is_v6(p) ? IPPROTO_ICMPV6 : IPPROTO_ICMP, one = 1;
-    int fd =
-        socket(p->p.target.sa.sa_family, types[p->p.kind] | SOCK_NONBLOCK | SOCK_CLOEXEC, protocol);
+    int type = p->p.kind == PROBE_TCP ? SOCK_STREAM : SOCK_DGRAM;
+    int fd = socket(p->p.target.sa.sa_family, type | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
     if (fd < 0)
         return errno == EMFILE || errno == ENFILE ? ERR_LIMIT : error_from_errno(errno);
-    if (is_v6(p))
-        setsockopt(fd, IPPROTO_IPV6, IPV6_RECVERR, &one, sizeof(one));
-    else
-        setsockopt(fd, IPPROTO_IP, IP_RECVERR, &one, sizeof(one));
+    errqueue_watch(fd, true);
+    if (p->p.kind == PROBE_TCP) /* a service does not hear of who resets it at once */
+        setsockopt(fd, IPPROTO_TCP, TCP_QUICKACK, &(int){0}, sizeof(int));
     return fd;
 }
 
-static int begin(struct probe *p)
+static int begin_echo(struct probe *p)
+{
+    struct echoes *e = echoes_of(p);
+    if (!e->is_tried) {
+        e->is_tried = true;
+        e->asked = mem_new(ECHOES_MAX * sizeof(struct probe *));
+        e->pinger.on_answer = on_echo;
+        (void)pinger_start(&e->pinger, p->prober->loop, is_v6(p));
+    }
+    if (e->pinger.io.fd < 0)
+        return ERR_DENIED;
+    for (int i = 0; i < ECHOES_MAX; i++) {
+        p->number = e->next++;
+        if (e->asked[p->number % ECHOES_MAX])
+            continue;
+        e->asked[p->number % ECHOES_MAX] = p;
+        return 0;
+    }
+    return ERR_LIMIT;
+}
+
+static int begin_socket(struct probe *p)
 {
     p->io.fd = TRY(open_socket(p));
     if (connect(p->io.fd, &p->p.target.sa, p->p.target.len) < 0 && errno != EINPROGRESS)
         return error_from_errno(errno);
-    TRY(io_start(&p->io, p->loop, p->io.fd,
-                 p->p.kind == PROBE_TCP ? on_tcp_event : on_datagram_event));
+    return io_start(&p->io, p->prober->loop, p->io.fd,
+                    p->p.kind == PROBE_TCP ? on_tcp_event : on_datagram_event);
+}
+
+static int begin(struct probe *p)
+{
+    TRY(p->p.kind == PROBE_ECHO ? begin_echo(p) : begin_socket(p));
     TRY(ask(p));
-    timer_start(&p->timer, p->p.kind == PROBE_TCP ? p->p.timeout_ms : p->p.timeout_ms / 2);
+    if (!p->is_over)
+        timer_start(&p->timer, p->p.kind == PROBE_TCP ? p->p.timeout_ms : p->p.timeout_ms / 2);
     return 0;
 }
 
-int probe_start(struct loop *l, const struct probe_params *params, struct probe **ret)
+int probe_start(struct prober *r, const struct probe_params *params, struct probe **ret)
 {
     struct probe *p = NEW(struct probe);
     p->p = *params;
-    p->loop = l;
+    p->prober = r;
     p->io.fd = -1;
     p->over.fn = on_over;
     p->started_us = time_mono_us();
-    timer_init(&p->timer, l, on_timer);
+    timer_init(&p->timer, r->loop, on_timer);
     if (p->p.kind == PROBE_UDP)
         addr_set_port(&p->p.target, PROBE_UDP_PORT);
     else if (p->p.kind == PROBE_SNMP)
@@ -267,4 +310,23 @@ int probe_start(struct loop *l, const struct probe_params *params, struct probe 
     }
     *ret = p;
     return 0;
+}
+
+struct prober *prober_new(struct loop *l)
+{
+    struct prober *r = NEW(struct prober);
+    r->loop = l;
+    r->echoes[0].pinger.io.fd = r->echoes[1].pinger.io.fd = -1;
+    return r;
+}
+
+void prober_free(struct prober *r)
+{
+    if (!r)
+        return;
+    for (size_t i = 0; i < ARRAY_SIZE(r->echoes); i++) {
+        pinger_stop(&r->echoes[i].pinger);
+        mem_free(r->echoes[i].asked);
+    }
+    mem_free(r);
 }

@@ -1,5 +1,5 @@
 /*
- * One question to one address, over a socket of its own, and what came of it.
+ * One question to one address, and what came of it. Each has a socket of its own, but for echoes.
  *
  *     TCP   a connection: accepted, refused, or neither; reset as soon as it is accepted
  *     UDP   an empty datagram to a port that nobody uses: a host that is there refuses it
@@ -39,9 +39,13 @@ struct probe_params {
     void *arg;
 };
 
+struct prober;
 struct probe;
+
+struct prober *prober_new(struct loop *l);
+void prober_free(struct prober *r); /* its probes have ended; NULL is fine */
 
 /* ERR_LIMIT: out of descriptors, or of the kernel's room; not now. Else the probe cannot be made
  * here: ERR_DENIED (no echo), ERR_UNREACHABLE (no route)… */
-int probe_start(struct loop *l, const struct probe_params *p, struct probe **ret);
+int probe_start(struct prober *r, const struct probe_params *p, struct probe **ret);
 void probe_cancel(struct probe *p); /* NULL is fine; not after on_end */

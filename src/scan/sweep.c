@@ -21,6 +21,8 @@
 #define FINDING_MAX   8
 #define PUT_OFF_MS    10000 /* then it counts as not there */
 #define TABLE_MS      200   /* how old a copy of the table of neighbours may be */
+#define HARDWARE_MS   1250  /* then nobody has the address: the kernel has asked twice for it */
+#define DOUBT_MS      6000  /* ... for one that was there: it asks after 5 s whether it still is */
 
 /* Ports that most hosts answer on, one way or the other. */
 static const uint16_t usual_ports[] = {443, 80, 22};
@@ -54,7 +56,9 @@ struct target {
     uint16_t *open;
     bool is_up, is_ready; /* is_ready: in the sweep's list */
     bool is_put_off;      /* its question could not be asked yet */
-    uint64_t started_ms;
+    bool is_unresolved;   /* the kernel asks for its hardware address */
+    bool is_doubtful;     /* it knows one, and nothing has come from there of late */
+    uint64_t started_ms;  /* 0: has not had its turn */
     char descr[PROBE_TEXT_SIZE], name[PROBE_TEXT_SIZE];
     struct target *prev, *next;
     struct target *ready_prev, *ready_next;
@@ -74,6 +78,8 @@ struct sweep {
     bool is_paused, is_ports_turn, is_short; /* is_short: of descriptors, or of places */
     struct neighbours table;
     uint64_t table_ms;
+    struct neighbour_watch watch;
+    struct prober *prober;
 };
 
 const char *sweep_sign_name(enum sweep_sign s)
@@ -88,16 +94,19 @@ static void wake(struct sweep *s)
 
 /* ---- the table of neighbours ---- */
 
-static const struct neighbour *find_neighbour(const struct target *t)
+/* `since_ms`: not from before. */
+static const struct neighbour *find_neighbour(const struct target *t, uint64_t since_ms)
 {
     struct sweep *s = t->sweep;
     uint64_t now = loop_now_ms(s->cfg.loop);
-    if (now - s->table_ms > TABLE_MS || s->table_ms <= t->started_ms) {
+    uint8_t ip[16];
+    if (!s->table_ms || now - s->table_ms > TABLE_MS || s->table_ms < since_ms) {
         neighbours_done(&s->table);
         neighbours_read(&s->table);
         s->table_ms = now;
     }
-    return neighbours_find(&s->table, &t->host.addr);
+    addr_mapped(&t->host.addr, ip);
+    return neighbours_find(&s->table, ip);
 }
 
 /* ---- targets ---- */
@@ -137,7 +146,7 @@ static void finish(struct target *t)
 {
     struct sweep *s = t->sweep;
     if (t->is_up) {
-        const struct neighbour *n = find_neighbour(t);
+        const struct neighbour *n = t->host.mac[0] ? NULL : find_neighbour(t, t->started_ms + 1);
         if (n)
             memcpy(t->host.mac, n->mac, sizeof(t->host.mac));
         t->host.open = t->open;
@@ -165,15 +174,21 @@ static void advance(struct target *t)
 
 static int start_ask(struct target *t, enum probe_kind kind, uint16_t port, bool is_finding);
 
+static void is_there(struct target *t, enum sweep_sign sign)
+{
+    t->sweep->counts.up += !t->is_up;
+    t->is_up = true;
+    t->host.sign = sign;
+    dial_gate_leave(&t->ticket, 0);
+}
+
+/* It has spoken: nothing else needs to be tried, except what it says about itself. */
 static void found(struct target *t, enum sweep_sign sign)
 {
     struct ask *a, *next;
-    t->is_up = true;
-    t->host.sign = sign;
-    t->sweep->counts.up++;
-    dial_gate_leave(&t->ticket, 0);
+    is_there(t, sign);
     DL_FOREACH_SAFE (t->asks, a, next) {
-        if (a->kind != PROBE_SNMP)
+        if (a->kind != PROBE_SNMP && a->is_finding)
             drop_ask(a);
     }
     for (; t->n_begun < t->n_finding; t->n_begun++) {
@@ -233,12 +248,18 @@ static void on_probe_end(void *arg, const struct probe_result *r)
         note_snmp(t, r);
     if (!copy.is_finding)
         note_port(t, copy.port, r->end);
-    else if (!t->is_up && r->is_alive)
+    else if (!t->host.has_answered && r->is_alive)
         note_sign(t, &copy, r);
     if (!t->is_up && !t->asks)
         look_last(t);
     else
         advance(t);
+}
+
+static uint32_t time_for(const struct target *t)
+{
+    uint32_t ms = t->sweep->request.timeout_ms;
+    return t->is_unresolved ? MIN(ms, (uint32_t)HARDWARE_MS) : t->is_doubtful ? DOUBT_MS : ms;
 }
 
 /* 0, ERR_LIMIT: not now; else it cannot be asked at all. */
@@ -249,12 +270,12 @@ static int start_ask(struct target *t, enum probe_kind kind, uint16_t port, bool
     struct probe_params p = {.kind = kind,
                              .target = t->host.addr,
                              .community = s->request.community,
-                             .timeout_ms = s->request.timeout_ms,
+                             .timeout_ms = time_for(t),
                              .on_end = on_probe_end,
                              .arg = a};
     addr_set_port(&p.target, port);
     *a = (struct ask){.target = t, .kind = kind, .port = port, .is_finding = is_finding};
-    int rc = probe_start(s->cfg.loop, &p, &a->probe);
+    int rc = probe_start(s->prober, &p, &a->probe);
     if (rc < 0) {
         mem_free(a);
         return rc;
@@ -269,6 +290,44 @@ static int start_ask(struct target *t, enum probe_kind kind, uint16_t port, bool
 
 /* ---- who is there ---- */
 
+/* As many of its questions as have not been asked. */
+static int ask_all(struct target *t, size_t n)
+{
+    int rc = 0;
+    for (; t->n_begun < n; t->n_begun++) {
+        rc = start_ask(t, t->finding[t->n_begun].kind, t->finding[t->n_begun].port, true);
+        if (rc == ERR_LIMIT && !t->asks)
+            return rc;
+        if (rc < 0 && n < t->n_finding)
+            n++;
+    }
+    return 0;
+}
+
+/* It is there, whatever else it says: what is asked of it now is how fast it is. */
+static void hardware_answered(struct target *t, const struct neighbour *n)
+{
+    memcpy(t->host.mac, n->mac, sizeof(t->host.mac));
+    t->is_unresolved = t->is_doubtful = false;
+    is_there(t, SWEEP_NEIGHBOUR);
+    (void)ask_all(t, t->n_finding);
+    advance(t);
+}
+
+static void on_neighbour(struct neighbour_watch *w, const struct neighbour *n)
+{
+    struct sweep *s = container_of(w, struct sweep, watch);
+    struct target *t;
+    uint8_t ip[16];
+    DL_FOREACH (s->targets, t) {
+        addr_mapped(&t->host.addr, ip);
+        if (memcmp(ip, n->ip, sizeof(ip)) == 0)
+            break;
+    }
+    if (t && t->started_ms && !t->is_up && !t->is_put_off)
+        hardware_answered(t, n);
+}
+
 static void put_off(struct target *t)
 {
     t->is_put_off = true;
@@ -281,22 +340,19 @@ static void put_off(struct target *t)
 static void find_out(struct target *t)
 {
     struct sweep *s = t->sweep;
-    size_t n = t->n_finding;
-    if (!t->n_begun && dial_gate_is_attached(s->cfg.gate, &t->host.addr))
-        n = 1;
+    uint64_t now = loop_now_ms(s->cfg.loop);
+    bool is_attached = dial_gate_is_attached(s->cfg.gate, &t->host.addr);
+    const struct neighbour *n = is_attached && !t->n_begun ? find_neighbour(t, 0) : NULL;
     if (!t->started_ms)
-        t->started_ms = loop_now_ms(s->cfg.loop);
-    for (int rc; t->n_begun < n; t->n_begun++) {
-        rc = start_ask(t, t->finding[t->n_begun].kind, t->finding[t->n_begun].port, true);
-        if (rc == ERR_LIMIT && !t->asks && loop_now_ms(s->cfg.loop) - t->started_ms < PUT_OFF_MS) {
-            put_off(t);
-            return;
-        }
-        if (rc < 0 && n < t->n_finding)
-            n++;
-    }
-    if (!t->asks)
+        t->started_ms = MAX(now, UINT64_C(1));
+    t->is_unresolved = is_attached && !t->n_begun && !n;
+    if (ask_all(t, t->is_unresolved ? 1 : t->n_finding) == ERR_LIMIT &&
+        now - t->started_ms < PUT_OFF_MS)
+        put_off(t);
+    else if (!t->asks)
         finish(t);
+    else if (n && n->is_answered)
+        hardware_answered(t, n);
 }
 
 /* Those whose question could not be asked before. */
@@ -314,17 +370,18 @@ static void try_again(struct sweep *s)
     }
 }
 
-/* Nothing was heard of it; does its hardware answer? */
+/* Nothing was heard of it; does its hardware answer, and we were not told? */
 static void look_last(struct target *t)
 {
-    const struct neighbour *n = find_neighbour(t);
-    if (!n || !n->is_answered) {
-        finish(t);
-    } else if (t->n_begun < t->n_finding) {
-        find_out(t);
+    const struct neighbour *n = find_neighbour(t, t->started_ms + 1);
+    if (n && n->is_answered) {
+        hardware_answered(t, n);
+    } else if (n && !t->is_doubtful) {
+        t->is_doubtful = true;
+        if (start_ask(t, t->finding[0].kind, t->finding[0].port, true) < 0)
+            finish(t);
     } else {
-        found(t, SWEEP_NEIGHBOUR);
-        advance(t);
+        finish(t);
     }
 }
 
@@ -376,6 +433,7 @@ static void take_address(struct sweep *s)
     t->sweep = s;
     t->ticket.on_turn = on_turn;
     t->ticket.give_way = give_way;
+    t->ticket.is_patient = true;
     t->port = scan_request_port_after(&s->request, 0);
     t->has_more = t->port != 0;
     scan_request_address(&s->request, s->next++, &t->host.addr);
@@ -485,6 +543,9 @@ struct sweep *sweep_new(const struct sweep_config *cfg)
     s->filled_ms = loop_now_ms(cfg->loop);
     s->pump.fn = on_pump;
     s->over.fn = on_over;
+    s->prober = prober_new(cfg->loop);
+    s->watch.on_answer = on_neighbour;
+    (void)neighbour_watch_start(&s->watch, cfg->loop); /* else it takes longer */
     timer_init(&s->timer, cfg->loop, on_tick);
     timer_start(&s->timer, TICK_MS);
     return s;
@@ -499,6 +560,8 @@ void sweep_free(struct sweep *s)
     timer_stop(&s->timer);
     loop_defer_cancel(&s->pump);
     loop_defer_cancel(&s->over);
+    prober_free(s->prober);
+    neighbour_watch_stop(&s->watch);
     neighbours_done(&s->table);
     mem_free(s);
 }

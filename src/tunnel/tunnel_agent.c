@@ -24,9 +24,9 @@
 #define RPC_TIMEOUT_MS  10000
 #define DIALS_MAX       4096 /* under way at once */
 #define DIALS_A_TARGET  2048
-#define DIALS_SPARE_MS  250 /* one that gives way to others had so long */
-#define NEIGHBOURS_MAX  512 /* of the kernel's 1024; see net/dial_gate.h */
-#define REPORT_MS       20  /* what changes together is reported together */
+#define DIALS_SPARE_MS  250  /* one that gives way to others had so long */
+#define NEIGHBOURS_MAX  4096 /* where the kernel's table is large; see net/dial_gate.h */
+#define REPORT_MS       20   /* what changes together is reported together */
 #define REPORT_RETRY_MS 1000
 #define INTERVAL_MIN_MS 100
 
@@ -73,6 +73,18 @@ json_t *tunnel_agent_read_ahead_json(const struct tunnel_agent *ta)
         flow_devices_stats(ta->devices, &s);
     return json_pack("{s:I, s:I, s:I}", "asked", (json_int_t)s.asked, "answered",
                      (json_int_t)s.answered, "kept", (json_int_t)s.kept);
+}
+
+json_t *tunnel_agent_dials_json(const struct tunnel_agent *ta)
+{
+    struct dial_gate_stats s;
+    dial_gate_get_stats(ta->gate, &s);
+    return json_pack("{s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I}", "pending", (json_int_t)s.dials,
+                     "fullest_target", (json_int_t)s.fullest, "waiting",
+                     (json_int_t)s.waiting_place, "waiting_for_neighbours",
+                     (json_int_t)s.waiting_address, "neighbours", (json_int_t)s.unresolved,
+                     "neighbours_max", (json_int_t)s.unresolved_max, "gave_way",
+                     (json_int_t)s.gave_way, "refused", (json_int_t)s.refused);
 }
 
 /* ---- reports ---- */

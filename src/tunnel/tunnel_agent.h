@@ -33,6 +33,8 @@ size_t tunnel_agent_leases(const struct tunnel_agent *ta);
 json_t *tunnel_agent_json(const struct tunnel_agent *ta);
 /* {asked, answered, kept}: of SNMP devices, for mounts (net/flow_ahead.h). */
 json_t *tunnel_agent_read_ahead_json(const struct tunnel_agent *ta);
+/* What is under way to targets, and what waits for its turn (struct dial_gate_stats). */
+json_t *tunnel_agent_dials_json(const struct tunnel_agent *ta);
 
 /* The agent stops: the hub is told, nothing more is taken, and what is held moves to others. When
  * no lease is left, no stream is either. */

@@ -171,6 +171,7 @@ static void accept_flow(struct held *held, struct h2_stream *s, const struct hos
                                          .deadline_ms = DIAL_DEADLINE_MS,
                                          .check = tunnel_agent_check,
                                          .check_arg = held->owner,
+                                         .gate = held->owner->gate,
                                          .devices = held->owner->devices,
                                          .set = &held->flows,
                                          .on_end = on_flow_end,
@@ -197,6 +198,7 @@ static void accept_echo(struct held *held, struct h2_stream *s, const char *allo
     *permit = (struct echo_permit){held, ranges};
     const struct echo_target_params p = {.check = check_echo,
                                          .check_arg = permit,
+                                         .gate = held->owner->gate,
                                          .set = &held->flows,
                                          .on_end = on_echo_end,
                                          .arg = permit};

@@ -17,7 +17,7 @@ from lib import network
 from lib.datagram import Snmpd
 from lib.link import Link
 from lib.network import Host, wire
-from lib.process import SLOW, run, wait_until
+from lib.process import SANITIZE, SLOW, run, wait_until
 from lib.warren import program
 
 HUB, ROUND_TRIP_MS = "198.51.100.1", 100
@@ -159,6 +159,30 @@ def test_an_agent_scans_by_itself_and_tells_as_it_finds(site):
     assert "1024 addresses, 7 up" in done.stderr
     audit = [a for a in site.hub.admin.items("/api/v1/audit") if a["action"] == "network.scan"]
     assert [a["detail"] for a in audit] == [f"{RANGE}, 3 ports"]
+
+
+def test_a_scan_takes_about_as_long_as_the_native_sweep(site):
+    """Of a range of which nearly nothing is there: by ARP, which is the fastest that nmap has. The second agent may
+    do no more than any user's program."""
+    site.agent.process.stop()
+    for user in (None, "65534"):
+        agent = site.hub.agent(f"by-{user}", network="plant", namespace=site.agent_host.name, user=user)
+        for _ in range(2):  # should the machine be busy with other things
+            native, native_s = site.on_the_lan("nmap", "-n", "-sn", "-oG", "-", RANGE)
+            done, seconds = site.scan(RANGE, "-q")
+            if seconds < 1.5 * native_s:
+                break
+        print(f"{RANGE}: {native_s:.1f} s natively, by ARP; {seconds:.1f} s by an agent of user {user or 'root'}")
+        assert set(done.stdout.split()) == up_hosts(native.stdout) == {*LIVE, SILENT, "10.20.0.2"}
+        assert seconds < 1.5 * native_s or SANITIZE
+        agent.process.stop()
+
+
+def test_a_host_that_says_nothing_is_found_each_time(site):
+    """Its hardware address is known from the time before, and no longer trusted."""
+    assert site.scan("-q", SILENT)[0].stdout == f"{SILENT}\n"
+    site.agent_host.ip("neigh", "change", SILENT, "dev", "lan", "nud", "stale")
+    assert site.scan("-q", SILENT)[0].stdout == f"{SILENT}\n"
 
 
 def test_a_table_has_a_row_for_each_host(site):

@@ -42,8 +42,16 @@ static bool is_attached(const uint8_t ip[16])
     return ip[12] == 10;
 }
 
+static size_t n_room;
+
+static size_t room(void)
+{
+    return n_room;
+}
+
 static void lay(struct table *t, size_t max, size_t per_target, size_t unresolved)
 {
+    n_room = 1024;
     *t = (struct table){0};
     assert_int_equal(loop_new_virtual(&t->loop, 1000), 0);
     t->gate = dial_gate_new(&(struct dial_gate_config){.loop = t->loop,
@@ -51,6 +59,7 @@ static void lay(struct table *t, size_t max, size_t per_target, size_t unresolve
                                                        .per_target = per_target,
                                                        .spare_ms = 100,
                                                        .unresolved_max = unresolved,
+                                                       .room = room,
                                                        .is_attached = is_attached});
     for (int i = 0; i < DIALS; i++)
         t->d[i].ticket = (struct dial_ticket){.on_turn = on_turn, .give_way = give_way};
@@ -183,6 +192,111 @@ static void who_has_answered_is_known_for_a_while(void **state)
     clear(&t);
 }
 
+static int enter_number(struct table *t, int i)
+{
+    char ip[32];
+    snprintf(ip, sizeof(ip), "10.0.1.%d", i + 1);
+    return enter(t, i, ip);
+}
+
+static void others_use_the_kernels_table_too(void **state)
+{
+    struct table t;
+    (void)state;
+    lay(&t, DIALS, DIALS, 100);
+    n_room = 32; /* three quarters of it */
+    for (int i = 0; i < 30; i++)
+        assert_int_equal(enter_number(&t, i), i < 24 ? 0 : DIAL_GATE_WAIT);
+    clear(&t);
+    lay(&t, DIALS, DIALS, 100);
+    n_room = 0; /* a few may try nevertheless: most of what is there can be thrown out */
+    for (int i = 0; i < 20; i++)
+        assert_int_equal(enter_number(&t, i), i < 16 ? 0 : DIAL_GATE_WAIT);
+    clear(&t);
+}
+
+static void a_sweep_leaves_room_and_goes_last(void **state)
+{
+    struct table t;
+    struct dial_gate_stats stats;
+    (void)state;
+    lay(&t, DIALS, DIALS, 16);
+    for (int i = 0; i < 20; i++) {
+        t.d[i].ticket.is_patient = true;
+        assert_int_equal(enter_number(&t, i), i < 14 ? 0 : DIAL_GATE_WAIT);
+    }
+    for (int i = 20; i < 24; i++)
+        assert_int_equal(enter_number(&t, i), i < 22 ? 0 : DIAL_GATE_WAIT);
+    dial_gate_get_stats(t.gate, &stats);
+    assert_int_equal(stats.waiting_address, 8);
+    assert_int_equal(stats.unresolved, 16);
+    assert_int_equal(stats.unresolved_max, 16);
+    for (int i = 0; i < 3; i++)
+        leave(&t, i, 0);
+    loop_settle(t.loop);
+    assert_int_equal(t.d[22].state, DIALS_NOW);
+    assert_int_equal(t.d[23].state, DIALS_NOW);
+    assert_int_equal(t.d[14].state, WAITS);
+    clear(&t);
+}
+
+static void a_packet_that_is_no_dial_takes_no_place(void **state)
+{
+    struct table t;
+    struct addr a;
+    (void)state;
+    lay(&t, 2, 1, 2);
+    for (int i = 0; i < 4; i++)
+        t.d[i].ticket.is_passing = true;
+    for (int i = 0; i < 3; i++)
+        assert_int_equal(enter_number(&t, i), i < 2 ? 0 : DIAL_GATE_WAIT);
+    assert_int_equal(enter_number(&t, 3), ERR_LIMIT);
+    assert_int_equal(addr_parse("10.0.1.1", 0, &a), 0);
+    dial_gate_answered(t.gate, &a);
+    loop_settle(t.loop);
+    assert_int_equal(t.d[2].state, DIALS_NOW);
+    assert_null(t.d[2].ticket.target);
+    assert_int_equal(dial_gate_pending(t.gate), 0);
+    assert_int_equal(enter_number(&t, 0), 0); /* known */
+    clear(&t);
+}
+
+static void dials_and_datagrams_take_turns(void **state)
+{
+    struct table t;
+    (void)state;
+    lay(&t, DIALS, DIALS, 2);
+    for (int i = 0; i < 22; i++) {
+        t.d[i].ticket.is_passing = i < 20;
+        assert_int_equal(enter_number(&t, i), i < 2 ? 0 : DIAL_GATE_WAIT);
+    }
+    loop_advance(t.loop, 3100);
+    assert_int_equal(t.d[2].state, DIALS_NOW);
+    assert_int_equal(t.d[20].state, DIALS_NOW);
+    assert_int_equal(t.d[3].state, WAITS);
+    clear(&t);
+}
+
+static void a_known_target_that_waits_is_not_forgotten(void **state)
+{
+    struct table t;
+    (void)state;
+    lay(&t, 1, 1, 1);
+    assert_int_equal(enter(&t, 0, "10.0.0.1"), 0);
+    leave(&t, 0, 0);
+    assert_int_equal(enter(&t, 1, "192.0.2.1"), 0);
+    assert_int_equal(enter(&t, 0, "10.0.0.1"), DIAL_GATE_WAIT); /* for the place */
+    for (int i = 0; i < 61000 / 50; i++) {
+        t.d[1].ticket.since_ms = loop_now_ms(t.loop); /* which it keeps */
+        loop_advance(t.loop, 50);
+    }
+    assert_int_equal(t.d[0].state, WAITS);
+    leave(&t, 1, 0);
+    loop_settle(t.loop);
+    assert_int_equal(t.d[0].state, DIALS_NOW);
+    clear(&t);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -190,6 +304,11 @@ int main(void)
         cmocka_unit_test(a_target_has_only_so_many),
         cmocka_unit_test(addresses_that_have_not_answered_take_turns),
         cmocka_unit_test(who_has_answered_is_known_for_a_while),
+        cmocka_unit_test(others_use_the_kernels_table_too),
+        cmocka_unit_test(a_sweep_leaves_room_and_goes_last),
+        cmocka_unit_test(a_packet_that_is_no_dial_takes_no_place),
+        cmocka_unit_test(dials_and_datagrams_take_turns),
+        cmocka_unit_test(a_known_target_that_waits_is_not_forgotten),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
