@@ -65,15 +65,18 @@ static void check_state(struct model *m)
     REQUIRE(t->in.len <= RING_SIZE && t->out.len <= RING_MAX);
     REQUIRE(!t->in.len == !t->in.data && !t->out.len == !t->out.data);
     if (t->state == TCP_DEAD) {
-        REQUIRE(!t->in.len && !t->out.len);
+        REQUIRE(!t->in.len && !t->out.len && !t->early.first);
         return;
     }
     if (t->state != TCP_OPEN)
         return;
     REQUIRE(t->rcv_edge - t->rcv_next <= RING_SIZE - t->in.len || t->in_ended);
     REQUIRE((int32_t)(t->rcv_edge - m->edge) >= 0 || t->in_ended); /* no window shrinks */
-    REQUIRE(t->snd_next - t->snd_una <= t->snd_max - t->snd_una);
-    REQUIRE(t->snd_max - t->snd_una <= t->out.len + 1);
+    REQUIRE(t->snd_next - t->snd_una <= t->out.len + 1);
+    REQUIRE(t->mend_next - t->snd_una <= t->mend_end - t->snd_una || t->mend_next == t->mend_end);
+    REQUIRE(t->mend_end - t->snd_una <= t->snd_next - t->snd_una);
+    REQUIRE(!t->early.first == !t->early.n && t->early.n <= EARLY_PIECES_MAX);
+    REQUIRE(!t->early.first || (int32_t)(t->early.first->seq - t->rcv_next) > 0);
     m->edge = t->rcv_edge;
 }
 
@@ -91,6 +94,12 @@ static void check_segment(struct model *m, const struct tcp_segment *s)
         const uint8_t *p = s->pieces[i].iov_base;
         for (size_t k = 0; k < s->pieces[i].iov_len; k++, place++)
             REQUIRE(p[k] == byte_at(place));
+    }
+    for (uint8_t i = 0; i < s->header.n_sacks;
+         i++) { /* all of them beyond a hole, within the window */
+        const struct packet_range *r = &s->header.sacks[i];
+        REQUIRE(t->has_sack && (int32_t)(r->begin - t->rcv_next) > 0 &&
+                (int32_t)(r->end - r->begin) > 0 && (int32_t)(t->rcv_edge + 1 - r->end) >= 0);
     }
     if (s->header.flags & PACKET_FIN)
         REQUIRE(t->out_ended && place == m->written);
@@ -189,8 +198,13 @@ static void send_any(struct model *m, struct input *in)
     if (take8(in) & 7)
         h.flags = (uint8_t)((h.flags & ~(PACKET_RST | PACKET_SYN)) | PACKET_ACK);
     h.seq = near(in, t->rcv_next);
-    h.ack = near(in, take8(in) & 1 ? t->snd_una : t->snd_max);
+    h.ack = near(in, take8(in) & 1 ? t->snd_una : t->snd_next);
     h.window = take16(in);
+    h.n_sacks = take8(in) % (PACKET_SACKS_MAX + 1);
+    for (int i = 0; i < h.n_sacks; i++) {
+        h.sacks[i].begin = near(in, take8(in) & 1 ? t->snd_una : t->snd_next);
+        h.sacks[i].end = near(in, h.sacks[i].begin);
+    }
     if (m->n_fins + PATIENCE >= FINS_MAX)
         h.flags &= (uint8_t)~PACKET_FIN;
     send_segment(m, &h, take16(in) % LEN_MAX);
@@ -216,7 +230,7 @@ static void behave(struct model *m)
         read_some(m, RING_SIZE);
         drain(m, 60000);
         h.seq = t->rcv_next;
-        h.ack = t->state == TCP_OPEN ? t->snd_max : t->isn + 1;
+        h.ack = t->state == TCP_OPEN ? t->snd_next : t->isn + 1;
         if (i % 2 && !t->in_ended)
             h.flags |= PACKET_FIN;
         send_segment(m, &h, 0);
@@ -238,7 +252,9 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     syn.tcp.seq = m.program_isn;
     syn.tcp.window = take16(&in);
     syn.tcp.mss = take16(&in);
-    syn.tcp.wscale = (int8_t)(take8(&in) % 16 - 1);
+    uint8_t options = take8(&in);
+    syn.tcp.wscale = (int8_t)(options % 16 - 1);
+    syn.tcp.sack_permitted = options & 16;
     tcp_syn(&m.tcp, &syn, (uint32_t)take16(&in) << 16 | take16(&in), MTU);
     m.edge = m.tcp.rcv_edge;
     while (in.left) {

@@ -91,8 +91,15 @@ static uint16_t pseudo_sum(const struct packet_ends *e, uint8_t protocol, size_t
 
 /* ---- reading ---- */
 
+static void parse_sacks(const uint8_t *p, size_t len, struct packet_tcp *t)
+{
+    for (t->n_sacks = 0; len >= 8 && t->n_sacks < PACKET_SACKS_MAX; p += 8, len -= 8)
+        t->sacks[t->n_sacks++] = (struct packet_range){get32(p), get32(p + 4)};
+}
+
 static int parse_tcp_options(const uint8_t *p, size_t len, struct packet_tcp *t)
 {
+    bool is_syn = t->flags & PACKET_SYN;
     while (len > 0 && p[0] != 0) {
         if (p[0] == 1) {
             p++;
@@ -101,10 +108,14 @@ static int parse_tcp_options(const uint8_t *p, size_t len, struct packet_tcp *t)
         }
         if (len < 2 || p[1] < 2 || p[1] > len)
             return ERR_PROTO;
-        if (p[0] == 2 && p[1] == 4)
+        if (is_syn && p[0] == 2 && p[1] == 4)
             t->mss = get16(p + 2);
-        if (p[0] == 3 && p[1] == 3)
+        if (is_syn && p[0] == 3 && p[1] == 3)
             t->wscale = (int8_t)MIN(p[2], 14);
+        if (is_syn && p[0] == 4 && p[1] == 2)
+            t->sack_permitted = true;
+        if (!is_syn && p[0] == 5)
+            parse_sacks(p + 2, p[1] - 2u, t);
         len -= p[1];
         p += p[1];
     }
@@ -126,7 +137,8 @@ static int parse_tcp(const uint8_t *p, size_t len, struct packet *ret)
                              .wscale = -1};
     ret->payload = p + header;
     ret->payload_len = len - header;
-    return t->flags & PACKET_SYN ? parse_tcp_options(p + TCP_HEADER, header - TCP_HEADER, t) : 0;
+    int rc = parse_tcp_options(p + TCP_HEADER, header - TCP_HEADER, t);
+    return t->flags & PACKET_SYN ? rc : 0; /* as kernels do: what else they say stands */
 }
 
 static int parse_udp(const uint8_t *p, size_t len, struct packet *ret)
@@ -308,7 +320,7 @@ size_t packet_put_whole(uint8_t *out, const struct packet_ends *e, uint8_t proto
     return put_ip(out, e->near, e->far, protocol, ttl, tos, len);
 }
 
-static size_t put_tcp_options(uint8_t *p, const struct packet_tcp *t)
+static size_t put_syn_options(uint8_t *p, const struct packet_tcp *t)
 {
     size_t n = 0;
     if (t->mss) {
@@ -317,11 +329,28 @@ static size_t put_tcp_options(uint8_t *p, const struct packet_tcp *t)
         put16(p + n, t->mss);
         n += 2;
     }
-    if (t->wscale >= 0 && t->flags & PACKET_SYN) {
+    if (t->wscale >= 0) {
         p[n++] = 1;
         p[n++] = 3;
         p[n++] = 3;
         p[n++] = (uint8_t)t->wscale;
+    }
+    if (t->sack_permitted) {
+        memcpy(p + n, (uint8_t[]){1, 1, 4, 2}, 4);
+        n += 4;
+    }
+    return n;
+}
+
+static size_t put_sacks(uint8_t *p, const struct packet_tcp *t)
+{
+    size_t n = 4;
+    if (!t->n_sacks)
+        return 0;
+    memcpy(p, (uint8_t[]){1, 1, 5, (uint8_t)(2 + 8 * t->n_sacks)}, n);
+    for (size_t i = 0; i < t->n_sacks; i++, n += 8) {
+        put32(p + n, t->sacks[i].begin);
+        put32(p + n + 4, t->sacks[i].end);
     }
     return n;
 }
@@ -331,7 +360,9 @@ size_t packet_put_tcp(uint8_t *out, const struct packet_ends *e, const struct pa
 {
     size_t ip = packet_is_v4(e->near) ? IP4_HEADER : IP6_HEADER;
     uint8_t *p = out + ip;
-    size_t header = TCP_HEADER + put_tcp_options(p + TCP_HEADER, t);
+    uint8_t *options = p + TCP_HEADER;
+    size_t header =
+        TCP_HEADER + (t->flags & PACKET_SYN ? put_syn_options(options, t) : put_sacks(options, t));
     put_ip(out, e->far, e->near, IPPROTO_TCP, TTL, 0, header + payload_len);
     put16(p, e->far_port);
     put16(p + 2, e->near_port);

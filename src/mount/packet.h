@@ -29,12 +29,28 @@ enum packet_tcp_flag {
     PACKET_ACK = 16,
 };
 
+/* Sequence numbers wrap: a is before b if it is less than 2^31 behind. */
+static inline bool packet_seq_before(uint32_t a, uint32_t b)
+{
+    return (int32_t)(a - b) < 0;
+}
+
+/* Of sequence numbers: those from `begin` on, before `end`. */
+struct packet_range {
+    uint32_t begin, end;
+};
+
+#define PACKET_SACKS_MAX 4
+
 struct packet_tcp {
     uint32_t seq, ack;
     uint16_t window; /* as in the header, unscaled */
     uint8_t flags;
-    uint16_t mss;  /* of a SYN; 0: none was given */
-    int8_t wscale; /* of a SYN; -1: none was given */
+    uint16_t mss;        /* of a SYN; 0: none was given */
+    int8_t wscale;       /* of a SYN; -1: none was given */
+    bool sack_permitted; /* of a SYN */
+    uint8_t n_sacks;     /* of the others (RFC 2018); read as they come: any numbers */
+    struct packet_range sacks[PACKET_SACKS_MAX];
 };
 
 struct packet_icmp {

@@ -4,19 +4,16 @@
 
 #include <assert.h>
 
-#define RTO_MS         300
-#define RTO_MAX_MS     30000
-#define TRIES_MAX      10 /* in a row, unanswered: 0.3 s doubled up to 30 s, some two minutes */
+#define RTO_MS         250
+#define BACKOFFS_MAX   3  /* up to 2 s */
+#define TRIES_MAX      64 /* in a row, unanswered: some two minutes */
+#define SYN_TRIES_MAX  10 /* of a SYN-ACK: a quarter of one */
 #define MSS_DEFAULT    536
 #define MSS_MIN        88 /* a program cannot make us send crumbs */
 #define WSCALE         7
 #define DUPLICATES_MAX 3
 
-/* Sequence numbers wrap: a is before b if it is less than 2^31 behind. */
-static bool before(uint32_t a, uint32_t b)
-{
-    return (int32_t)(a - b) < 0;
-}
+#define before packet_seq_before
 
 static uint32_t in_flight(const struct tcp *t)
 {
@@ -35,11 +32,11 @@ void tcp_syn(struct tcp *t, const struct packet *syn, uint32_t isn, uint16_t mtu
                       .isn = isn,
                       .snd_una = isn,
                       .snd_next = isn,
-                      .snd_max = isn,
                       .due_ms = TCP_NEVER};
     t->rcv_edge = t->rcv_next;
     mss = MIN(mss, (uint16_t)(mtu - headers));
     t->mss = MAX(mss, (uint16_t)MSS_MIN);
+    t->has_sack = syn->tcp.sack_permitted;
     t->has_wscale = syn->tcp.wscale >= 0;
     t->wscale_in = t->has_wscale ? (uint8_t)syn->tcp.wscale : 0;
     t->wscale_out = t->has_wscale ? WSCALE : 0;
@@ -50,6 +47,7 @@ void tcp_done(struct tcp *t)
 {
     ring_done(&t->in);
     ring_done(&t->out);
+    early_done(&t->early);
 }
 
 void tcp_forget(struct tcp *t)
@@ -95,55 +93,81 @@ bool tcp_is_replaced_by(const struct tcp *t, const struct packet *syn)
 
 static void start_timer(struct tcp *t, uint64_t now_ms)
 {
-    uint64_t rto = (uint64_t)RTO_MS << MIN(t->tries, 7);
-    t->due_ms = now_ms + MIN(rto, (uint64_t)RTO_MAX_MS);
+    t->due_ms = now_ms + ((uint64_t)RTO_MS << MIN(t->tries, BACKOFFS_MAX));
 }
 
-static void go_back(struct tcp *t)
-{
-    t->snd_next = t->snd_una;
-    t->fin_sent = false;
-}
-
-static void lost(struct tcp *t)
+/* What was not acknowledged up to `end` is sent again. */
+static void start_mending(struct tcp *t, uint32_t end)
 {
     t->is_recovering = true;
-    t->recover = t->snd_max;
-    go_back(t);
+    t->recover = t->snd_next;
+    t->mend_next = t->snd_una;
+    t->mend_end = end;
+}
+
+static uint32_t end_of_first_segment(const struct tcp *t)
+{
+    return t->snd_una + MIN(in_flight(t), t->mss);
+}
+
+/* What has arrived beyond a hole, as far as this acknowledgement says: its lowest and highest. */
+static bool find_hole(const struct tcp *t, const struct packet_tcp *h, struct packet_range *ret)
+{
+    bool found = false;
+    for (size_t i = 0; t->has_sack && i < h->n_sacks; i++) {
+        const struct packet_range *r = &h->sacks[i];
+        if (!before(t->snd_una, r->begin) || !before(r->begin, r->end) ||
+            before(t->snd_next, r->end))
+            continue; /* of what came twice (RFC 2883), or nonsense */
+        if (!found || before(r->begin, ret->begin))
+            ret->begin = r->begin;
+        if (!found || before(ret->end, r->end))
+            ret->end = r->end;
+        found = true;
+    }
+    return found;
+}
+
+/* `has_moved`: something new was acknowledged. */
+static void look_for_loss(struct tcp *t, const struct packet_tcp *h, bool has_moved)
+{
+    struct packet_range arrived = {0};
+    bool has_hole = find_hole(t, h, &arrived);
+    if (has_hole && (!t->is_recovering || before(t->recover, arrived.end)))
+        start_mending(t, arrived.begin);
+    else if (t->is_recovering && has_moved)
+        t->mend_end = has_hole ? arrived.begin : t->has_sack ? t->recover : end_of_first_segment(t);
 }
 
 /* An answer that acknowledges nothing new: a third one in a row tells of a loss. */
 static void take_duplicate(struct tcp *t, const struct packet *p, bool is_same_window)
 {
-    if (t->is_probing) { /* the byte beyond the window was not taken */
-        t->is_probing = false;
-        go_back(t);
-    } else if (is_same_window && !p->payload_len && in_flight(t) && !t->is_recovering &&
-               ++t->duplicates == DUPLICATES_MAX) {
-        lost(t);
+    if (t->is_probing) { /* the byte beyond the window was not taken, but there is an answer */
+        t->tries = MIN(t->tries, BACKOFFS_MAX);
+        t->is_probing = !before(t->snd_una, t->snd_edge);
+        if (!t->is_probing)
+            start_mending(t, end_of_first_segment(t));
+    } else if (!t->has_sack && is_same_window && !p->payload_len && in_flight(t) &&
+               !t->is_recovering && ++t->duplicates == DUPLICATES_MAX) {
+        start_mending(t, end_of_first_segment(t));
     }
 }
 
-static void take_ack(struct tcp *t, const struct packet *p, uint64_t now_ms)
+static void take_new_ack(struct tcp *t, uint32_t ack, uint64_t now_ms)
 {
-    uint32_t edge = p->tcp.ack + ((uint32_t)p->tcp.window << t->wscale_in);
-    uint32_t acked = p->tcp.ack - t->snd_una;
-    bool is_same_window = edge == t->snd_edge;
-    t->snd_edge = edge;
-    if (!acked) {
-        take_duplicate(t, p, is_same_window);
-        return;
-    }
+    uint32_t acked = ack - t->snd_una;
     if (acked > t->out.len) {
         t->fin_acked = true;
         acked = t->out.len;
     }
     ring_drop(&t->out, acked);
     t->acked += acked;
-    t->snd_una = p->tcp.ack;
-    if (before(t->snd_next, t->snd_una))
-        t->snd_next = t->snd_una;
-    if (t->is_recovering && !before(t->snd_una, t->recover))
+    t->snd_una = ack;
+    if (before(t->mend_next, ack))
+        t->mend_next = ack;
+    if (before(t->mend_end, ack))
+        t->mend_end = ack;
+    if (t->is_recovering && !before(ack, t->recover))
         t->is_recovering = false;
     t->is_probing = false;
     t->tries = t->duplicates = 0;
@@ -152,32 +176,69 @@ static void take_ack(struct tcp *t, const struct packet *p, uint64_t now_ms)
         start_timer(t, now_ms);
 }
 
-/* The part of the payload that is new and in order. */
-static void take_payload(struct tcp *t, const struct packet *p)
+static void take_ack(struct tcp *t, const struct packet *p, uint64_t now_ms)
 {
-    uint32_t skip = t->rcv_next - p->tcp.seq; /* sent again */
-    if (before(t->rcv_next, p->tcp.seq)) {
-        /* something before it is missing, which the program learns by their number */
-        if (t->ack_due && t->holes < UINT8_MAX)
-            t->holes++;
-        t->ack_due = true;
+    uint32_t edge = p->tcp.ack + ((uint32_t)p->tcp.window << t->wscale_in);
+    bool is_same_window = edge == t->snd_edge, has_moved = p->tcp.ack != t->snd_una;
+    t->snd_edge = edge;
+    if (has_moved)
+        take_new_ack(t, p->tcp.ack, now_ms);
+    else
+        take_duplicate(t, p, is_same_window);
+    look_for_loss(t, &p->tcp, has_moved);
+}
+
+/* A piece that goes on where we are, or begins before. At most `fits` bytes of it are taken. */
+static void take_piece(struct tcp *t, uint32_t seq, const uint8_t *data, size_t len, bool has_fin,
+                       size_t fits)
+{
+    uint32_t skip = t->rcv_next - seq; /* sent again */
+    if (skip > len)
         return;
-    }
-    if (p->payload_len)
-        t->ack_due = true;
-    if (skip > p->payload_len || t->in_ended)
-        return;
-    size_t fresh = p->payload_len - skip, fits = t->rcv_edge - t->rcv_next; /* there is room */
-    fits = MIN(fits, ring_hard_room(&t->in));
+    size_t fresh = len - skip;
     bool is_whole = fresh <= fits;
     fresh = MIN(fresh, fits);
-    ring_put(&t->in, p->payload + skip, fresh);
+    ring_put(&t->in, data + skip, fresh);
     t->rcv_next += (uint32_t)fresh;
-    if (p->tcp.flags & PACKET_FIN && is_whole) {
+    if (has_fin && is_whole) {
         t->in_ended = true;
         t->rcv_next++;
-        t->ack_due = true;
     }
+}
+
+/* Something before it is missing. */
+static void keep_early(struct tcp *t, const struct packet *p, size_t fits)
+{
+    size_t gap = p->tcp.seq - t->rcv_next;
+    if (gap >= fits)
+        return;
+    fits -= gap;
+    early_put(&t->early, p->tcp.seq, p->payload, MIN(p->payload_len, fits),
+              p->tcp.flags & PACKET_FIN && p->payload_len <= fits);
+}
+
+static void take_payload(struct tcp *t, const struct packet *p)
+{
+    const struct early_piece *e;
+    size_t fits = t->rcv_edge - t->rcv_next; /* there is room */
+    bool is_early = before(t->rcv_next, p->tcp.seq);
+    if (is_early && !t->has_sack && t->ack_due && t->holes < UINT8_MAX)
+        t->holes++;
+    t->ack_due = true;
+    if (t->in_ended)
+        return;
+    fits = MIN(fits, ring_hard_room(&t->in));
+    if (is_early) {
+        keep_early(t, p, fits);
+        return;
+    }
+    take_piece(t, p->tcp.seq, p->payload, p->payload_len, p->tcp.flags & PACKET_FIN, fits);
+    while (!t->in_ended && (e = early_at(&t->early, t->rcv_next))) {
+        take_piece(t, e->seq, e->data, e->len, e->has_fin, SIZE_MAX);
+        early_drop(&t->early);
+    }
+    if (t->in_ended)
+        early_done(&t->early);
 }
 
 static bool is_acceptable(const struct tcp *t, const struct packet *p)
@@ -206,7 +267,7 @@ static void input_syn_received(struct tcp *t, const struct packet *p)
     if (!(p->tcp.flags & PACKET_ACK) || p->tcp.ack != t->isn + 1)
         return;
     t->state = TCP_OPEN;
-    t->snd_una = t->snd_next = t->snd_max = t->isn + 1;
+    t->snd_una = t->snd_next = t->mend_next = t->mend_end = t->isn + 1;
     t->snd_edge = p->tcp.ack + ((uint32_t)p->tcp.window << t->wscale_in);
     t->tries = 0;
     t->due_ms = TCP_NEVER;
@@ -239,7 +300,7 @@ void tcp_input(struct tcp *t, const struct packet *p, uint64_t now_ms)
     }
     if (!(h->flags & PACKET_ACK))
         return;
-    if (before(t->snd_max, h->ack)) {
+    if (before(t->snd_next, h->ack)) {
         t->ack_due = true;
         return;
     }
@@ -308,7 +369,8 @@ static void put_header(struct tcp *t, uint8_t flags, uint32_t seq, struct tcp_se
         .flags = flags,
         .window = (uint16_t)MIN(window >> (is_syn ? 0 : t->wscale_out), (uint32_t)UINT16_MAX),
         .mss = is_syn ? t->mss : 0,
-        .wscale = is_syn && t->has_wscale ? WSCALE : -1};
+        .wscale = is_syn && t->has_wscale ? WSCALE : -1,
+        .sack_permitted = is_syn && t->has_sack};
     if (!is_syn && !t->has_wscale)
         t->rcv_edge = t->rcv_next + ret->header.window;
     ret->mss = t->mss;
@@ -317,7 +379,7 @@ static void put_header(struct tcp *t, uint8_t flags, uint32_t seq, struct tcp_se
 
 static void put_reset(struct tcp *t, struct tcp_segment *ret)
 {
-    bool is_refusal = t->snd_max == t->isn; /* nothing was ever said: RFC 9293 section 3.5.2 */
+    bool is_refusal = t->snd_next == t->isn; /* nothing was ever said: RFC 9293 section 3.5.2 */
     ret->header = (struct packet_tcp){.seq = is_refusal ? 0 : t->snd_next,
                                       .ack = t->rcv_next,
                                       .flags = PACKET_RST | PACKET_ACK,
@@ -339,21 +401,49 @@ static bool fin_is_due(const struct tcp *t, size_t at)
     return t->out_ended && !t->fin_sent && !t->fin_acked && at == t->out.len;
 }
 
-static void put_data(struct tcp *t, size_t len, uint64_t now_ms, struct tcp_segment *ret)
+/* Bytes of the ring from `at` on. Ranges go by themselves, in an acknowledgement behind it: options
+ * would make the segments that the device cuts larger than they may be. */
+static void put_data(struct tcp *t, size_t at, size_t len, bool has_fin, uint64_t now_ms,
+                     struct tcp_segment *ret)
 {
-    uint32_t at = in_flight(t);
-    bool has_fin = fin_is_due(t, at + len), is_last = at + len == t->out.len;
+    bool is_last = at + len == t->out.len, tells_ranges = t->ack_due && t->early.first;
     put_header(
         t, (uint8_t)(PACKET_ACK | (is_last && len ? PACKET_PSH : 0) | (has_fin ? PACKET_FIN : 0)),
-        t->snd_next, ret);
+        t->snd_una + (uint32_t)at, ret);
+    t->ack_due = tells_ranges;
     ret->len = len;
     ret->n_pieces = ring_pieces(&t->out, at, len, ret->pieces);
-    t->snd_next += (uint32_t)len + has_fin;
-    t->fin_sent |= has_fin;
-    if (before(t->snd_max, t->snd_next))
-        t->snd_max = t->snd_next;
     if (t->due_ms == TCP_NEVER)
         start_timer(t, now_ms);
+}
+
+static void put_new(struct tcp *t, size_t len, uint64_t now_ms, struct tcp_segment *ret)
+{
+    size_t at = in_flight(t);
+    bool has_fin = fin_is_due(t, at + len);
+    put_data(t, at, len, has_fin, now_ms, ret);
+    t->snd_next += (uint32_t)len + has_fin;
+    t->fin_sent |= has_fin;
+}
+
+/* The next of what is sent again. Of a window that is shut, one byte: the probe. */
+static bool put_mended(struct tcp *t, uint64_t now_ms, size_t max, struct tcp_segment *ret)
+{
+    size_t at = t->mend_next - t->snd_una, end = t->mend_end - t->snd_una;
+    size_t window = before(t->snd_una, t->snd_edge) ? t->snd_edge - t->snd_una : 1;
+    bool has_fin = end > t->out.len; /* it was sent, and is the last thing of all */
+    if (at >= end)
+        return false;
+    window = MAX(window, at);
+    end = MIN(end, (size_t)t->out.len);
+    end = MIN(end, window);
+    size_t len = MIN(end - at, max);
+    has_fin = has_fin && at + len == t->out.len;
+    if (!len && !has_fin)
+        return false;
+    put_data(t, at, len, has_fin, now_ms, ret);
+    t->mend_next += (uint32_t)len + has_fin;
+    return true;
 }
 
 /* Whole segments, unless the rest is all there is: then the device cuts no crumbs in between. */
@@ -376,15 +466,17 @@ bool tcp_next(struct tcp *t, uint64_t now_ms, size_t max, struct tcp_segment *re
     if (t->state == TCP_SYN_RECEIVED && t->synack_due) {
         put_header(t, PACKET_SYN | PACKET_ACK, t->isn, ret);
         t->synack_due = false;
-        t->snd_next = t->snd_max = t->isn + 1;
+        t->snd_next = t->isn + 1;
         start_timer(t, now_ms);
         return true;
     }
     if (t->state != TCP_OPEN)
         return false;
+    if (t->mend_next != t->mend_end && put_mended(t, now_ms, max, ret))
+        return true;
     size_t len = chunk(t, max);
     if (len || fin_is_due(t, in_flight(t))) {
-        put_data(t, len, now_ms, ret);
+        put_new(t, len, now_ms, ret);
         return true;
     }
     if (t->due_ms == TCP_NEVER && t->out.len)
@@ -392,35 +484,30 @@ bool tcp_next(struct tcp *t, uint64_t now_ms, size_t max, struct tcp_segment *re
     if (!t->ack_due)
         return false;
     put_header(t, PACKET_ACK, t->snd_next, ret);
+    if (t->has_sack)
+        ret->header.n_sacks = early_ranges(&t->early, ret->header.sacks);
     t->ack_due = t->holes > 0;
     t->holes -= t->ack_due;
     return true;
 }
 
-/* One byte beyond the window makes the program tell it again (RFC 9293 section 3.8.6.1). */
-static void probe_window(struct tcp *t)
-{
-    t->snd_edge = t->snd_una + 1;
-    t->is_probing = true;
-    go_back(t);
-}
-
 void tcp_timeout(struct tcp *t, uint64_t now_ms)
 {
-    bool is_shut = t->state == TCP_OPEN && !before(t->snd_una, t->snd_edge) && t->out.len;
     t->due_ms = TCP_NEVER;
     if (t->state == TCP_DEAD)
         return;
-    if (t->tries < UINT8_MAX)
-        t->tries++;
-    if (t->tries > TRIES_MAX && !is_shut) {
+    if (++t->tries > (t->state == TCP_OPEN ? TRIES_MAX : SYN_TRIES_MAX)) {
         tcp_abort(t);
         return;
     }
     if (t->state == TCP_SYN_RECEIVED)
         t->synack_due = true;
-    else if (is_shut)
-        probe_window(t);
-    else if (in_flight(t))
-        lost(t);
+    if (t->state != TCP_OPEN)
+        return;
+    /* One byte beyond a shut window makes the program tell it again (RFC 9293 section 3.8.6.1). */
+    t->is_probing = !before(t->snd_una, t->snd_edge) && t->out.len;
+    if (in_flight(t))
+        start_mending(t, end_of_first_segment(t));
+    else if (t->is_probing)
+        t->snd_edge = t->snd_una + 1;
 }

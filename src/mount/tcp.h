@@ -6,15 +6,24 @@
  *     tcp_syn ─► DIALLING ─ tcp_accept ─► SYN_RECEIVED ─ ACK ─► OPEN ─► DEAD
  *                   └─ nothing is said until the target has answered
  *
- * The path is a queue in memory, so there is no congestion control, no SACK and no TIME_WAIT; but
- * the kernel may drop what its backlog does not take, so that bytes are kept until acknowledged and
- * sent again after three duplicate acknowledgements or a time-out.
+ * The path is a queue in memory, so there is no congestion control and no TIME_WAIT, and a round
+ * trip takes no time, so the time-out is a constant: longer than a kernel delays acknowledgements,
+ * doubled up to two seconds. But the queue overflows where a program floods it, and the kernel may
+ * drop what it has no memory for:
+ *
+ *   - what came after a loss is kept (early.h) and told, as ranges (SACK, RFC 2018) or, to a
+ * program without it, by an acknowledgement for each segment;
+ *   - bytes are kept until acknowledged. The queue keeps the order, so that whatever is missing of
+ *     what was sent before something that has arrived is lost, and sent again, one hole at a time
+ *     (each takes a round trip). Without ranges three duplicate acknowledgements tell of a loss,
+ *     and after a time-out one segment is sent, whose acknowledgement tells how much is missing.
  *
  * The window is what fits in the ring, whose bytes leave by tcp_read: back-pressure reaches the
  * program's socket without a queue in between. A flow that carries nothing owns no memory but this.
  */
 #pragma once
 
+#include "mount/early.h"
 #include "mount/packet.h"
 #include "mount/ring.h"
 
@@ -25,15 +34,16 @@ enum tcp_state { TCP_DIALLING, TCP_SYN_RECEIVED, TCP_OPEN, TCP_DEAD };
 struct tcp {
     struct ring in;  /* from the program, until tcp_read */
     struct ring out; /* to the program, until acknowledged */
+    struct early early;
 
-    uint32_t rcv_next;          /* next byte of the program */
-    uint32_t rcv_edge;          /* end of the window it was told */
-    uint32_t isn;               /* ours */
-    uint32_t peer_isn;          /* of its SYN */
-    uint32_t snd_una, snd_next; /* oldest not acknowledged; next to send */
-    uint32_t snd_max;           /* highest ever sent */
-    uint32_t snd_edge;          /* end of the program's window */
-    uint32_t recover;           /* a loss before this one is being mended already */
+    uint32_t rcv_next;            /* next byte of the program */
+    uint32_t rcv_edge;            /* end of the window it was told */
+    uint32_t isn;                 /* ours */
+    uint32_t peer_isn;            /* of its SYN */
+    uint32_t snd_una, snd_next;   /* oldest not acknowledged; next to send for the first time */
+    uint32_t snd_edge;            /* end of the program's window */
+    uint32_t mend_next, mend_end; /* to be sent again; none if equal */
+    uint32_t recover;             /* snd_next when the mending began: until there it goes on */
 
     uint32_t
         acked; /* bytes of tcp_write that were acknowledged; whoever credits them sets it to 0 */
@@ -42,8 +52,9 @@ struct tcp {
     uint8_t wscale_in, wscale_out; /* of windows it tells, and of those it is told */
     uint8_t state;
     uint8_t tries, duplicates;
-    uint8_t holes; /* acknowledgements due beside ack_due, one for each segment beyond a hole */
-    bool has_wscale : 1;
+    uint8_t
+        holes; /* without SACK: acknowledgements due beside ack_due, one for each early segment */
+    bool has_wscale : 1, has_sack : 1;
     bool in_ended : 1;  /* the program's FIN came */
     bool out_ended : 1; /* tcp_finish */
     bool fin_sent : 1, fin_acked : 1;

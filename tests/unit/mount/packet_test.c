@@ -75,6 +75,26 @@ static void check_tcp(const struct packet_ends *e)
     assert_memory_equal(p.payload, "abc", 3);
 }
 
+static void ranges_are_read_as_they_are_written(void **state)
+{
+    const struct packet_tcp t = {
+        .flags = PACKET_ACK, .wscale = -1, .n_sacks = 2, .sacks = {{0xfffffff0, 10}, {20, 30}}};
+    const struct packet_tcp syn = {.flags = PACKET_SYN, .wscale = 3, .sack_permitted = true};
+    uint8_t out[PACKET_HEADER_MAX];
+    struct packet p;
+    size_t sum_at, n = packet_put_tcp(out, &ends_v4, &t, 0, &sum_at);
+    assert_int_equal(packet_parse(out, n, true, &p), 0);
+    assert_int_equal(p.tcp.n_sacks, 2);
+    assert_memory_equal(p.tcp.sacks, t.sacks, 2 * sizeof(t.sacks[0]));
+    out[43] = 255; /* an option beyond the header: what else it says stands */
+    assert_int_equal(packet_parse(out, n, true, &p), 0);
+    assert_int_equal(p.tcp.n_sacks, 0);
+    n = packet_put_tcp(out, &ends_v6, &syn, 0, &sum_at);
+    assert_int_equal(packet_parse(out, n, true, &p), 0);
+    assert_true(p.tcp.sack_permitted);
+    assert_int_equal(p.tcp.wscale, 3);
+}
+
 static void tcp_headers_are_read_as_they_are_written(void **state)
 {
     check_tcp(&ends_v4);
@@ -193,6 +213,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(tcp_headers_are_read_as_they_are_written),
+        cmocka_unit_test(ranges_are_read_as_they_are_written),
         cmocka_unit_test(udp_headers_are_read_as_they_are_written),
         cmocka_unit_test(echo_replies_carry_their_checksum),
         cmocka_unit_test(an_error_quotes_the_packet_it_is_about),
