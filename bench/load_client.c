@@ -101,9 +101,15 @@ static void abandon(const int *fds, int streams)
     }
 }
 
+/* What has arrived at the target; of what comes from there this end knows itself. */
+static struct load_counter arrived(const struct load_options *o)
+{
+    return o->from_target ? (struct load_counter){0} : load_counter_get(&o->counter);
+}
+
 int load_bulk(const struct load_options *o)
 {
-    struct load_counter start = load_counter_get(&o->counter), from, to;
+    struct load_counter start = arrived(o), from, to;
     int ended = 0, epoll = load_epoll();
     int *fds = connect_all(o, o->from_target ? LOAD_SOURCE : LOAD_SINK);
     for (int i = 0; i < o->streams; i++)
@@ -111,11 +117,11 @@ int load_bulk(const struct load_options *o)
 
     uint64_t total =
         run_bulk(epoll, fds, o->from_target, load_now_ns() + to_ns(o->warmup_seconds), &ended);
-    from = load_counter_get(&o->counter);
+    from = arrived(o);
     uint64_t begin_ns = load_now_ns();
     uint64_t moved = run_bulk(epoll, fds, o->from_target, begin_ns + to_ns(o->seconds), &ended);
     uint64_t took_ns = load_now_ns() - begin_ns;
-    to = load_counter_get(&o->counter);
+    to = arrived(o);
     total += moved;
     if (o->abandon)
         abandon(fds, o->streams);
@@ -124,7 +130,7 @@ int load_bulk(const struct load_options *o)
     if (!o->from_target) { /* what arrived is the truth, not what was sent */
         moved = to.bytes - from.bytes;
         took_ns = to.at_ns - from.at_ns;
-        total = load_counter_get(&o->counter).bytes - start.bytes;
+        total = arrived(o).bytes - start.bytes;
     }
     printf("{\"gbit\": %.4f, \"bytes\": %llu, \"errors\": %d}\n", gbit(moved, took_ns),
            (unsigned long long)total, ended);

@@ -63,7 +63,7 @@ static void check_state(struct model *m)
 {
     const struct tcp *t = &m->tcp;
     REQUIRE(t->in.len <= RING_SIZE && t->out.len <= RING_MAX);
-    REQUIRE(!t->in.len == !t->in.data && !t->out.len == !t->out.data);
+    REQUIRE(!t->in.len == !t->in.last && !t->out.len == !t->out.last);
     if (t->state == TCP_DEAD) {
         REQUIRE(!t->in.len && !t->out.len && !t->early.first);
         return;

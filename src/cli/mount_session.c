@@ -175,6 +175,7 @@ static int start_network(struct mount_session *s, const struct http_client_confi
     const struct uplink_config up = {.loop = s->loop,
                                      .http = http,
                                      .network = s->plan->network,
+                                     .stream_window = MOUNT_STREAM_WINDOW,
                                      .stream_window_max = MOUNT_STREAM_WINDOW_MAX,
                                      .on_state = on_uplink,
                                      .arg = s};

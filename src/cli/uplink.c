@@ -41,7 +41,7 @@ struct uplink {
     struct http_client *http;
     char *authorization;
     struct h2_header headers[1];
-    uint32_t stream_window_max;
+    uint32_t stream_window, stream_window_max;
     void (*on_state)(void *arg);
     void *arg;
     enum uplink_state state;
@@ -280,8 +280,9 @@ static void on_dialled(void *arg, const struct dial_result *r)
 {
     struct line *l = arg;
     struct uplink *u = l->uplink;
-    const struct h2conn_config cfg = {
-        .h2 = {.peer_is_trusted = true, .stream_window_max = u->stream_window_max}};
+    const struct h2conn_config cfg = {.h2 = {.peer_is_trusted = true,
+                                             .stream_window = u->stream_window,
+                                             .stream_window_max = u->stream_window_max}};
     l->dial = NULL;
     if (r->err == 0 && strcmp(conn_alpn(r->conn), LINE_ALPN) == 0) {
         u->reason = (struct diag){0};
@@ -333,6 +334,7 @@ int uplink_new(const struct uplink_config *cfg, struct uplink **ret, struct diag
     struct uplink *u = NEW(struct uplink);
     u->loop = cfg->loop;
     u->http = client;
+    u->stream_window = cfg->stream_window;
     u->stream_window_max = cfg->stream_window_max;
     u->on_state = cfg->on_state;
     u->arg = cfg->arg;

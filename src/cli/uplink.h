@@ -33,8 +33,8 @@ struct uplink_config {
     struct loop *loop;
     const struct http_client_config *http; /* hub, token, trust */
     const char *network;
-    uint32_t stream_window_max;  /* bytes; 0: the usual of wire/h2 */
-    void (*on_state)(void *arg); /* another one, or another reason */
+    uint32_t stream_window, stream_window_max; /* bytes; 0: the usual of wire/h2 */
+    void (*on_state)(void *arg);               /* another one, or another reason */
     void *arg;
 };
 

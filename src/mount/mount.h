@@ -32,7 +32,7 @@ struct mount;
 
 /* The window of a stream to be opened: what a flow's ring takes, so that bytes that arrive always
  * have a place. */
-#define MOUNT_STREAM_WINDOW     (256u << 10)
+#define MOUNT_STREAM_WINDOW     (512u << 10)
 #define MOUNT_STREAM_WINDOW_MAX (8u << 20) /* at 100 ms some 600 Mbit/s */
 
 /* How streams are opened. Strings and headers outlive the mount. */

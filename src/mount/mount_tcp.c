@@ -29,6 +29,7 @@
 #define GIVE_UP_MS   5000
 #define SEGMENTS_MAX (PACKET_MAX - 60) /* payload given to the device at once */
 #define BULK_BYTES   (16 * 1024)       /* after so many at once more are likely to follow */
+#define CORK_TURNS   4                 /* of the loop, which others' bytes may take */
 #define SMALL_TTL    32                /* one that is meant, as traceroute does; nmap's are above */
 
 /* ---- the table ---- */
@@ -143,7 +144,8 @@ static void on_data(void *arg, struct h2_stream *s, const uint8_t *data, size_t 
     size_t n = f->tcp.out_ended ? len : tcp_write(&f->tcp, data, len);
     if (n < len || f->tcp.state == TCP_DEAD)
         h2_reset(s, H2_FLOW_CONTROL_ERROR);
-    f->tcp.is_corked |= len >= BULK_BYTES;
+    if (len >= BULK_BYTES)
+        f->cork_turns = CORK_TURNS;
     mark_dirty(f);
 }
 
@@ -356,12 +358,12 @@ static void arm(struct mount_tcp *f, uint64_t now)
         timer_start(&f->timer, due > now ? due - now : 0);
 }
 
-/* What waited for more goes out in the next turn, with or without it. */
-static void uncork(struct mount_tcp *f)
+/* What waits for more goes out some turns later, with or without it. */
+static void count_turn(struct mount_tcp *f)
 {
-    if (!f->tcp.is_corked)
+    if (!f->cork_turns)
         return;
-    f->tcp.is_corked = false;
+    f->cork_turns--;
     if (f->tcp.state == TCP_OPEN && tcp_has_unsent(&f->tcp))
         mark_dirty(f);
 }
@@ -372,9 +374,10 @@ static void pump(struct mount_tcp *f)
     struct tcp_segment s;
     if (f->is_cut && !f->tcp.out.len)
         tcp_abort(&f->tcp);
+    f->tcp.is_corked = f->cork_turns > 0;
     while (tcp_next(&f->tcp, now, SEGMENTS_MAX, &s))
         send_segment(f, &s);
-    uncork(f);
+    count_turn(f);
     if (f->stream && f->tcp.acked)
         h2_consume(f->stream, f->tcp.acked);
     f->tcp.acked = 0;

@@ -6,32 +6,45 @@
 #include <assert.h>
 #include <string.h>
 
-#define SPARE_MAX  32
+#define SPARE_MAX  64
 #define FAIR_PARTS 64 /* so many rings may be full before each gets less */
 
+struct ring_block {
+    struct ring_block *next;
+    uint8_t data[RING_BLOCK];
+};
+
 static _Thread_local struct {
-    uint8_t *blocks[SPARE_MAX];
+    struct ring_block *first;
     size_t n;
 } spare;
 static _Thread_local size_t held; /* bytes in all rings */
 
-static uint8_t *take_block(size_t size)
+static struct ring_block *take_block(void)
 {
-    return size == RING_SIZE && spare.n ? spare.blocks[--spare.n] : mem_new(size);
+    struct ring_block *b = spare.first;
+    if (!b)
+        return mem_grow(NULL, sizeof(*b));
+    spare.first = b->next;
+    spare.n--;
+    return b;
 }
 
-static void give_block(uint8_t *block, size_t size)
+static void give_block(struct ring_block *b)
 {
-    if (size == RING_SIZE && spare.n < SPARE_MAX)
-        spare.blocks[spare.n++] = block;
-    else
-        mem_free(block);
+    if (spare.n == SPARE_MAX) {
+        mem_free(b);
+        return;
+    }
+    b->next = spare.first;
+    spare.first = b;
+    spare.n++;
 }
 
 void ring_free_spare(void)
 {
-    while (spare.n)
-        mem_free(spare.blocks[--spare.n]);
+    while (spare.first)
+        mem_free(take_block());
 }
 
 static size_t room_up_to(const struct ring *r, size_t limit)
@@ -53,81 +66,81 @@ size_t ring_hard_room(const struct ring *r)
 
 int ring_pieces(const struct ring *r, size_t at, size_t len, struct iovec ret[2])
 {
-    assert(at + len <= r->len);
+    assert(at + len <= r->len && len <= RING_BLOCK);
     if (!len)
         return 0;
-    size_t start = (r->head + at) & (r->size - 1), first = MIN(len, r->size - start);
-    ret[0] = (struct iovec){r->data + start, first};
-    ret[1] = (struct iovec){r->data, len - first};
+    struct ring_block *b = r->last->next;
+    for (at += r->head; at >= RING_BLOCK; at -= RING_BLOCK)
+        b = b->next;
+    size_t first = MIN(len, RING_BLOCK - at);
+    ret[0] = (struct iovec){b->data + at, first};
+    ret[1] = (struct iovec){b->next->data, len - first};
     return first < len ? 2 : 1;
 }
 
-/* Takes a block that has room for `need` bytes. */
-static void grow(struct ring *r, size_t need)
+static void append_block(struct ring *r)
 {
-    struct iovec from[2];
-    size_t size = r->size ? r->size : RING_SIZE, at = 0;
-    while (size < need)
-        size *= 2;
-    uint8_t *block = take_block(size);
-    int n = ring_pieces(r, 0, r->len, from);
-    for (int i = 0; i < n; i++) {
-        memcpy(block + at, from[i].iov_base, from[i].iov_len);
-        at += from[i].iov_len;
-    }
-    if (r->data)
-        give_block(r->data, r->size);
-    r->data = block;
-    r->size = (uint32_t)size;
-    r->head = 0;
+    struct ring_block *b = take_block();
+    b->next = r->last ? r->last->next : b;
+    if (r->last)
+        r->last->next = b;
+    r->last = b;
+}
+
+static void drop_first_block(struct ring *r)
+{
+    struct ring_block *b = r->last->next;
+    r->last->next = b->next;
+    if (b == r->last)
+        r->last = NULL;
+    give_block(b);
 }
 
 void ring_put(struct ring *r, const uint8_t *data, size_t len)
 {
-    struct iovec at[2];
     assert(len <= ring_room(r));
-    if (!len)
-        return;
-    if (r->len + len > r->size)
-        grow(r, r->len + len);
-    size_t had = r->len;
-    r->len += (uint32_t)len;
-    held += len;
-    int n = ring_pieces(r, had, len, at);
-    for (int i = 0; i < n; i++) {
-        memcpy(at[i].iov_base, data, at[i].iov_len);
-        data += at[i].iov_len;
+    while (len) {
+        size_t at = (r->head + r->len) % RING_BLOCK, n = MIN(len, RING_BLOCK - at);
+        if (!at)
+            append_block(r);
+        memcpy(r->last->data + at, data, n);
+        r->len += (uint32_t)n;
+        held += n;
+        data += n;
+        len -= n;
     }
 }
 
 void ring_drop(struct ring *r, size_t len)
 {
     assert(len <= r->len);
-    r->head = (uint32_t)((r->head + len) & (r->size - 1));
-    r->len -= (uint32_t)len;
     held -= len;
-    if (!r->len)
+    r->len -= (uint32_t)len;
+    if (!r->len) {
         ring_done(r);
+        return;
+    }
+    for (len += r->head; len >= RING_BLOCK; len -= RING_BLOCK)
+        drop_first_block(r);
+    r->head = (uint32_t)len;
 }
 
 size_t ring_take(struct ring *r, uint8_t *out, size_t cap)
 {
-    struct iovec from[2];
-    size_t len = MIN(cap, (size_t)r->len);
-    int n = ring_pieces(r, 0, len, from);
-    for (int i = 0; i < n; i++) {
-        memcpy(out, from[i].iov_base, from[i].iov_len);
-        out += from[i].iov_len;
+    size_t taken = 0;
+    while (taken < cap && r->len) {
+        size_t n = MIN(MIN(cap - taken, (size_t)r->len), RING_BLOCK - r->head);
+        memcpy(out + taken, r->last->next->data + r->head, n);
+        ring_drop(r, n);
+        taken += n;
     }
-    if (len)
-        ring_drop(r, len);
-    return len;
+    return taken;
 }
 
 void ring_done(struct ring *r)
 {
-    if (r->data)
-        give_block(r->data, r->size);
+    while (r->last)
+        drop_first_block(r);
     held -= r->len;
     *r = (struct ring){0};
 }

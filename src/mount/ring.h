@@ -1,7 +1,8 @@
 /*
- * A ring of bytes that owns memory only while it holds some. Its block, a power of two, comes from
- * a free list of the thread: thousands of idle flows cost nothing. It is RING_SIZE, and grows only
- * where more than that has to wait: what a long path had under way for a reader that stopped.
+ * A queue of bytes that owns memory only while it holds some: blocks of 64 KiB from a free list of
+ * the thread, the one given back last first. Thousands of idle flows cost nothing, and however many
+ * are busy, they use the same few blocks as long as their readers keep up, which then stay in the
+ * processor's cache.
  *
  * All rings of a thread share a budget. The fuller they are together, the less ring_fair_room gives
  * each of them; beyond the budget a ring that holds next to nothing still gets a little, so that
@@ -13,16 +14,16 @@
 #include <stdint.h>
 #include <sys/uio.h>
 
-#define RING_SIZE   ((size_t)512 << 10)
-#define RING_MAX    ((size_t)8 << 20)
-#define RING_FLOOR  ((size_t)16 << 10) /* what a ring always takes */
+#define RING_BLOCK  ((size_t)64 << 10)
+#define RING_SIZE   ((size_t)512 << 10) /* what one is offered at most */
+#define RING_MAX    ((size_t)8 << 20)   /* ... and holds: what a long path had under way */
+#define RING_FLOOR  ((size_t)16 << 10)  /* what a ring always takes */
 #define RING_BUDGET ((size_t)64 << 20)
 
 /* Zero-initialised is valid and empty. */
 struct ring {
-    uint8_t *data; /* NULL while empty */
-    uint32_t size; /* of the block */
-    uint32_t head; /* of the first byte */
+    struct ring_block *last; /* its next one is the first; NULL while empty */
+    uint32_t head;           /* of the first byte, in the first block */
     uint32_t len;
 };
 
@@ -37,7 +38,8 @@ size_t ring_fair_room(const struct ring *r);
 size_t ring_hard_room(const struct ring *r);
 
 void ring_put(struct ring *r, const uint8_t *data, size_t len); /* len <= ring_room */
-/* `len` bytes from the offset `at`, in one or two pieces: their count. at + len <= r->len */
+/* `len` bytes, at most RING_BLOCK, from the offset `at`, in one or two pieces: their count.
+ * at + len <= r->len */
 int ring_pieces(const struct ring *r, size_t at, size_t len, struct iovec ret[2]);
 size_t ring_take(struct ring *r, uint8_t *out,
                  size_t cap); /* copies and drops; returns the count */

@@ -450,10 +450,10 @@ static bool put_mended(struct tcp *t, uint64_t now_ms, size_t max, struct tcp_se
 static size_t chunk(const struct tcp *t, size_t max)
 {
     size_t len = sendable(t), whole = MIN(len, max);
-    if (whole > t->mss && whole < t->out.len - in_flight(t))
+    bool is_rest = whole && whole == t->out.len - in_flight(t);
+    if (whole > t->mss && !is_rest)
         whole -= whole % t->mss;
-    bool may_wait = t->is_corked && in_flight(t) && !t->out_ended;
-    return may_wait && whole < t->mss ? 0 : whole;
+    return is_rest && t->is_corked && !t->out_ended && whole < max / 2 ? 0 : whole;
 }
 
 bool tcp_next(struct tcp *t, uint64_t now_ms, size_t max, struct tcp_segment *ret)

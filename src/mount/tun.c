@@ -15,6 +15,7 @@
 #include <unistd.h>
 
 #define READS_A_TURN 64
+#define BYTES_A_TURN (256u << 10) /* what is read is still in the cache when it is sent on */
 #define BUFFER_SIZE  (sizeof(struct virtio_net_hdr) + 65536)
 #define PIECES_MAX   2
 
@@ -34,34 +35,31 @@ int tun_open(const char *name)
     return fd;
 }
 
-/* False: nothing more to read now, or the device is gone. */
-static bool read_one(struct tun *t)
+/* The packet's length, or 0: nothing more to read now, or the device is gone. */
+static size_t read_one(struct tun *t)
 {
     const struct virtio_net_hdr *v = (const struct virtio_net_hdr *)t->buffer;
-    ssize_t n = read(t->io.fd, t->buffer, BUFFER_SIZE);
-    if (n < 0 && errno == EINTR)
-        return true;
-    if (n < 0 && errno == EAGAIN) {
+    ssize_t n;
+    do {
+        n = read(t->io.fd, t->buffer, BUFFER_SIZE);
+    } while (n < 0 && errno == EINTR);
+    if (n <= 0) {
         t->io.readable = false;
-        return false;
-    }
-    if (n < 0) { /* EBADFD: the interface went with its namespace */
-        t->io.readable = false;
-        t->ops->on_gone(t->arg);
-        return false;
+        if (n < 0 && errno != EAGAIN) /* EBADFD: the interface went with its namespace */
+            t->ops->on_gone(t->arg);
+        return 0;
     }
     if ((size_t)n > sizeof(*v))
         t->ops->on_packet(t->arg, t->buffer + sizeof(*v), (size_t)n - sizeof(*v),
                           v->flags & VIRTIO_NET_HDR_F_NEEDS_CSUM);
-    return true;
+    return (size_t)n;
 }
 
 static void read_batch(struct tun *t)
 {
-    for (int i = 0; i < READS_A_TURN && t->io.readable && t->io.fd >= 0; i++) {
-        if (!read_one(t))
-            break;
-    }
+    size_t bytes = 0, n = 1;
+    for (int i = 0; i < READS_A_TURN && bytes < BYTES_A_TURN && n; i++, bytes += n)
+        n = t->io.readable && t->io.fd >= 0 ? read_one(t) : 0;
     if (t->io.fd < 0)
         return;
     t->ops->on_batch_end(t->arg);

@@ -10,6 +10,7 @@
 
 #define PING_MS                   5000
 #define DEAD_MS                   10000
+#define BULK_BATCH                (H2_DATA_LARGE + 9u) /* one frame */
 #define MIXED_BATCH               (24u << 10)
 #define MIXED_UNSENT              (32u << 10)
 #define LONG_UNSENT               (256u << 10)
@@ -128,7 +129,7 @@ static void adapt(struct h2conn *hc)
         return;
     hc->is_mixed = is_mixed;
     hc->is_long = is_long;
-    conn_set_batch(hc->conn, !is_mixed ? CONN_BATCH_MAX : is_long ? CONN_BATCH : MIXED_BATCH);
+    conn_set_batch(hc->conn, !is_mixed ? BULK_BATCH : is_long ? CONN_BATCH : MIXED_BATCH);
     conn_set_unsent_max(hc->conn, !is_mixed ? 0 : is_long ? LONG_UNSENT : MIXED_UNSENT);
 }
 
@@ -231,7 +232,7 @@ static struct h2conn *make(struct conn *c, struct loop *l, const struct h2conn_c
         return NULL;
     }
     read_rtt(hc);
-    conn_set_batch(c, CONN_BATCH_MAX);
+    conn_set_batch(c, BULK_BATCH);
     conn_set_prompt(c);
     timer_start(&hc->keepalive, hc->ping_ms);
     return hc;

@@ -222,8 +222,8 @@ static void exchange(struct bench *b, size_t bytes)
     assert_true(b->read_end);
     assert_int_equal(b->program.received, bytes);
     assert_true(b->program.fin_received);
-    assert_null(b->tcp.in.data);
-    assert_null(b->tcp.out.data);
+    assert_null(b->tcp.in.last);
+    assert_null(b->tcp.out.last);
 }
 
 static void bytes_pass_both_ways_and_both_sides_end(void **state)
