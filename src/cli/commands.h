@@ -10,6 +10,7 @@
 extern const struct command_set hub_commands;
 extern const struct command_set db_commands;
 extern const struct command_set ca_commands;
+extern const struct command_set reseal_commands;
 extern const struct command_set login_commands;
 extern const struct command_set status_commands;
 extern const struct command_set token_commands;
