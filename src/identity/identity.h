@@ -61,7 +61,7 @@ struct identity_config {
 
     /* All on the main loop, all may be NULL. */
     void (*on_agent_revoked)(void *arg, const char *agent); /* cut its sessions */
-    void (*on_token_revoked)(void *arg, const char *token); /* cut what it opened */
+    void (*on_token_revoked)(void *arg, const char *token); /* or expired: cut what it opened */
     void (*on_server_cert)(void *arg); /* identity_server_chain is new: reload TLS */
     void (*on_roots)(void *arg);       /* so is what is trusted, and keys derived from the CA */
     void *arg;

@@ -232,6 +232,7 @@ int identity_open(const struct identity_config *cfg, struct identity **ret, stru
     }
     i->cfg.public_names = NULL; /* the caller's, copied by now */
     timer_start(&i->housekeeping, HOUSEKEEPING_MS);
+    expiry_start(i);
     identity_follow(i);
     *ret = i;
     return 0;
@@ -242,6 +243,7 @@ void identity_close(struct identity *i)
     if (!i)
         return;
     timer_stop(&i->housekeeping);
+    timer_stop(&i->expiry);
     store_unsubscribe(&i->feed);
     view_free(i);
     rate_free(i->rate);

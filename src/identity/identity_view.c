@@ -93,6 +93,7 @@ void view_put_token(struct identity *i, const struct token_record *r)
     t = NEW(struct token_view);
     t->r = *r;
     HASH_ADD_STR(i->tokens, r.id, t);
+    expiry_of(i, r);
 }
 
 void view_remove_token(struct identity *i, const char *id)

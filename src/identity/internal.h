@@ -25,6 +25,7 @@ struct tenant_view {
 
 struct token_view {
     struct token_record r;
+    bool is_over;       /* it has expired, and what it opened was cut */
     uint32_t n_repeats; /* keys it has used since its answers were trimmed */
     UT_hash_handle hh;
 };
@@ -55,7 +56,7 @@ struct identity {
     struct secret server_key_pem;
     char *server_chain;
     int64_t server_renew_at; /* wall clock */
-    struct timer housekeeping;
+    struct timer housekeeping, expiry;
 
     struct rate *rate;
     struct store_subscriber feed;
@@ -75,6 +76,10 @@ static inline int64_t identity_now(const struct identity *i)
 
 int view_load(struct identity *i, struct tx *tx);
 void view_free(struct identity *i);
+
+/* identity_expiry.c: on_token_revoked for those that expire; a token is new in the view. */
+void expiry_start(struct identity *i);
+void expiry_of(struct identity *i, const struct token_record *r);
 
 /* identity_follow.c */
 void identity_follow(struct identity *i);
