@@ -92,6 +92,9 @@ static void say_stage(FILE *out, const json_t *ca)
         if (old && ends)
             fprintf(out, ", the last of which ends at %s", ends);
         fprintf(out, old ? ".\n" : ": the old one can end, by warren ca rotate --finish.\n");
+        if (number(ca, "old_tokens"))
+            fprintf(out, "%lld bootstrap tokens end with it.\n",
+                    (long long)number(ca, "old_tokens"));
     }
 }
 

@@ -16,6 +16,7 @@
 #include "base/time.h"
 #include "http/rest.h"
 #include "identity/identity.h"
+#include "pki/token.h"
 #include "rpc/server.h"
 #include "warren/v1/agent.pb-c.h"
 
@@ -157,6 +158,7 @@ struct facts {
     char seal[SEAL_TEXT_SIZE];
     int64_t agents, aware, old; /* that are not revoked: all; that trust the newest root; whose
                                    certificate is by an older one than that which signs */
+    int64_t tokens;             /* for enrolment that end with the older root */
     int64_t old_ends;           /* when the last of those certificates does */
     struct unaware *unaware;
     size_t n_unaware, n_waiting; /* the latter: those of them that are logged in */
@@ -274,6 +276,11 @@ static int read_facts(struct tx *tx, void *arg)
     s->aware = s->agents - unaware;
     TRY(tx_query_int(tx, &s->old, "SELECT COUNT(*) FROM agent WHERE revoked IS NULL AND root < $1",
                      STORE_INT(signing)));
+    TRY(tx_query_int(tx, &s->tokens,
+                     "SELECT COUNT(*) FROM token WHERE kind = $3 AND revoked IS NULL AND "
+                     "(expires IS NULL OR expires > $1) AND root < $2 AND "
+                     "(uses_limit IS NULL OR uses < uses_limit)",
+                     STORE_INT(time_wall_ms()), STORE_INT(signing), STORE_INT(TOKEN_BOOTSTRAP)));
     return tx_query_int(tx, &s->old_ends,
                         "SELECT COALESCE(MAX(not_after), 0) FROM agent WHERE revoked IS NULL "
                         "AND root < $1",
@@ -357,8 +364,9 @@ static json_t *facts_json(struct facts *s)
                                "aware", (json_int_t)s->aware, "old", (json_int_t)s->old, "waiting",
                                (json_int_t)s->n_waiting, "waiting_for", waiting, "old_ends",
                                rest_time(s->old ? s->old_ends : 0));
-    return json_pack("{s:s, s:s, s:o, s:o, s:{s:I, s:I, s:o}}", "stage", stage_of(s), "kept_in",
-                     kept_in(s), "roots", roots, "agents", agents, "hubs", "total",
+    return json_pack("{s:s, s:s, s:o, s:o, s:I, s:{s:I, s:I, s:o}}", "stage", stage_of(s),
+                     "kept_in", kept_in(s), "roots", roots, "agents", agents, "old_tokens",
+                     (json_int_t)s->tokens, "hubs", "total",
                      (json_int_t)hubs, "aware", (json_int_t)(hubs - n_behind), "waiting_for",
                      behind);
 }

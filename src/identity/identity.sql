@@ -133,3 +133,6 @@ ALTER TABLE ca ADD COLUMN seal TEXT;      -- how the key of the seal is made (pk
 UPDATE ca SET signs = created;
 ALTER TABLE agent ADD COLUMN root BIGINT NOT NULL DEFAULT 1;  -- ca.id that signed its newest certificate
 ALTER TABLE agent ADD COLUMN knows BIGINT NOT NULL DEFAULT 1; -- the newest that it is known to trust
+
+-- migration 9: the root whose fingerprint a bootstrap token carries
+ALTER TABLE token ADD COLUMN root BIGINT NOT NULL DEFAULT 1;

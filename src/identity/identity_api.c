@@ -244,6 +244,7 @@ static int read_token_request(struct token_act *a, struct diag *d)
                                .version = 1,
                                .uses_limit = q.uses_limit,
                                .created = a->now_ms,
+                               .root = ca_roots_signing(&a->i->roots)->id,
                                .expires = q.ttl_ms ? a->now_ms + q.ttl_ms : 0};
     snprintf(r->id, sizeof(r->id), "%s", a->token.id);
     snprintf(r->tenant, sizeof(r->tenant), "%s", t->id);

@@ -108,15 +108,14 @@ static const struct ca_root *choose_root(struct identity *i, struct http_request
     return knows_all ? ca_roots_signing(&i->roots) : known;
 }
 
-/* The one that signed when the token was made, whose fingerprint it bears. */
+/* Whose fingerprint the token carries; NULL: it is not trusted any more. */
 static const struct ca_root *root_of_token(const struct identity *i, const struct token_record *t)
 {
-    const struct ca_root *r = &i->roots.list[0];
-    for (size_t n = 1; n < i->roots.n; n++) {
-        if (i->roots.list[n].signs && i->roots.list[n].signs <= t->created)
-            r = &i->roots.list[n];
+    for (size_t n = 0; n < i->roots.n; n++) {
+        if (i->roots.list[n].id == t->root)
+            return &i->roots.list[n];
     }
-    return r;
+    return NULL;
 }
 
 static const struct ca_root *root_of_leaf(const struct identity *i, X509 *leaf)

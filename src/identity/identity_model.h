@@ -34,6 +34,7 @@ struct token_record {
     int64_t uses_limit; /* 0: any number */
     int64_t uses;
     int64_t created, expires, revoked;
+    int64_t root; /* bootstrap: ca_root.id whose fingerprint it carries */
 };
 
 /* What is asked of POST /tokens, defaults filled in. */

@@ -85,7 +85,7 @@ int tenant_delete(struct tx *tx, const char *id)
 
 #define TOKEN_COLUMNS                                                                   \
     "id, tenant, kind, name, version, hash, network, role, uses_limit, uses, created, " \
-    "expires, revoked"
+    "expires, revoked, root"
 
 static void take_token(const struct rows *rows, struct token_record *t)
 {
@@ -98,7 +98,8 @@ static void take_token(const struct rows *rows, struct token_record *t)
                                .uses = row_int(rows, 9),
                                .created = row_int(rows, 10),
                                .expires = row_int(rows, 11),
-                               .revoked = row_int(rows, 12)};
+                               .revoked = row_int(rows, 12),
+                               .root = row_int(rows, 13)};
     copy(t->id, sizeof(t->id), row_text(rows, 0));
     copy(t->tenant, sizeof(t->tenant), row_text(rows, 1));
     copy(t->name, sizeof(t->name), row_text(rows, 3));
@@ -137,12 +138,12 @@ int token_insert(struct tx *tx, const struct token_record *t)
 {
     TRY(tx_exec(tx,
                 "INSERT INTO token (" TOKEN_COLUMNS ") VALUES "
-                "($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)",
+                "($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)",
                 STORE_TEXT(t->id), STORE_TEXT(t->tenant), STORE_INT(t->kind), text_or_null(t->name),
                 STORE_INT(t->version), STORE_BLOB(t->hash, sizeof(t->hash)),
                 text_or_null(t->network), STORE_INT(t->role), int_or_null(t->uses_limit),
                 STORE_INT(t->uses), STORE_INT(t->created), int_or_null(t->expires),
-                int_or_null(t->revoked)));
+                int_or_null(t->revoked), STORE_INT(MAX(t->root, (int64_t)1))));
     return store_publish(tx, t->tenant, "token", t->id, STORE_PUT);
 }
 

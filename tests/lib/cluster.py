@@ -123,10 +123,11 @@ class Wire:
 
 class Cluster:
     """`postgres`: a lib.postgres.Postgres that runs. `cut`: the numbers of hubs that come to it by a Wire,
-    which are in `wires`."""
+    which are in `wires`. `clocks`: lib.clock.Clock of hubs, by their numbers."""
 
-    def __init__(self, bench, postgres, count=3, cut=()):
+    def __init__(self, bench, postgres, count=3, cut=(), clocks=None):
         self.bench = bench
+        self.clocks = clocks or {}
         self.directory = tempfile.mkdtemp(prefix="cluster", dir=bench.directory)
         self.net = bench.keep(Lans())
         self.lan = self.net.lan(1)
@@ -157,6 +158,7 @@ class Cluster:
             self.wires[number] = self.bench.keep(Wire(where, socket_path))
             db = self.postgres.url(self.database, where)
         hub = Hub(os.path.join(self.directory, f"hub{number + 1}"), host=address, namespace=namespace,
+                  env=self.clocks[number].env if number in self.clocks else None,
                   options=("--db", db, "--ca-key-file", self.key_file, "--public-name", front))
         if self.hubs: # all have one administrator's token, which the first hub has made
             os.makedirs(hub.data, mode=0o700)
@@ -164,11 +166,11 @@ class Cluster:
         self.bench.keep(hub).start()
         self.hubs.append(hub)
 
-    def agent(self, name, at=None, network="lan"):
+    def agent(self, name, at=None, network="lan", env=None):
         """An agent in a namespace of its own, which comes by the balancer, or by one hub always."""
         namespace, address = self.host()
         target = at or self.front
-        agent = Agent(target, os.path.join(self.directory, name), name, namespace)
+        agent = Agent(target, os.path.join(self.directory, name), name, namespace, env=env)
         agent.address = address
         agent.enroll((at or self.hubs[0]).bootstrap_token(network))
         agent.start()

@@ -253,7 +253,7 @@ class Agent:
         if user:
             os.chown(self.directory, int(user), -1)
         self.data = os.path.join(self.directory, "data")
-        self.user = user
+        self.user, self.env = user, env
         self.process = Process([program("warren-agent"), "run", "--data", self.data, *options],
                                os.path.join(self.directory, "agent.log"), env=env,
                                namespace=namespace, user=user)
@@ -264,7 +264,7 @@ class Agent:
                 "--data", self.data, "--name", self.name]
         if self.user:
             argv = ["setpriv", f"--reuid={self.user}", "--clear-groups", *argv]
-        return run(argv, input=token + "\n", namespace=self.namespace, check=check)
+        return run(argv, input=token + "\n", namespace=self.namespace, check=check, env=self.env)
 
     def start(self):
         self.process.start()

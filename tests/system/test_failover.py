@@ -4,7 +4,6 @@
      ╚════ up ══ a2 ══ lan ═══════╝               either can be cut alone
 """
 
-import os
 import signal
 import threading
 import time
@@ -12,8 +11,10 @@ import time
 import pytest
 
 from lib import network
+from lib.clock import Clock
+from lib.clock import available as clock_available
 from lib.network import Host, wire
-from lib.process import SANITIZE, SLOW, run, wait_until
+from lib.process import SLOW, wait_until
 from lib.service import connect, exchange, read_all, serves
 from lib.warren import endpoint
 
@@ -198,18 +199,10 @@ def test_an_agent_that_misses_the_target_is_not_given_it(bench, site):
 @pytest.fixture
 def clock(directory):
     """(environment, set): a wall clock that can be turned."""
-    if SANITIZE:
+    if not clock_available():
         pytest.skip("a preloaded library and a sanitizer's do not go together")
-    library, at = os.path.join(directory, "clock.so"), os.path.join(directory, "offset")
-    source = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "lib", "clock.c")
-    run(["cc", "-shared", "-fPIC", "-O", "-o", library, source, "-ldl"])
-
-    def turn(seconds):
-        with open(at + ".new", "w") as f:
-            f.write(str(seconds))
-        os.replace(at + ".new", at)
-    turn(0)
-    return {"LD_PRELOAD": library, "CLOCK_OFFSET": at}, turn
+    made = Clock(directory)
+    return made.env, made.turn
 
 
 @pytest.mark.parametrize("hours", [1, -1])
