@@ -30,7 +30,7 @@ static void left_on_main(void *arg)
     if (!p->ops)
         fleet_peer_link_remove(p->fleet, p->agent);
     else if (!p->is_over)
-        p->ops->on_link_gone(p->arg, p);
+        p->ops->on_link_gone(p->arg, p, l->far_worker);
     loop_post(p->worker, free_on_worker, l);
     fleet_pool_free_if_over(p);
 }
@@ -133,14 +133,15 @@ void fleet_link_accept(struct fleet *f, struct conn *c)
     if (!a->pool)
         a->pool = fleet_pool_new(a);
     conn_detach(c);
-    fleet_pool_add(a->pool, c);
+    fleet_pool_add(a->pool, c, 0);
 }
 
-void fleet_pool_add(struct fleet_pool *p, struct conn *c)
+void fleet_pool_add(struct fleet_pool *p, struct conn *c, uint32_t far_worker)
 {
     struct fleet_link *l = NEW(struct fleet_link);
     struct arrival *arrival = NEW(struct arrival);
     l->pool = p;
+    l->far_worker = far_worker;
     DL_APPEND2(p->members, l, member_prev, member_next);
     p->n_members++;
     *arrival = (struct arrival){l, c};

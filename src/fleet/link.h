@@ -30,6 +30,7 @@ struct conn;
 struct fleet_link {
     /* Constant. */
     struct fleet_pool *pool;
+    uint32_t far_worker; /* see fleet_pool_add */
 
     /* The worker's. */
     struct h2conn *hc;     /* NULL: not yet, or gone */

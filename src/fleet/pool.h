@@ -24,6 +24,7 @@ struct fleet_pool;
 struct h2conn;
 struct pool_bulk;
 struct relay;
+struct relay_worker;
 
 #define FLEET_LINKS_MAX 64u /* connections of one session */
 
@@ -37,7 +38,8 @@ struct pool_user {
 struct fleet_pool_ops {
     void (*on_up)(void *arg, struct fleet_pool *p);
     void (*on_down)(void *arg, struct fleet_pool *p);
-    void (*on_link_gone)(void *arg, struct fleet_pool *p); /* one connection less; last call */
+    /* One connection less, to that worker; the last call. */
+    void (*on_link_gone)(void *arg, struct fleet_pool *p, uint32_t far_worker);
 };
 
 struct fleet_pool {
@@ -69,15 +71,18 @@ struct fleet_pool {
  * callback comes. */
 struct fleet_pool *fleet_pool_new_to_hub(struct fleet *f, const char *hub, size_t home,
                                          const struct fleet_pool_ops *ops, void *arg);
-void fleet_pool_add(struct fleet_pool *p, struct conn *c); /* detached, its handshake done */
-void fleet_pool_end(struct fleet_pool *p);                 /* cuts all, and there will be no more */
+/* Detached, its handshake done. It ends at that worker of the other hub, modulo how many it has. */
+void fleet_pool_add(struct fleet_pool *p, struct conn *c, uint32_t far_worker);
+void fleet_pool_end(struct fleet_pool *p); /* cuts all, and there will be no more */
 size_t fleet_n_workers(const struct fleet *f);
 
 /* What a stream will carry. */
 enum pool_class { POOL_STREAM, POOL_DATAGRAMS };
 
-/* Worker: the connection for a new stream; NULL: there is none now. */
-struct h2conn *fleet_pool_pick(struct fleet_pool *p, enum pool_class class);
+/* Worker: the connection for a new stream; NULL: there is none now. `to`: of those to another hub,
+ * rather one that ends at this worker of it. */
+struct h2conn *fleet_pool_pick(struct fleet_pool *p, enum pool_class class,
+                               const struct relay_worker *to);
 bool fleet_pool_is_usable(const struct fleet_pool *p);
 
 /* Worker: what a relay of this pool tells by on_bulk; it may be moved to another connection.

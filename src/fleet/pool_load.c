@@ -62,13 +62,18 @@ static void measure(struct fleet_link *l, uint64_t now)
     l->measured_bytes = bytes;
 }
 
-struct h2conn *fleet_pool_pick(struct fleet_pool *p, enum pool_class class)
+static bool ends_at(const struct fleet_link *l, const struct relay_worker *to)
+{
+    return l->far_worker % to->count == to->number;
+}
+
+static struct fleet_link *pick(struct fleet_pool *p, const struct relay_worker *to)
 {
     struct fleet_link *l, *best = NULL;
     size_t least = SIZE_MAX;
     uint64_t now = loop_now_ms(p->worker);
     DL_FOREACH (p->links, l) {
-        if (h2conn_is_ending(l->hc))
+        if (h2conn_is_ending(l->hc) || (to && !ends_at(l, to)))
             continue;
         measure(l, now);
         if (l->is_hot && !timer_is_running(&p->timer))
@@ -79,7 +84,16 @@ struct h2conn *fleet_pool_pick(struct fleet_pool *p, enum pool_class class)
         best = l;
         least = load;
     }
-    return best ? best->hc : NULL;
+    return best;
+}
+
+struct h2conn *fleet_pool_pick(struct fleet_pool *p, enum pool_class class,
+                               const struct relay_worker *to)
+{
+    struct fleet_link *l = to && to->count ? pick(p, to) : NULL;
+    if (!l)
+        l = pick(p, NULL);
+    return l ? l->hc : NULL;
 }
 
 /* ---- how many ---- */
@@ -154,7 +168,7 @@ static void move(struct pool_bulk *b, struct fleet_link *to)
 static void gather_calm(struct fleet_pool *p)
 {
     struct pool_bulk *b;
-    struct fleet_link *to = link_of(p, fleet_pool_pick(p, POOL_STREAM));
+    struct fleet_link *to = link_of(p, fleet_pool_pick(p, POOL_STREAM, NULL));
     DL_FOREACH (p->bulks, b) {
         if (b->is_calm && b->link && to && b->link != to)
             move(b, to);

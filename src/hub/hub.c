@@ -16,6 +16,7 @@
 #include "loop/io.h"
 #include "net/listener.h"
 #include "net/tls.h"
+#include "peer/peer_link.h"
 #include "peer/peers.h"
 #include "pki/cert.h"
 #include "rpc/server.h"
@@ -41,7 +42,10 @@ static void take_hubs(struct hub *h, struct conn *c)
 {
     char id[ID_SIZE];
     if (cert_hub_identity(conn_peer_cert(c), h->settings->trust_domain, id) == 0) {
-        tunnel_lane_take_hubs(tunnel_lane_pick(h->tunnels), c, id);
+        int worker = peer_link_worker(conn_server_name(c));
+        struct tunnel_lane *lane = worker < 0 ? tunnel_lane_pick(h->tunnels)
+                                              : tunnel_lane_of_worker(h->tunnels, (uint32_t)worker);
+        tunnel_lane_take_hubs(lane, c, id);
         return;
     }
     conn_attach(c, h->loop, &attached_ops, NULL);

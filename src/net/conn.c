@@ -113,6 +113,12 @@ void conn_set_handshake_ms(struct conn *c, uint32_t ms)
     c->handshake_ms = ms;
 }
 
+void conn_set_server_name(struct conn *c, const char *name)
+{
+    if (c->ssl)
+        SSL_set_tlsext_host_name(c->ssl, name);
+}
+
 void conn_detach(struct conn *c)
 {
     assert(c->state == CONN_OPEN && c->loop && c->io.fd >= 0);

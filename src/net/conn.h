@@ -53,6 +53,10 @@ void conn_new_pair(struct loop *l, struct conn *ret[2]);
  * called only if the handshake is not done yet. */
 void conn_start(struct conn *c, const struct conn_ops *ops, void *arg);
 
+/* Client: asks for this name, while the certificate must bear that of the tls_client; before
+ * conn_start. */
+void conn_set_server_name(struct conn *c, const char *name);
+
 /* Another deadline for the handshake than 10 s; before conn_start. */
 void conn_set_handshake_ms(struct conn *c, uint32_t ms);
 

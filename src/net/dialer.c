@@ -261,6 +261,8 @@ static void connected(struct dial *d, struct attempt *a)
         finish(d, rc);
         return;
     }
+    if (d->p.ask_for)
+        conn_set_server_name(d->conn, d->p.ask_for);
     conn_set_handshake_ms(d->conn, DEADLINE_MS * 6); /* the dial's deadline ends it */
     conn_start(d->conn, &handshake_ops, d);
 }

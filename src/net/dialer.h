@@ -45,6 +45,7 @@ struct dial_params {
     bool wants_cause;       /* which ICMP error it was, where it was one */
     uint8_t ttl;            /* of the packets of the attempt; 0: as usual */
     struct tls_client *tls; /* NULL: plain */
+    const char *ask_for;    /* see conn_set_server_name; outlives the dial. NULL: its own name */
     bool is_datagram;       /* a connected UDP socket; plain */
     /* Not NULL: a plain connection is watched here, with this on_event, when on_done is called: the
      * descriptor stays in the loop, where it was. Untouched by a failure. */

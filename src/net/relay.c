@@ -322,7 +322,9 @@ static size_t give_chunks(struct relay *r, uint8_t *out, size_t cap)
 /* A large stash leaves in many small pieces, and is not moved each time. */
 static size_t give_kept(struct relay *r, uint8_t *out, size_t cap)
 {
-    size_t n = MIN(MIN(cap, relay_may_write(r)), r->stash.len - r->given);
+    size_t kept = r->stash.len - r->given, may = relay_may_write(r);
+    size_t n = MIN(cap, kept);
+    n = MIN(n, may);
     memcpy(out, r->stash.data + r->given, n);
     relay_did_write(r, n);
     r->given += (uint32_t)n;
@@ -330,7 +332,8 @@ static size_t give_kept(struct relay *r, uint8_t *out, size_t cap)
         buf_done(&r->stash);
         r->given = 0;
     } else if (r->given >= r->stash.len / 2) {
-        buf_consume(&r->stash, TAKE(r->given));
+        buf_consume(&r->stash, r->given);
+        r->given = 0;
     }
     return n;
 }
@@ -590,6 +593,7 @@ static void on_headers(void *arg, struct h2_stream *s, const struct h2_headers *
         return;
     if (status < 300) {
         r->is_open = true;
+        r->far_worker = relay_read_worker(h);
         if (r->waits)
             h2_resume(s);
         if (r->ops && r->ops->on_open)
@@ -640,6 +644,11 @@ uint64_t relay_bytes_written(const struct relay *r)
 struct h2conn *relay_conn(const struct relay *r)
 {
     return r->move ? relay_move_conn(r) : r->hc;
+}
+
+struct relay_worker relay_far_worker(const struct relay *r)
+{
+    return r->far_worker;
 }
 
 const struct addr *relay_peer(const struct relay *r)

@@ -169,6 +169,14 @@ bool relay_is_move(const struct h2_headers *h, uint32_t *ret_from, uint32_t *ret
 int relay_accept_move(struct h2_stream *s, struct h2conn *from, uint32_t stream);
 struct h2conn *relay_conn(const struct relay *r); /* where it goes to if it moves */
 
+/* A response header of another hub: "1/2", which of how many workers has the agent's connections.
+ * Streams that come by one which ends there need not change threads. */
+#define RELAY_WORKER "warren-worker"
+struct relay_worker {
+    uint16_t number, count; /* count 0: not known */
+};
+struct relay_worker relay_far_worker(const struct relay *r); /* once it is open */
+
 void relay_abort(struct relay *r, int err); /* on_end follows from the loop */
 
 uint64_t relay_bytes_read(const struct relay *r);

@@ -36,11 +36,12 @@ struct relay {
     uint32_t given;          /* first ones of the stash that the other of the pair has */
     bool was_offered;        /* to the other of the pair: what this batch has brought */
     int kept_fd;             /* -1: none */
-    bool is_open : 1;        /* the target is reached */
-    bool is_cut : 1;         /* `end` and `err` are decided, the socket is gone */
-    bool socket_ended : 1;   /* read to its end */
-    bool stream_ended : 1;   /* END_STREAM came */
-    bool is_shut : 1;        /* ... and went on as FIN */
+    struct relay_worker far_worker;
+    bool is_open : 1;      /* the target is reached */
+    bool is_cut : 1;       /* `end` and `err` are decided, the socket is gone */
+    bool socket_ended : 1; /* read to its end */
+    bool stream_ended : 1; /* END_STREAM came */
+    bool is_shut : 1;      /* ... and went on as FIN */
     int err;
     int socket_err;          /* pending error of the socket, told once its last bytes are read */
     struct icmp_cause cause; /* of a target that was not reached */
@@ -96,6 +97,9 @@ size_t relay_may_write(struct relay *r); /* of the stash */
 void relay_did_write(struct relay *r, size_t n);
 bool relay_is_write_paced(struct relay *r);
 void relay_stop_pacing(struct relay *r);
+
+/* relay_open.c */
+struct relay_worker relay_read_worker(const struct h2_headers *h);
 
 /* relay_pair.c. As of a socket: */
 int relay_pair_join(struct relay *r, struct relay_pair *p);                 /* takes the end */

@@ -10,7 +10,9 @@
 #include "wire/proxy_status.h"
 
 #include <assert.h>
+#include <inttypes.h>
 #include <netinet/tcp.h>
+#include <stdio.h>
 #include <string.h>
 #include <unistd.h>
 #include <utlist.h>
@@ -124,6 +126,17 @@ uint8_t relay_read_ttl(const struct h2_headers *h)
     const char *text = h2_headers_get(h, RELAY_TTL);
     uint64_t ttl = 0;
     return text && text_to_u64(text, UINT8_MAX, &ttl) == 0 ? (uint8_t)ttl : 0;
+}
+
+struct relay_worker relay_read_worker(const struct h2_headers *h)
+{
+    struct relay_worker w;
+    char rest;
+    const char *text = h2_headers_get(h, RELAY_WORKER);
+    if (!text || sscanf(text, "%4" SCNu16 "/%4" SCNu16 "%c", &w.number, &w.count, &rest) != 2 ||
+        w.number >= w.count)
+        return (struct relay_worker){0};
+    return w;
 }
 
 void relay_other_ended(struct relay *r, int err)

@@ -16,13 +16,15 @@
 #define RETRY_MIN_MS 100
 #define RETRY_MAX_MS 3000
 
+#define SLOTS_MAX (PEER_WORKERS_MAX * PEER_LINKS)
+
 /* The connections of one worker to one hub. A slot is open, being dialled, or waits for the timer.
  */
 struct lane {
     struct peer *peer;
     struct fleet_pool *pool;
-    size_t n_open;
-    struct dial *dials[PEER_LINKS];
+    size_t n_open[PEER_WORKERS_MAX]; /* by worker of the other hub */
+    struct dial *dials[SLOTS_MAX];
     struct backoff backoff;
     struct timer retry;
 };
@@ -30,6 +32,7 @@ struct lane {
 struct dialling {
     struct lane *lane;
     size_t slot;
+    char name[PEER_NAME_SIZE];
 };
 
 struct peer {
@@ -38,8 +41,8 @@ struct peer {
     struct host_port address;
     struct tls_client *tls; /* of the dials that are under way */
     struct lane *lanes;
-    size_t n_lanes;
-    struct dialling *dialling; /* PEER_LINKS a lane */
+    size_t n_lanes, n_workers; /* of ours; of the other hub, it is taken */
+    struct dialling *dialling; /* SLOTS_MAX a lane */
     UT_hash_handle hh;
 };
 
@@ -48,6 +51,24 @@ struct peer_links {
     struct peer *peers;
     bool is_ended;
 };
+
+/* ---- which worker ---- */
+
+static uint32_t worker_of(size_t slot)
+{
+    return (uint32_t)(slot / PEER_LINKS);
+}
+
+void peer_link_name(char out[PEER_NAME_SIZE], uint32_t worker, const char *hub)
+{
+    snprintf(out, PEER_NAME_SIZE, "w%u.%s", worker % PEER_WORKERS_MAX, hub);
+}
+
+int peer_link_worker(const char *name)
+{
+    bool is_told = name[0] == 'w' && name[1] >= '0' && name[1] <= '9' && name[2] == '.';
+    return is_told ? name[1] - '0' : -1;
+}
 
 /* ---- dialling ---- */
 
@@ -68,15 +89,15 @@ static void on_dialled(void *arg, const struct dial_result *res)
         retry_later(lane);
         return;
     }
-    lane->n_open++;
+    lane->n_open[worker_of(d->slot)]++;
     conn_detach(res->conn);
-    fleet_pool_add(lane->pool, res->conn);
+    fleet_pool_add(lane->pool, res->conn, worker_of(d->slot));
 }
 
 static size_t count_dials(const struct lane *lane)
 {
     size_t n = 0;
-    for (size_t i = 0; i < PEER_LINKS; i++)
+    for (size_t i = 0; i < SLOTS_MAX; i++)
         n += lane->dials[i] != NULL;
     return n;
 }
@@ -102,24 +123,41 @@ static bool make_tls(struct peer *peer)
     return false;
 }
 
-static void fill(struct lane *lane)
+static size_t count_missing(const struct lane *lane, uint32_t worker)
+{
+    size_t n = lane->n_open[worker];
+    for (size_t i = 0; i < SLOTS_MAX; i++)
+        n += lane->dials[i] && worker_of(i) == worker;
+    return PEER_LINKS - MIN(n, (size_t)PEER_LINKS);
+}
+
+static void dial(struct lane *lane, size_t slot)
 {
     struct peer *peer = lane->peer;
-    size_t missing = PEER_LINKS - MIN(lane->n_open + count_dials(lane), (size_t)PEER_LINKS);
-    if (!missing || timer_is_running(&lane->retry) || !make_tls(peer))
-        return;
-    for (size_t i = 0; i < PEER_LINKS && missing; i++) {
-        if (lane->dials[i])
+    struct dialling *d = &peer->dialling[(size_t)(lane - peer->lanes) * SLOTS_MAX + slot];
+    *d = (struct dialling){.lane = lane, .slot = slot};
+    peer_link_name(d->name, worker_of(slot), peer->id);
+    const struct dial_params params = {.target = peer->address,
+                                       .deadline_ms = DIAL_MS,
+                                       .tls = peer->tls,
+                                       .ask_for = d->name,
+                                       .on_done = on_dialled,
+                                       .arg = d};
+    lane->dials[slot] = dial_start(peer->links->cfg.loop, &params);
+}
+
+static void fill(struct lane *lane)
+{
+    for (uint32_t w = 0; w < lane->peer->n_workers; w++) {
+        size_t missing = count_missing(lane, w);
+        if (!missing || timer_is_running(&lane->retry) || !make_tls(lane->peer))
             continue;
-        struct dialling *d = &peer->dialling[(size_t)(lane - peer->lanes) * PEER_LINKS + i];
-        *d = (struct dialling){lane, i};
-        const struct dial_params params = {.target = peer->address,
-                                           .deadline_ms = DIAL_MS,
-                                           .tls = peer->tls,
-                                           .on_done = on_dialled,
-                                           .arg = d};
-        lane->dials[i] = dial_start(peer->links->cfg.loop, &params);
-        missing--;
+        for (size_t i = w * PEER_LINKS; missing; i++) {
+            if (lane->dials[i])
+                continue;
+            dial(lane, i);
+            missing--;
+        }
     }
 }
 
@@ -143,10 +181,10 @@ static void on_down(void *arg, struct fleet_pool *p)
     lane->peer->links->cfg.on_pool_down(lane->peer->links->cfg.arg, p);
 }
 
-static void on_link_gone(void *arg, struct fleet_pool *p)
+static void on_link_gone(void *arg, struct fleet_pool *p, uint32_t worker)
 {
     struct lane *lane = arg;
-    lane->n_open--;
+    lane->n_open[worker]--;
     retry_later(lane);
 }
 
@@ -168,7 +206,8 @@ static struct peer *peer_new(struct peer_links *ls, struct fleet *f, const char 
     snprintf(peer->id, sizeof(peer->id), "%s", hub);
     peer->n_lanes = fleet_n_workers(f);
     peer->lanes = mem_new(peer->n_lanes * sizeof(struct lane));
-    peer->dialling = mem_new(peer->n_lanes * PEER_LINKS * sizeof(struct dialling));
+    peer->n_workers = MIN(peer->n_lanes, (size_t)PEER_WORKERS_MAX);
+    peer->dialling = mem_new(peer->n_lanes * SLOTS_MAX * sizeof(struct dialling));
     HASH_ADD_STR(ls->peers, id, peer);
     for (size_t i = 0; i < peer->n_lanes; i++) {
         struct lane *lane = &peer->lanes[i];
@@ -206,7 +245,7 @@ static void drop(struct peer *peer)
     for (size_t i = 0; i < peer->n_lanes; i++) {
         struct lane *lane = &peer->lanes[i];
         timer_stop(&lane->retry);
-        for (size_t k = 0; k < PEER_LINKS; k++) {
+        for (size_t k = 0; k < SLOTS_MAX; k++) {
             if (lane->dials[k])
                 dial_cancel(lane->dials[k]);
         }

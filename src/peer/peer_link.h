@@ -1,7 +1,11 @@
 /*
- * Links to the other hubs: for each of them and each worker a pool (fleet/pool.h) of PEER_LINKS
- * connections that this hub dials, again whenever one is gone, as long as they are wanted. Two, so
+ * Links to the other hubs: for each of them and each worker a pool (fleet/pool.h) of connections
+ * that this hub dials, again whenever one is gone, as long as they are wanted: PEER_LINKS to each
+ * worker of the other hub, so that a stream can come out where the agent's connections are. Two, so
  * that what is small is not behind what is bulk. Main loop.
+ *
+ * Which worker a connection is for is told by the name that the ClientHello asks for, "w1.HUB-ID",
+ * modulo how many there are; who dials takes it that the other has as many as itself.
  */
 #pragma once
 
@@ -11,7 +15,12 @@
 struct identity;
 struct peer_links;
 
-#define PEER_LINKS 2
+#define PEER_LINKS       2
+#define PEER_WORKERS_MAX 8
+#define PEER_NAME_SIZE   (ID_SIZE + 8)
+
+void peer_link_name(char out[PEER_NAME_SIZE], uint32_t worker, const char *hub);
+int peer_link_worker(const char *name); /* -1: it says nothing */
 
 struct peer_links_config {
     struct loop *loop;

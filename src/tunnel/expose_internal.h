@@ -29,8 +29,9 @@ struct exposure {
     int listen_fd;
     struct listener *listener;
     struct pool_user pool_user;
-    struct relay_set relays;  /* its counters are read by anyone */
-    struct relay_set passing; /* those of other hubs' clients */
+    struct relay_set relays;        /* its counters are read by anyone */
+    struct relay_set passing;       /* those of other hubs' clients */
+    struct relay_worker far_worker; /* of the other hub, where the agent is; as it said last */
     char ticket[TICKET_TEXT_SIZE];
     int64_t ticket_ends_ms; /* database's clock */
     char authority[EXPOSURE_AUTHORITY_SIZE];

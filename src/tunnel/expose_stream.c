@@ -153,6 +153,8 @@ static void on_relay_open(void *arg, struct relay *r)
 {
     struct client *c = arg;
     exposure_tell_target(c->exposure, 0);
+    if (c->exposure->forward)
+        c->exposure->far_worker = relay_far_worker(r);
     if (c->bridge)
         say_opened(c->bridge, c->is_udp);
     if (c->dial)
@@ -331,7 +333,7 @@ static struct relay *open_relay(struct client *c, const struct exposure_goal *as
         params.prefix_len = (uint16_t)write_proxy_header(e, fd, peer, prefix);
     }
     struct relay_result res = {.end = RELAY_END_NOT_OPENED, .err = rc < 0 ? rc : ERR_UNAVAILABLE};
-    struct h2conn *hc = rc == 0 ? fleet_pool_pick(e->pool, POOL_STREAM) : NULL;
+    struct h2conn *hc = rc == 0 ? fleet_pool_pick(e->pool, POOL_STREAM, &e->far_worker) : NULL;
     if (hc) {
         params.pair = TAKE(c->pair);
         res.err = relay_open(hc, fd, &params, &c->relay);

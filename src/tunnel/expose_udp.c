@@ -68,7 +68,7 @@ static int open_flow(void *arg, const struct addr *client, const struct flow_ops
 {
     struct exposure_udp *u = arg;
     struct exposure *e = u->exposure;
-    struct h2conn *hc = fleet_pool_pick(exposure_pool(e), POOL_DATAGRAMS);
+    struct h2conn *hc = fleet_pool_pick(exposure_pool(e), POOL_DATAGRAMS, NULL);
     struct host_port target;
     size_t n_headers;
     if (!exposure_admits(e, client))

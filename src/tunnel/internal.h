@@ -204,6 +204,7 @@ struct tunnel_lane_dial {
         struct relay_pair *pair; /* NULL: fd */
     } near;
     struct exposure_dial *dial;
+    const struct loop *far_loop; /* where the agent's connections are */
 };
 int tunnel_dial_by_lane(struct tunnel_object *o, struct tunnel_lane_dial *d);
 /* ... of another hub's client: on an agent of this hub, if the lease of that epoch is held here.

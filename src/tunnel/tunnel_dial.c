@@ -44,6 +44,7 @@ static int dial_by_lane(struct tunnel_object *o, struct exposure *e, bool is_oth
 {
     int fds[2] = {-1, -1};
     bool is_together = exposure_loop(e) == d->loop && !exposure_is_forwarding(e);
+    d->far_loop = exposure_loop(e);
     d->near.pair = is_together ? relay_pair_new() : NULL;
     if (!is_together && socketpair(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0, fds) < 0)
         return ERR_LIMIT;

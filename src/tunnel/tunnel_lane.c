@@ -79,6 +79,7 @@ struct lane_stream {
     char hub[ID_SIZE]; /* which forwards it; empty: a client's own */
     char *ticket;
     bool is_bad;                /* a header of it cannot be read */
+    char worker[16];            /* the hub that forwards it is told; see RELAY_WORKER */
     uint8_t ttl;                /* of what reaches for the target; 0: as usual */
     struct tunnel_ranges allow; /* of echoes that another hub forwards */
 
@@ -170,9 +171,15 @@ static void begin_on_lane(void *arg)
 static void confirm_on_lane(void *arg)
 {
     struct news *n = arg;
-    if (n->stream->relay)
-        relay_confirm(n->stream->relay, H2_HEADERS({"capsule-protocol", "?1"}),
-                      n->stream->udp_path ? 1 : 0);
+    const struct lane_stream *s = n->stream;
+    struct h2_header headers[2];
+    size_t n_headers = 0;
+    if (s->udp_path)
+        headers[n_headers++] = (struct h2_header){"capsule-protocol", "?1"};
+    if (s->worker[0])
+        headers[n_headers++] = (struct h2_header){RELAY_WORKER, s->worker};
+    if (s->relay)
+        relay_confirm(s->relay, headers, n_headers);
     news_free(n);
 }
 
@@ -320,6 +327,32 @@ static int read_goal(const struct lane_stream *s, struct exposure_goal *ret)
     return s->authority ? host_port_parse(s->authority, false, &ret->target, NULL) : ERR_INVALID;
 }
 
+static bool is_workers(const struct tunnel_lane *lane)
+{
+    return lane->loop != lane->main;
+}
+
+static unsigned count_workers(const struct tunnels *ts)
+{
+    const struct tunnel_lane *lane;
+    unsigned n = 0;
+    DL_FOREACH (ts->lanes, lane)
+        n += is_workers(lane);
+    return n;
+}
+
+static void name_worker(struct lane_stream *s, const struct loop *l)
+{
+    const struct tunnels *ts = s->lane->tunnels;
+    const struct tunnel_lane *lane;
+    unsigned number = 0;
+    DL_FOREACH (ts->lanes, lane) {
+        if (lane->loop == l)
+            snprintf(s->worker, sizeof(s->worker), "%u/%u", number, count_workers(ts));
+        number += is_workers(lane);
+    }
+}
+
 /* 0: it is on its way. */
 static int dial_for_hub(struct lane_stream *s, const struct ticket *t,
                         const struct exposure_goal *goal)
@@ -329,6 +362,7 @@ static int dial_for_hub(struct lane_stream *s, const struct ticket *t,
     if (!o)
         return ERR_STALE;
     TRY(tunnel_dial_for_hub(o, t->lease_epoch, &dial));
+    name_worker(s, dial.far_loop);
     begin(s, &dial);
     return 0;
 }
@@ -593,6 +627,18 @@ struct tunnel_lane *tunnel_lane_pick(struct tunnels *ts)
             best = lane;
     }
     return best;
+}
+
+struct tunnel_lane *tunnel_lane_of_worker(struct tunnels *ts, uint32_t number)
+{
+    struct tunnel_lane *lane, *found = NULL;
+    unsigned count = count_workers(ts), at = 0;
+    DL_FOREACH (ts->lanes, lane) {
+        if (!found || (is_workers(lane) && at == number % count))
+            found = lane;
+        at += is_workers(lane);
+    }
+    return found;
 }
 
 /* ---- its life ---- */

@@ -35,6 +35,8 @@ void tunnel_lane_take_hubs(struct tunnel_lane *lane, struct conn *c, const char 
 void tunnel_lane_forward(struct tunnel_lane *lane, struct conn *c);
 /* Main loop. The least used one of the workers'; the main loop's if there are none. */
 struct tunnel_lane *tunnel_lane_pick(struct tunnels *ts);
+/* Main loop. That of this worker, modulo how many there are. */
+struct tunnel_lane *tunnel_lane_of_worker(struct tunnels *ts, uint32_t number);
 /* The lane's loop. Takes a request to CONNECT, of any HTTP/2 connection of this loop. */
 void tunnel_lane_request(struct tunnel_lane *lane, struct h2_stream *s, const struct h2_headers *h);
 
