@@ -3,6 +3,7 @@
 #include "agent/agent_view.h"
 #include "agent/settings.h"
 #include "base/error.h"
+#include "base/file.h"
 #include "base/log.h"
 #include "base/macro.h"
 #include "base/mem.h"
@@ -19,9 +20,12 @@
 
 #include <signal.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
+#define HUBS_FILE      "hubs.json" /* in the data folder: hub_list_json */
+#define HUBS_FILE_MAX  65536
 #define DRAIN_CHECK_MS 20
 #define HAND_OVER_MS   2000 /* without streams, for the hub to move what we hold */
 
@@ -103,6 +107,36 @@ static void on_down(void *arg)
     tunnel_agent_on_down(a->tunnels);
     if (a->lan)
         lan_on_down(a->lan);
+}
+
+static void on_moved(void *arg, const Warren__V1__Welcome *w)
+{
+    struct agent *a = arg;
+    notify_status(&a->notify, "%s", session_status(a->session));
+    tunnel_agent_on_moved(a->tunnels, w);
+    if (!a->lan)
+        return;
+    lan_on_down(a->lan);
+    lan_on_up(a->lan, w);
+}
+
+static void on_left_over(void *arg)
+{
+    tunnel_agent_on_left_over(((struct agent *)arg)->tunnels);
+}
+
+/* An agent that cannot keep them finds them out anew. */
+static void on_hubs(void *arg, const struct hub_list *hubs)
+{
+    struct agent *a = arg;
+    struct diag d = {0};
+    CLEANUP(mem_free) char *path = mem_printf("%s/%s", a->settings->data, HUBS_FILE);
+    json_t *list = hub_list_json(hubs);
+    char *text = json_dumps(list, JSON_INDENT(1));
+    if (file_write_atomic(path, text, strlen(text), 0600, &d) < 0)
+        LOG_WARN("the list of hubs cannot be kept", LOG_STR("why", diag_text(&d)));
+    free(text);
+    json_decref(list);
 }
 
 static void on_request(void *arg, struct h2_stream *s, const struct h2_headers *h)
@@ -194,14 +228,27 @@ static void say_how_it_pings(void)
                  LOG_STR("ipv4", ping_way_text(v4)), LOG_STR("ipv6", ping_way_text(v6)));
 }
 
+/* NULL: none are known, or not to be used. */
+static json_t *read_known_hubs(const struct agent *a)
+{
+    __attribute__((cleanup(buf_done_cleanup))) struct buf text = {.limit = HUBS_FILE_MAX + 1};
+    CLEANUP(mem_free) char *path = mem_printf("%s/%s", a->settings->data, HUBS_FILE);
+    if (a->settings->fixed_hubs || file_read(path, HUBS_FILE_MAX, false, &text, NULL) < 0)
+        return NULL;
+    return json_loadb(text.data, text.len, 0, NULL);
+}
+
 static int start_session(struct agent *a, const struct ceiling *ceiling, struct diag *d)
 {
     const struct conf_list *hubs = &a->settings->hubs;
+    json_t *known = read_known_hubs(a);
     const struct session_config cfg = {.loop = a->loop,
                                        .identity = &a->identity,
                                        .hubs = hubs->n ? (const char *const *)hubs->items
                                                        : (const char *const *)a->identity.hubs,
                                        .n_hubs = hubs->n ? hubs->n : a->identity.n_hubs,
+                                       .fixed_hubs = a->settings->fixed_hubs,
+                                       .known_hubs = known,
                                        .allow = ceiling->texts,
                                        .n_allow = ceiling->n,
                                        .hostname = a->hostname,
@@ -210,10 +257,16 @@ static int start_session(struct agent *a, const struct ceiling *ceiling, struct 
                                        .on_up = on_up,
                                        .on_event = on_event,
                                        .on_down = on_down,
+                                       .on_moved = on_moved,
+                                       .on_left_over = on_left_over,
+                                       .on_hubs = on_hubs,
                                        .on_request = on_request,
                                        .on_certificate = on_certificate,
                                        .arg = a};
-    TRY(session_new(&cfg, &a->session, d));
+    int rc = session_new(&cfg, &a->session, d);
+    json_decref(known);
+    if (rc < 0)
+        return rc;
     tunnel_agent_attach(a->tunnels, a->session);
     const struct lan_config lan = {
         .loop = a->loop, .agent = a->identity.id, .instance = a->instance, .session = a->session};

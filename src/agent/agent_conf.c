@@ -36,6 +36,11 @@ static const struct conf_row rows[] = {
     {"allow", CONF_LIST, AT(allow), NULL, "WARREN_AGENT_ALLOW", "--allow", "CIDR[:PORTS]",
      "What a hub may reach through this agent, whatever it asks for; none means everything.",
      CONF_RELOADABLE, .check = check_allow},
+    {"fixed_hubs", CONF_BOOL, AT(fixed_hubs), "false", "WARREN_AGENT_FIXED_HUBS", "--fixed-hubs",
+     NULL,
+     "Dials only the hubs that are set, or that it enrolled at, and not those that the cluster "
+     "tells "
+     "of."},
     {"no_discovery", CONF_BOOL, AT(no_discovery), "false", "WARREN_AGENT_NO_DISCOVERY",
      "--no-discovery", NULL,
      "Does not look for other agents on its LANs, nor answer them (multicast DNS)."},

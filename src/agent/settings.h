@@ -14,6 +14,7 @@ struct agent_settings {
     struct conf_list allow; /* the owner's ceiling, addr_rule texts; empty: everything */
     int log_level;          /* enum log_level */
     int log_format;         /* enum log_format */
+    bool fixed_hubs;        /* dials those only, whatever the cluster tells */
     bool no_discovery;      /* neither speaks nor listens on its LANs */
     bool no_read_ahead;     /* asks SNMP devices nothing of its own */
     int64_t drain_grace_ms; /* how long open streams may finish at SIGTERM */

@@ -13,18 +13,6 @@ static const struct column audit_columns[] = {
 static const struct view audit_view = {"audit", "audit row", audit_columns,
                                        ARRAY_SIZE(audit_columns)};
 
-static const struct column hub_columns[] = {
-    {"NAME", "name"},
-    {"PHASE", "phase", COLUMN_PHASE},
-    {"ADDRESS", "address"},
-    {"AGENTS", "agents"},
-    {"TUNNELS", "tunnels"},
-    {"SOFTWARE", "software"},
-    {"STARTED", "started", COLUMN_AGE},
-    {"ID", "id"},
-};
-static const struct view hub_view = {"hubs", "hub", hub_columns, ARRAY_SIZE(hub_columns)};
-
 static int run_audit_list(struct call *c)
 {
     char since[TIME_TEXT_SIZE];
@@ -38,11 +26,6 @@ static int run_audit_list(struct call *c)
         remote_query(&path, "since", since);
     }
     return object_list(c, &audit_view, path, (size_t)call_int(c, "--limit", 0));
-}
-
-static int run_hubs(struct call *c)
-{
-    return object_list(c, &hub_view, remote_path("hubs", NULL, NULL), 0);
 }
 
 static const struct flag_row audit_rows[] = {
@@ -75,9 +58,5 @@ static const struct command rows[] = {
      .summary = "Lists who did what, the newest first.",
      .run = run_audit_list,
      .flags = REMOTE_FLAGS(&audit_flags)},
-    {.words = "hubs",
-     .summary = "Lists the hubs of the cluster.",
-     .run = run_hubs,
-     .flags = REMOTE_FLAGS()},
 };
 const struct command_set audit_commands = {rows, ARRAY_SIZE(rows)};

@@ -8,6 +8,7 @@
 #include "cli/output.h"
 
 extern const struct command_set hub_commands;
+extern const struct command_set hubs_commands;
 extern const struct command_set db_commands;
 extern const struct command_set ca_commands;
 extern const struct command_set reseal_commands;

@@ -68,7 +68,7 @@ void names_list(enum candidates kind, FILE *out)
     static const char *const collections[CANDIDATES_COUNT] = {
         [CANDIDATES_AGENT] = "agents",   [CANDIDATES_NETWORK] = "networks",
         [CANDIDATES_TENANT] = "tenants", [CANDIDATES_TOKEN] = "tokens",
-        [CANDIDATES_TUNNEL] = "tunnels",
+        [CANDIDATES_TUNNEL] = "tunnels", [CANDIDATES_HUB] = "hubs",
     };
     if (kind == CANDIDATES_CONTEXT)
         contexts_names(out);

@@ -7,10 +7,10 @@
 #include "cli/shell_cmd.h"
 
 static const struct command_set *const sets[] = {
-    &hub_commands,   &login_commands,  &status_commands, &token_commands,   &network_commands,
-    &agent_commands, &tunnel_commands, &apply_commands,  &connect_commands, &forward_commands,
-    &mount_commands, &scan_commands,   &audit_commands,  &tenant_commands,  &db_commands,
-    &ca_commands,    &reseal_commands, &shell_commands,
+    &hub_commands,     &hubs_commands,  &login_commands,  &status_commands, &token_commands,
+    &network_commands, &agent_commands, &tunnel_commands, &apply_commands,  &connect_commands,
+    &forward_commands, &mount_commands, &scan_commands,   &audit_commands,  &tenant_commands,
+    &db_commands,      &ca_commands,    &reseal_commands, &shell_commands,
 };
 
 const struct program warren_program = {

@@ -73,6 +73,8 @@ struct fleet_agent {
     uint32_t short_sessions; /* in a row */
     uint64_t logins_paid_ms; /* loop time; see fleet_session.c */
     bool is_touched;         /* see fleet_agent_touch */
+    bool is_told_to_move;    /* in this session, to another hub */
+    uint64_t hubs_told;      /* the version of the list of hubs that it has */
     struct fleet_agent *prev, *next_in_network;
     UT_hash_handle hh;
 };
@@ -91,6 +93,9 @@ struct fleet_observer {
     void (*on_down)(struct fleet_observer *o, struct fleet_agent *a);
     void (*on_pool_up)(struct fleet_observer *o, struct fleet_pool *p);
     void (*on_pool_down)(struct fleet_observer *o, struct fleet_pool *p);
+    /* It has moved to another hub, as this one asked it to. Its pool (NULL: it has none) goes on:
+     * true if it is used, until fleet_left_over or on_pool_down. May be NULL. */
+    bool (*on_left)(struct fleet_observer *o, struct fleet_agent *a, struct fleet_pool *p);
     /* It is to be drained, or not any more. */
     void (*on_drain)(struct fleet_observer *o, struct fleet_agent *a);
     /* Its session at another hub has begun or ended; hubs have come or gone. */
@@ -130,6 +135,7 @@ struct fleet_config {
     uint32_t lease_ms, renew_ms; /* told to agents at login */
     uint32_t links_max;      /* reverse connections of an agent; 0: 32, at most FLEET_LINKS_MAX */
     uint32_t links_quiet_ms; /* after which those without use are closed; 0: 60 s */
+    uint32_t logins_per_second; /* at which agents of a hub that is gone may come back; 0: 1000 */
 };
 
 /* Loads the view; blocks, for start-up. */
@@ -177,8 +183,16 @@ bool fleet_agent_is_reachable(const struct fleet_agent *a);
 /* Ends the agent's reverse connections; it may dial new ones. */
 void fleet_cut_links(struct fleet_agent *a);
 
-/* Tells every agent that the hub goes away. */
-void fleet_drain(struct fleet *f, uint32_t grace_ms);
+/* Sends the agents to other hubs, each at a moment of its own within fleet_return_ms or
+ * `within_max_ms`, and logs none in as long as there are others. What is open goes on for
+ * `grace_ms` more, then it is cut. Again: with another grace, from now. */
+void fleet_drain(struct fleet *f, uint32_t grace_ms, uint32_t within_max_ms);
+void fleet_undrain(struct fleet *f); /* who has not moved yet may stay */
+bool fleet_is_draining(const struct fleet *f);
+bool fleet_is_drained(const struct fleet *f); /* nobody is left, nor what they have left open */
+size_t fleet_left(const struct fleet *f);     /* sessions left behind whose streams go on */
+/* From an observer that said true to on_left: the pool is not used any more, and ends. */
+void fleet_left_over(struct fleet_pool *p);
 
 size_t fleet_online(const struct fleet *f);
 
@@ -217,9 +231,12 @@ void fleet_agent_move(struct fleet *f, const struct identity_caller *by, const c
 struct fleet_hub {
     char id[ID_SIZE];
     uint64_t epoch;
-    char address[FLEET_HUB_ADDRESS_SIZE]; /* HOST:PORT for other hubs */
+    char address[FLEET_HUB_ADDRESS_SIZE];       /* HOST:PORT for other hubs */
+    char agent_address[FLEET_HUB_ADDRESS_SIZE]; /* ... for agents; empty: by a balancer only */
     char name[FLEET_NAME_SIZE], software[FLEET_NAME_SIZE];
-    int64_t started;  /* wall ms */
+    int64_t started;           /* wall ms */
+    int64_t draining, drained; /* wall ms: since when it is to be, and it is; 0: no */
+    int64_t drain_grace_ms;
     int64_t roots;    /* the newest root of the CA that it trusts; 0: too old to say */
     uint64_t ends_ms; /* loop time: of its lease, as far as known */
     bool is_linked;   /* it answers us */
@@ -229,12 +246,17 @@ struct fleet_hub {
 struct fleet_hub *fleet_hub_find(const struct fleet *f, const char *id); /* not this one */
 struct fleet_hub *fleet_hub_put(struct fleet *f, const char *id);        /* found or made */
 void fleet_hub_remove(struct fleet *f, struct fleet_hub *h);
-void fleet_hubs_changed(struct fleet *f);            /* observers are told */
+void fleet_hubs_changed(struct fleet *f);            /* observers are told, and agents */
+struct fleet_hub *fleet_hub_self(struct fleet *f);   /* this one's own row, in no list */
 struct fleet_hub *fleet_hubs(const struct fleet *f); /* head of the hash, for iteration */
 
 /* Whether what this start of a hub has written still counts: it is this process, or its lease runs,
  * or it answers, although it cannot reach the database. */
 bool fleet_hub_is_live(const struct fleet *f, const char *id, uint64_t epoch);
+/* Whether agents of this hub can go to another one: it lives and is not being drained. */
+bool fleet_has_other_hub(const struct fleet *f);
+/* Over what time agents of this hub should come back elsewhere, were it gone. */
+uint32_t fleet_return_ms(const struct fleet *f);
 /* Whether this hub is the first of those that live, for what one of them shall do. */
 bool fleet_hub_is_first(const struct fleet *f);
 

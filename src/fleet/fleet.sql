@@ -48,3 +48,9 @@ ALTER TABLE hub_lease ADD COLUMN started BIGINT NOT NULL DEFAULT 0;  -- wall clo
 
 -- migration 6: the newest root of the CA that a hub trusts
 ALTER TABLE hub_lease ADD COLUMN roots BIGINT; -- NULL: a version that knows of one root only
+
+-- migration 7: hubs that are drained, and where agents reach them
+ALTER TABLE hub_lease ADD COLUMN agent_address TEXT NOT NULL DEFAULT '';  -- empty: by a balancer only
+ALTER TABLE hub_lease ADD COLUMN draining BIGINT NOT NULL DEFAULT 0;      -- wall clock, ms, since when
+ALTER TABLE hub_lease ADD COLUMN drain_grace BIGINT NOT NULL DEFAULT 0;   -- ms
+ALTER TABLE hub_lease ADD COLUMN drained BIGINT NOT NULL DEFAULT 0;       -- wall clock, ms: it is done

@@ -12,7 +12,7 @@
 
 struct fleet_api {
     struct fleet_api_config cfg;
-    int64_t started;
+    struct hub_api *hubs;
 };
 
 /* ---- agents ---- */
@@ -420,47 +420,6 @@ static void delete_network(struct http_request *req, void *ctx)
     store_run(fleet_store(api->cfg.fleet), STORE_WRITE, write_deletion, deletion_written, w);
 }
 
-/* ---- hubs ---- */
-
-static json_t *this_hub_json(const struct fleet_api *api)
-{
-    const struct store_hub *hub = fleet_hub(api->cfg.fleet);
-    return json_pack("{s:s, s:s, s:I, s:s, s:s, s:s, s:o, s:I, s:I}", "id", hub->id, "name",
-                     api->cfg.hub_name, "epoch", (json_int_t)hub->epoch, "phase",
-                     api->cfg.is_draining(api->cfg.arg) ? "draining" : "ready", "address",
-                     api->cfg.address, "software", WARREN_VERSION, "started",
-                     rest_time(api->started), "agents", (json_int_t)fleet_online(api->cfg.fleet),
-                     "tunnels", (json_int_t)api->cfg.count_tunnels(api->cfg.arg, hub->id));
-}
-
-static json_int_t count_agents(const struct fleet_api *api, const struct fleet_hub *h)
-{
-    json_int_t n = 0;
-    for (const struct fleet_agent *a = fleet_agents(api->cfg.fleet); a; a = a->hh.next)
-        n += !a->call && strcmp(a->hub, h->id) == 0 && fleet_agent_is_online(a);
-    return n;
-}
-
-static json_t *other_hub_json(const struct fleet_api *api, const struct fleet_hub *h)
-{
-    return json_pack("{s:s, s:s, s:I, s:s, s:s, s:s, s:o, s:I, s:I}", "id", h->id, "name", h->name,
-                     "epoch", (json_int_t)h->epoch, "phase",
-                     fleet_hub_is_live(api->cfg.fleet, h->id, h->epoch) ? "ready" : "gone",
-                     "address", h->address, "software", h->software, "started",
-                     rest_time(h->started), "agents", count_agents(api, h), "tunnels",
-                     (json_int_t)api->cfg.count_tunnels(api->cfg.arg, h->id));
-}
-
-static void list_hubs(struct http_request *req, void *ctx)
-{
-    const struct fleet_api *api = ctx;
-    json_t *list = json_array();
-    json_array_append_new(list, this_hub_json(api));
-    for (const struct fleet_hub *h = fleet_hubs(api->cfg.fleet); h; h = h->hh.next)
-        json_array_append_new(list, other_hub_json(api, h));
-    rest_respond_page(req, list, NULL);
-}
-
 static const struct http_route routes[] = {
     {"GET", "/api/v1/agents", HTTP_VIEWER, 0, list_agents, "Lists agents"},
     {"GET", "/api/v1/agents/{agent}", HTTP_VIEWER, 0, get_agent, "Shows an agent"},
@@ -477,14 +436,13 @@ static const struct http_route routes[] = {
     {"GET", "/api/v1/networks/{network}", HTTP_VIEWER, 0, get_network, "Shows a network"},
     {"DELETE", "/api/v1/networks/{network}", HTTP_OPERATOR, 0, delete_network,
      "Deletes a network that is no longer used"},
-    {"GET", "/api/v1/hubs", HTTP_VIEWER, 0, list_hubs, "Lists the hubs of the cluster"},
 };
 
 struct fleet_api *fleet_api_new(const struct fleet_api_config *cfg, struct http_server *http)
 {
     struct fleet_api *api = NEW(struct fleet_api);
     api->cfg = *cfg;
-    api->started = time_wall_ms();
+    api->hubs = hub_api_new(cfg, http);
     http_server_add(http, routes, ARRAY_SIZE(routes), api);
     fleet_network_routes(cfg->fleet, http);
     fleet_serve_declared(cfg->fleet, http);
@@ -493,5 +451,7 @@ struct fleet_api *fleet_api_new(const struct fleet_api_config *cfg, struct http_
 
 void fleet_api_free(struct fleet_api *api)
 {
+    if (api)
+        hub_api_free(api->hubs);
     mem_free(api);
 }

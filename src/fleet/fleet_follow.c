@@ -85,7 +85,10 @@ static void follow_agent(struct fleet *f, const struct fleet_row *row)
     int64_t draining = was ? was->draining : 0, grace_ms = was ? was->drain_grace_ms : 0;
     bool was_online = was && fleet_agent_is_online(was);
     uint64_t epoch = was ? was->epoch : 0;
-    if (was && was->call && (uint64_t)row->epoch > epoch && !is_here(f, row))
+    bool has_left = was && was->call && (uint64_t)row->epoch > epoch && !is_here(f, row);
+    if (has_left && fleet_session_may_leave(f, was) && !row->revoked)
+        fleet_session_leave(f, was);
+    else if (has_left)
         fleet_session_superseded(f, was);
     struct fleet_agent *a = fleet_view_put_agent(f, row);
     struct fleet_observer *o;

@@ -22,11 +22,12 @@
 #include <string.h>
 #include <utlist.h>
 
-#define LINKS_MAX      32u
-#define LINKS_QUIET_MS 60000
-#define LOGINS_BURST   60u        /* of one agent; each is a transaction, */
-#define LOGIN_MS       1000u      /* and after these one in so long */
-#define BACKLOG        (8u << 20) /* bytes an agent is behind: a snapshot of the largest network fits */
+#define LINKS_MAX         32u
+#define LINKS_QUIET_MS    60000
+#define LOGINS_PER_SECOND 1000u
+#define LOGINS_BURST      60u   /* of one agent; each is a transaction, */
+#define LOGIN_MS          1000u /* and after these one in so long */
+#define BACKLOG           (8u << 20) /* bytes an agent is behind: a snapshot of the largest network fits */
 
 struct fleet_agent *fleet_caller(struct fleet *f, struct rpc_call *call, uint64_t session_epoch)
 {
@@ -87,6 +88,7 @@ static void session_down(struct fleet *f, struct fleet_agent *a, enum rpc_status
         return;
     f->online--;
     a->network->online--;
+    a->is_told_to_move = false;
     a->disconnected = time_wall_ms();
     LOG_INFO("agent disconnected", LOG_STR("agent", a->id), LOG_INT("epoch", a->epoch),
              LOG_STR("why", why));
@@ -110,6 +112,7 @@ static void session_down(struct fleet *f, struct fleet_agent *a, enum rpc_status
 void fleet_cut(struct fleet *f, struct fleet_agent *a, const char *why)
 {
     session_down(f, a, RPC_PERMISSION_DENIED, why);
+    fleet_left_cut(f, a->id);
     fleet_peer_close_sessions(f, a->id);
 }
 
@@ -251,6 +254,7 @@ static void login_written(void *arg, int err)
     welcome(f, a, &in->keys);
     a->knows = in->row.knows;
     fleet_ca_on_login(f, a, in->roots);
+    fleet_tell_hubs(a);
     struct fleet_observer *o;
     LL_FOREACH (f->observers, o) {
         if (a->call == in->call)
@@ -326,6 +330,10 @@ static void handle_connect(struct rpc_call *call, const ProtobufCMessage *msg, v
         rpc_finish(call, RPC_UNAUTHENTICATED, "the certificate carries no agent's identity");
         return;
     }
+    if (fleet_is_draining(ctx) && fleet_has_other_hub(ctx)) {
+        rpc_finish(call, RPC_UNAVAILABLE, "this hub is being drained: log in at another one");
+        return;
+    }
     if (!may_log_in(ctx, id->agent)) {
         rpc_finish(call, RPC_RESOURCE_EXHAUSTED,
                    "this agent logs in too often; is another process using a copy of its data "
@@ -357,17 +365,6 @@ void fleet_send(struct fleet_agent *a, const Warren__V1__HubEvent *event)
         rpc_send(a->call, &event->base); /* a failure ends the call: on_cancel follows */
 }
 
-void fleet_drain(struct fleet *f, uint32_t grace_ms)
-{
-    Warren__V1__Drain drain = WARREN__V1__DRAIN__INIT;
-    drain.grace_ms = grace_ms;
-    Warren__V1__HubEvent event = WARREN__V1__HUB_EVENT__INIT;
-    event.event_case = WARREN__V1__HUB_EVENT__EVENT_DRAIN;
-    event.drain = &drain;
-    for (struct fleet_agent *a = f->agents; a; a = a->hh.next)
-        fleet_send(a, &event);
-}
-
 /* ---- the object ---- */
 
 static const struct rpc_method methods[] = {
@@ -381,6 +378,9 @@ int fleet_new(const struct fleet_config *cfg, struct fleet **ret, struct diag *d
     f->cfg = *cfg;
     f->cfg.links_max = MIN(cfg->links_max ? cfg->links_max : LINKS_MAX, FLEET_LINKS_MAX);
     f->cfg.links_quiet_ms = cfg->links_quiet_ms ? cfg->links_quiet_ms : LINKS_QUIET_MS;
+    f->cfg.logins_per_second = cfg->logins_per_second ? cfg->logins_per_second : LOGINS_PER_SECOND;
+    fleet_hubs_init(f);
+    fleet_move_init(f);
     const struct rpc_server_config rpc = {.loop = cfg->loop,
                                           .sessions = (uint32_t)io_descriptor_limit(),
                                           .stream_backlog = BACKLOG,
@@ -409,8 +409,11 @@ void fleet_stop(struct fleet *f, void (*done)(void *arg), void *arg)
     fleet_lan_stop(f);
     timer_stop(&f->touch_timer);
     fleet_ca_done(f);
+    timer_stop(&f->drain.timer);
+    timer_stop(&f->told.timer);
     for (struct fleet_agent *a = f->agents; a; a = a->hh.next)
         session_down(f, a, RPC_UNAVAILABLE, "the hub stops");
+    fleet_left_cut(f, NULL);
     fleet_peers_close(f);
     f->on_stopped = done;
     f->on_stopped_arg = arg;

@@ -10,6 +10,7 @@
 #include <stdatomic.h>
 
 struct fleet_apart;
+struct fleet_left;
 struct fleet_peer;
 struct fleet_tenant;
 struct rpc_session;
@@ -28,6 +29,21 @@ struct fleet {
     bool is_changing;        /* a merge or a move is on its way to the database */
     struct fleet_lan_stats lan_stats;
     struct fleet_hub *hubs; /* the others */
+    struct fleet_hub self;
+    struct {
+        bool is_on;
+        uint32_t within_ms;      /* agents go at a moment of it */
+        uint64_t cut_ms, end_ms; /* loop time: what was left, and who has stayed, end */
+        struct timer timer;
+    } drain;
+    struct fleet_left *left; /* sessions whose agents have moved, while they are used */
+    size_t n_left;
+    struct {
+        struct timer timer;
+        uint64_t version; /* of what agents are told; 0: nothing so far */
+        uint64_t digest;
+        uint32_t return_ms;
+    } told;
     struct fleet_observer *observers;
     struct store_subscriber feed;
     struct fleet_reload *reload; /* agents that are to be read; NULL: none */
@@ -109,6 +125,15 @@ void fleet_session_superseded(struct fleet *f, struct fleet_agent *a);
 /* fleet_ca.c: of a session that has just begun. `roots`: as it says (proto). */
 void fleet_ca_on_login(struct fleet *f, struct fleet_agent *a, uint64_t roots);
 void fleet_ca_done(struct fleet *f);
+/* fleet_move.c: sessions that agents have left, to be at another hub. */
+void fleet_move_init(struct fleet *f);
+bool fleet_session_may_leave(const struct fleet *f, const struct fleet_agent *a);
+void fleet_session_leave(struct fleet *f, struct fleet_agent *a);
+void fleet_left_cut(struct fleet *f, const char *agent); /* NULL: of all */
+
+/* fleet_hubs.c */
+void fleet_hubs_init(struct fleet *f);
+void fleet_tell_hubs(struct fleet_agent *a); /* after Welcome */
 
 /* pool.c, on the worker. */
 void fleet_pool_join(struct fleet_link *l);

@@ -35,7 +35,9 @@ static void up_on_main(void *arg)
 
 static void down_on_main(void *arg)
 {
-    fleet_pool_down(arg);
+    struct fleet_pool *p = arg;
+    fleet_pool_down(p);
+    fleet_left_over(p);
 }
 
 void fleet_pool_join(struct fleet_link *l)

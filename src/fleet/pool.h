@@ -19,6 +19,7 @@
 
 struct conn;
 struct fleet;
+struct fleet_left;
 struct fleet_link;
 struct fleet_pool;
 struct h2conn;
@@ -65,6 +66,8 @@ struct fleet_pool {
     size_t n_members;
     size_t home;
     bool is_up, is_over;
+    struct fleet_left *left; /* of a session that its agent has left (fleet_move.c) */
+    void *left_user;         /* the observer's that uses it nevertheless */
 };
 
 /* Main. A pool to another hub, on the worker `home`; it ends with fleet_pool_end, after which no

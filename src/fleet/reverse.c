@@ -212,6 +212,15 @@ void reverse_pool_want(struct reverse_pool *p, uint32_t count)
     }
 }
 
+void reverse_pool_leave(struct reverse_pool *p)
+{
+    p->wanted = 0;
+    for (uint32_t i = 0; i < REVERSE_MAX; i++) {
+        if (p->slots[i] && !p->slots[i]->hc)
+            drop_slot(p, i);
+    }
+}
+
 void reverse_pool_set_tls(struct reverse_pool *p, struct tls_client *tls)
 {
     tls_client_ref(tls);

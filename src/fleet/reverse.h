@@ -33,4 +33,7 @@ void reverse_pool_free(struct reverse_pool *p);
 /* How many there shall be, at most REVERSE_MAX. 0 cuts them all; with less than before those that
  * are open stay, until the hub closes them. */
 void reverse_pool_want(struct reverse_pool *p, uint32_t count);
+/* The session has been left: those that are open stay until the hub closes them, and no other is
+ * dialled. */
+void reverse_pool_leave(struct reverse_pool *p);
 void reverse_pool_set_tls(struct reverse_pool *p, struct tls_client *tls);

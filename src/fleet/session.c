@@ -1,3 +1,14 @@
+/*
+ * A session is a *leg*: a login at one hub, its control stream, its reverse connections.
+ *
+ *   leg: dialled ─ Connect ─► asked ─ Welcome ─► the session ─ ends ─► retry: another leg
+ *                                                    │ Drain
+ *   next: dialled ─► asked ─ Welcome ─► the session  ▼
+ *                                            left: streams go on until its hub ends it
+ *
+ * So there are at most three: the session, the one that is being made instead of it, and the one
+ * before it. A leg that fails is freed at the end of the turn.
+ */
 #include "fleet/session.h"
 
 #include "base/addr.h"
@@ -7,6 +18,7 @@
 #include "base/macro.h"
 #include "base/mem.h"
 #include "base/time.h"
+#include "fleet/hub_probe.h"
 #include "fleet/link.h"
 #include "fleet/reverse.h"
 #include "net/conn.h"
@@ -19,29 +31,46 @@
 
 #define FIRST_DELAY_MS      100
 #define MAX_DELAY_MS        30000
+#define BUSY_DELAY_MS       1000 /* ... at a hub that is overloaded */
+#define BUSY_MAX_MS         120000
 #define UNANSWERED_DELAY_MS 500 /* between dials that nobody answered; the dial itself repeats */
 #define SUPERSEDED_DELAY_MS 30000
 #define WELCOME_MS          15000 /* for the hub to answer Connect */
 #define REPORT_MS           10000
-#define ADDRESSES_MAX       8 /* of this machine that the hub is told */
+#define CLUSTER_DIAL_MS     3000  /* for a hub of the cluster, where there are others */
+#define LEFT_SPARE_MS       5000  /* that what was left may stay after its hub's own time is over */
+#define MEASURE_MS          60000 /* over which agents that get a new list measure it, at most */
+#define ADDRESSES_MAX       8     /* of this machine that the hub is told */
 
-struct hub {
-    struct host_port at;
+/* A login at one hub: being made, the session itself, or left behind. */
+struct leg {
+    struct session *session; /* NULL: over, to be freed */
+    struct hub_entry hub;
+    char name[HOST_SIZE + 16]; /* as it is told to people */
+    char hub_id[ID_SIZE];      /* after its welcome */
     struct tls_client *control, *reverse;
-    struct addr known; /* where the last dial succeeded */
+    struct dial *dial;
+    struct rpc_client *rpc;
+    struct reverse_pool *pool;
+    struct timer timer; /* for its welcome; for what was left */
+    struct leg *next_over;
 };
 
 struct session {
     struct session_config cfg;
-    struct hub *hubs;
-    size_t current;
-    struct backoff backoff;
-    struct timer retry, welcome;
-    struct dial *dial;
-    struct rpc_client *rpc;
+    struct hub_list hubs;
+    struct hub_probe *probe;
+    struct leg *leg;  /* the session, or the attempt to have one; NULL: between attempts */
+    struct leg *next; /* the attempt to have another one instead, which moves */
+    struct leg *left; /* the one before, of which streams may go on */
+    struct leg *over;
+    struct defer bury;
+    struct backoff backoff, busy, move_backoff;
+    struct timer retry, move;
+    uint64_t left_ends_ms; /* loop time */
+    uint32_t return_ms;
     bool is_up;
     uint64_t epoch;
-    struct reverse_pool *pool;
     bool wants_reverse;
     bool is_told_revoked; /* in the log */
     uint32_t n_reverse;   /* if any; as the hub says */
@@ -50,34 +79,94 @@ struct session {
     char status[256];
 };
 
-static void dial_hub(struct session *s);
+static uint32_t random_below(uint32_t n)
+{
+    uint32_t random;
+    random_bytes(&random, sizeof(random));
+    return n ? random % n : 0;
+}
+
+/* ---- legs ---- */
+
+static void leg_free(struct leg *l)
+{
+    timer_stop(&l->timer);
+    if (l->dial)
+        dial_cancel(l->dial);
+    if (l->pool)
+        reverse_pool_free(l->pool);
+    if (l->rpc)
+        rpc_client_free(l->rpc);
+    tls_client_unref(l->control);
+    tls_client_unref(l->reverse);
+    mem_free(l);
+}
+
+/* Callbacks of its connection may be what ends it: it is freed a little later. */
+static void leg_end(struct session *s, struct leg *l)
+{
+    if (!l)
+        return;
+    timer_stop(&l->timer);
+    if (l->pool)
+        reverse_pool_free(TAKE(l->pool));
+    l->session = NULL;
+    l->next_over = s->over;
+    s->over = l;
+    loop_defer(s->cfg.loop, &s->bury);
+}
+
+static void bury_all(struct session *s)
+{
+    while (s->over) {
+        struct leg *l = s->over;
+        s->over = l->next_over;
+        leg_free(l);
+    }
+}
+
+static void on_bury(struct defer *d)
+{
+    bury_all(container_of(d, struct session, bury));
+}
 
 /* ---- ends ---- */
+
+static void end_left(struct session *s)
+{
+    if (!s->left)
+        return;
+    leg_end(s, TAKE(s->left));
+    if (s->cfg.on_left_over)
+        s->cfg.on_left_over(s->cfg.arg);
+}
+
+/* Others come first, when a session has ended. */
+static void pass_over(struct session *s, const struct leg *l)
+{
+    for (size_t i = 0; i < s->hubs.n; i++) {
+        struct hub_entry *e = &s->hubs.entries[i];
+        if (e->id[0] && strcmp(e->id, l->hub_id) == 0)
+            e->was_tried = true;
+    }
+    struct hub_entry *e = hub_list_find(&s->hubs, l->hub.id, &l->hub.at);
+    if (e)
+        e->was_tried = true;
+}
 
 static void leave(struct session *s)
 {
     bool was_up = s->is_up;
-    timer_stop(&s->welcome);
+    if (was_up)
+        pass_over(s, s->leg);
     s->is_up = false;
     s->epoch = 0;
-    if (s->pool)
-        reverse_pool_free(TAKE(s->pool));
-    if (was_up)
+    leg_end(s, TAKE(s->leg));
+    timer_stop(&s->move);
+    if (was_up) {
+        end_left(s);
         s->cfg.on_down(s->cfg.arg);
-}
-
-static void retry_in(struct session *s, uint32_t delay_ms)
-{
-    timer_start(&s->retry, delay_ms);
-}
-
-static void on_retry(struct timer *t)
-{
-    struct session *s = container_of(t, struct session, retry);
-    if (s->rpc)
-        rpc_client_free(TAKE(s->rpc));
-    s->current = (s->current + 1) % s->cfg.n_hubs;
-    dial_hub(s);
+    }
 }
 
 static void look_at_certificate(struct session *s, int err)
@@ -86,50 +175,117 @@ static void look_at_certificate(struct session *s, int err)
         s->cfg.on_certificate(s->cfg.arg);
 }
 
-/* From callbacks of the rpc client, which is freed by the retry. */
+/* The attempt to move has failed: another one follows, while the session goes on. */
+static void fail_move(struct session *s, const struct diag *why)
+{
+    uint32_t delay_ms = backoff_next(&s->move_backoff);
+    LOG_INFO("cannot move to a hub", LOG_STR("hub", s->next->name), LOG_STR("why", diag_text(why)),
+             LOG_INT("retry_ms", delay_ms));
+    leg_end(s, TAKE(s->next));
+    timer_start(&s->move, delay_ms);
+}
+
 static void fail(struct session *s, const struct diag *why, uint32_t delay_ms)
 {
-    if (timer_is_running(&s->retry))
-        return;
     if (why->code == ERR_REVOKED && !s->is_told_revoked)
         LOG_ERROR("the hub has revoked this agent; to come back, this machine must enrol again");
     s->is_told_revoked = why->code == ERR_REVOKED;
     snprintf(s->status, sizeof(s->status), "%.240s", diag_text(why));
-    LOG_WARN("not connected to the hub", LOG_STR("hub", s->cfg.hubs[s->current]),
+    LOG_WARN("not connected to the hub", LOG_STR("hub", s->leg->name),
              LOG_STR("why", diag_text(why)), LOG_INT("retry_ms", delay_ms));
     leave(s);
-    retry_in(s, delay_ms);
+    if (s->next) /* it is under way already */
+        s->leg = TAKE(s->next);
+    else
+        timer_start(&s->retry, delay_ms);
+}
+
+/* A session that has ended comes back within the time that its hub gave, so that not all of a hub
+ * that is gone do at once. */
+static uint32_t back_in(struct session *s)
+{
+    uint32_t delay_ms = backoff_next(&s->backoff);
+    return s->is_up ? delay_ms + random_below(s->return_ms) : delay_ms;
+}
+
+static void leg_fail(struct leg *l, const struct diag *why, uint32_t delay_ms)
+{
+    struct session *s = l->session;
+    if (l == s->left)
+        end_left(s);
+    else if (l == s->next)
+        fail_move(s, why);
+    else
+        fail(s, why, delay_ms);
 }
 
 /* ---- the control stream ---- */
 
 static void want_reverse(struct session *s)
 {
-    if (s->pool)
-        reverse_pool_want(s->pool, s->wants_reverse ? s->n_reverse : 0);
+    if (s->leg && s->leg->pool)
+        reverse_pool_want(s->leg->pool, s->wants_reverse ? s->n_reverse : 0);
 }
 
-static void on_welcome(struct session *s, const Warren__V1__Welcome *w)
+static void on_left_timer(struct timer *t)
 {
-    struct hub *hub = &s->hubs[s->current];
-    timer_stop(&s->welcome);
+    end_left(container_of(t, struct leg, timer)->session);
+}
+
+/* The session that was is left: its streams go on for a while. */
+static void move_to(struct session *s, struct leg *l)
+{
+    uint64_t now = loop_now_ms(s->cfg.loop);
+    uint64_t left_ms = s->left_ends_ms > now ? s->left_ends_ms - now : 0;
+    end_left(s);
+    s->left = s->leg;
+    s->leg = l;
+    s->next = NULL;
+    if (s->left->pool)
+        reverse_pool_leave(s->left->pool);
+    timer_stop(&s->left->timer);
+    timer_init(&s->left->timer, s->cfg.loop, on_left_timer);
+    timer_start(&s->left->timer, left_ms + LEFT_SPARE_MS);
+    backoff_reset(&s->move_backoff);
+}
+
+static void begin(struct session *s, struct leg *l, const Warren__V1__Welcome *w)
+{
+    timer_stop(&l->timer);
+    snprintf(l->hub_id, sizeof(l->hub_id), "%s", w->hub);
     s->is_up = true;
     s->epoch = w->epoch;
     backoff_reset(&s->backoff);
-    snprintf(s->status, sizeof(s->status), "connected to %.200s", s->cfg.hubs[s->current]);
-    LOG_INFO("connected", LOG_STR("hub", s->cfg.hubs[s->current]), LOG_STR("agent", w->agent),
-             LOG_STR("network", w->network), LOG_INT("epoch", w->epoch));
+    backoff_reset(&s->busy);
+    hub_list_reset(&s->hubs);
+    snprintf(s->status, sizeof(s->status), "connected to %.200s", l->name);
+    LOG_INFO("connected", LOG_STR("hub", l->name), LOG_STR("hub_id", w->hub),
+             LOG_STR("agent", w->agent), LOG_STR("network", w->network),
+             LOG_INT("epoch", w->epoch));
     const struct reverse_config cfg = {.loop = s->cfg.loop,
-                                       .target = hub->at,
-                                       .known = hub->known,
-                                       .tls = hub->reverse,
+                                       .target = l->hub.at,
+                                       .known = l->hub.known,
+                                       .tls = l->reverse,
                                        .epoch = (uint32_t)w->epoch,
                                        .on_request = s->cfg.on_request,
                                        .arg = s->cfg.arg};
-    s->pool = reverse_pool_new(&cfg);
+    l->pool = reverse_pool_new(&cfg);
     s->n_reverse = 1;
-    want_reverse(s);
-    s->cfg.on_up(s->cfg.arg, w);
+}
+
+static void on_welcome(struct leg *l, const Warren__V1__Welcome *w)
+{
+    struct session *s = l->session;
+    bool has_moved = l == s->next;
+    if (has_moved)
+        move_to(s, l);
+    begin(s, l, w);
+    if (has_moved) {
+        s->cfg.on_moved(s->cfg.arg, w);
+    } else {
+        want_reverse(s);
+        s->cfg.on_up(s->cfg.arg, w);
+    }
 }
 
 static void on_reverse_connections(struct session *s, const Warren__V1__ReverseConnections *r)
@@ -138,25 +294,62 @@ static void on_reverse_connections(struct session *s, const Warren__V1__ReverseC
     want_reverse(s);
 }
 
+static void on_hubs(struct session *s, const Warren__V1__Hubs *m)
+{
+    struct hub_told told[HUB_LIST_CLUSTER] = {0};
+    size_t n = 0;
+    s->return_ms = m->return_ms;
+    if (!s->probe)
+        return;
+    for (size_t i = 0; i < m->n_hubs && n < HUB_LIST_CLUSTER; i++)
+        told[n++] = (struct hub_told){m->hubs[i]->id, m->hubs[i]->address, m->hubs[i]->leaving};
+    hub_list_replace(&s->hubs, told, n);
+    if (n)
+        hub_probe_soon(s->probe, random_below(MIN(s->return_ms, (uint32_t)MEASURE_MS)));
+}
+
+static void on_drain(struct session *s, const Warren__V1__Drain *m)
+{
+    if (!m->move)
+        return;
+    uint32_t delay_ms = random_below(m->within_ms);
+    LOG_INFO("the hub is being drained: moving to another one", LOG_INT("in_ms", delay_ms),
+             LOG_INT("grace_ms", m->grace_ms));
+    s->left_ends_ms = loop_now_ms(s->cfg.loop) + m->grace_ms;
+    if (!s->next)
+        timer_start(&s->move, delay_ms);
+}
+
 static void on_message(void *arg, const ProtobufCMessage *msg)
 {
-    struct session *s = arg;
+    struct leg *l = arg;
+    struct session *s = l->session;
     const Warren__V1__HubEvent *e = (const Warren__V1__HubEvent *)msg;
-    if (timer_is_running(&s->retry))
+    bool is_welcome = e->event_case == WARREN__V1__HUB_EVENT__EVENT_WELCOME;
+    if (!s || l == s->left)
         return;
-    if (e->event_case == WARREN__V1__HUB_EVENT__EVENT_WELCOME && !s->is_up)
-        on_welcome(s, e->welcome);
-    else if (s->is_up && e->event_case == WARREN__V1__HUB_EVENT__EVENT_REVERSE_CONNECTIONS)
+    if (is_welcome && (l == s->next || !s->is_up))
+        on_welcome(l, e->welcome);
+    else if (l != s->leg || !s->is_up)
+        return;
+    else if (e->event_case == WARREN__V1__HUB_EVENT__EVENT_REVERSE_CONNECTIONS)
         on_reverse_connections(s, e->reverse_connections);
-    else if (s->is_up)
+    else if (e->event_case == WARREN__V1__HUB_EVENT__EVENT_HUBS)
+        on_hubs(s, e->hubs);
+    else if (e->event_case == WARREN__V1__HUB_EVENT__EVENT_DRAIN)
+        on_drain(s, e->drain);
+    else
         s->cfg.on_event(s->cfg.arg, e);
 }
 
 static void on_stream_end(void *arg, const struct rpc_result *r)
 {
-    struct session *s = arg;
-    uint32_t delay = backoff_next(&s->backoff);
-    if (r->status == RPC_ABORTED) {
+    struct leg *l = arg;
+    struct session *s = l->session;
+    if (!s)
+        return;
+    uint32_t delay = l == s->leg ? back_in(s) : 0;
+    if (r->status == RPC_ABORTED && l == s->leg) {
         LOG_ERROR("another process has logged in as this agent; if that is a copy of its data "
                   "folder, enrol one of the two anew");
         delay = SUPERSEDED_DELAY_MS + delay;
@@ -164,25 +357,29 @@ static void on_stream_end(void *arg, const struct rpc_result *r)
     struct diag d = r->diag;
     if (!d.code)
         diag_set(&d, ERR_CLOSED, "the hub has ended the session");
-    look_at_certificate(s, d.code);
-    fail(s, &d, delay);
+    if (l != s->left)
+        look_at_certificate(s, d.code);
+    leg_fail(l, &d, delay);
 }
 
 static void on_rpc_close(void *arg, int err)
 {
-    struct session *s = arg;
+    struct leg *l = arg;
+    struct session *s = l->session;
     struct diag d = {0};
+    l->rpc = NULL; /* a lost client is freed by itself */
+    if (!s)
+        return;
     diag_set(&d, err, "the connection to the hub was lost: %s", error_text(err));
-    s->rpc = NULL; /* a lost client is freed by itself */
-    fail(s, &d, backoff_next(&s->backoff));
+    leg_fail(l, &d, l == s->leg ? back_in(s) : 0);
 }
 
 static void on_no_welcome(struct timer *t)
 {
-    struct session *s = container_of(t, struct session, welcome);
+    struct leg *l = container_of(t, struct leg, timer);
     struct diag d = {0};
     diag_set(&d, ERR_TIMEOUT, "the hub does not answer the login");
-    fail(s, &d, backoff_next(&s->backoff));
+    leg_fail(l, &d, backoff_next(&l->session->backoff));
 }
 
 /* Fills `list`, whose texts are in `room`. */
@@ -197,13 +394,14 @@ static size_t own_addresses(struct conn *c, char (*room)[ADDR_TEXT_SIZE], char *
     return n;
 }
 
-static int open_stream(struct session *s, struct conn *c)
+static int open_stream(struct leg *l, struct conn *c)
 {
+    struct session *s = l->session;
     char addresses[ADDRESSES_MAX][ADDR_TEXT_SIZE], *list[ADDRESSES_MAX];
     char authority[HOST_SIZE + 8];
-    host_port_format(&s->hubs[s->current].at, authority, sizeof(authority));
+    host_port_format(&l->hub.at, authority, sizeof(authority));
     size_t n_addresses = own_addresses(c, addresses, list);
-    int rc = rpc_client_new(c, authority, on_rpc_close, s, &s->rpc);
+    int rc = rpc_client_new(c, authority, on_rpc_close, l, &l->rpc);
     if (rc < 0)
         return rc;
     static char version[] = WARREN_VERSION;
@@ -217,47 +415,134 @@ static int open_stream(struct session *s, struct conn *c)
     req.n_addresses = n_addresses;
     req.addresses = list;
     req.roots = s->cfg.identity->roots_digest;
-    timer_start(&s->welcome, WELCOME_MS);
-    rpc_call_stream(s->rpc, "/warren.v1.AgentService/Connect", &req.base,
-                    &warren__v1__hub_event__descriptor, 0, on_message, on_stream_end, s);
+    timer_start(&l->timer, WELCOME_MS);
+    rpc_call_stream(l->rpc, "/warren.v1.AgentService/Connect", &req.base,
+                    &warren__v1__hub_event__descriptor, 0, on_message, on_stream_end, l);
     return 0;
+}
+
+/* The hub has hung up before it said a word: it has more to do than it can. */
+static bool is_busy(const struct dial_result *r)
+{
+    return r->is_answered && (r->err == ERR_RESET || r->err == ERR_CLOSED);
+}
+
+static uint32_t delay_after(struct session *s, const struct dial_result *r)
+{
+    if (is_busy(r) && !hub_list_has_untried(&s->hubs, ""))
+        return backoff_next(&s->busy) + random_below(s->return_ms);
+    return r->is_answered ? backoff_next(&s->backoff) : UNANSWERED_DELAY_MS;
 }
 
 static void on_dialled(void *arg, const struct dial_result *r)
 {
-    struct session *s = arg;
+    struct leg *l = arg;
+    struct session *s = l->session;
     struct diag d = r->diag;
-    s->dial = NULL;
+    l->dial = NULL;
     if (r->err == 0) {
-        s->hubs[s->current].known = r->peer;
-        int rc = open_stream(s, r->conn);
+        struct hub_entry *e = hub_list_find(&s->hubs, l->hub.id, &l->hub.at);
+        l->hub.known = r->peer;
+        if (e)
+            e->known = r->peer;
+        int rc = open_stream(l, r->conn);
         if (rc == 0)
             return;
         diag_set(&d, rc, "cannot open a session: %s", error_text(rc));
     }
+    if (is_busy(r))
+        diag_set(&d, r->err, "the hub is overloaded: it has hung up");
     if (!d.code)
         diag_set(&d, r->err, "%s", error_text(r->err));
     look_at_certificate(s, r->err);
-    fail(s, &d, r->is_answered ? backoff_next(&s->backoff) : UNANSWERED_DELAY_MS);
+    leg_fail(l, &d, delay_after(s, r));
 }
 
-static void dial_hub(struct session *s)
+/* ---- dialling ---- */
+
+static int make_tls(const struct session *s, const struct leg *l, const char *alpn,
+                    struct tls_client **ret, struct diag *d)
 {
-    struct hub *hub = &s->hubs[s->current];
-    if (agent_identity_is_expired(s->cfg.identity, time_wall_ms())) {
-        struct diag d = {0};
-        diag_set(&d, ERR_EXPIRED, "the certificate has ended; renewing it first");
-        s->cfg.on_certificate(s->cfg.arg);
-        fail(s, &d, backoff_next(&s->backoff));
-        return;
+    const struct agent_identity *id = s->cfg.identity;
+    const struct tls_client_config cfg = {.ca_pem = id->ca_pem,
+                                          .chain_pem = id->cert_pem,
+                                          .key_pem = &id->key_pem,
+                                          .server_name = l->hub.id[0] ? l->hub.id : l->hub.at.host,
+                                          .alpn = {alpn}};
+    return tls_client_new(&cfg, ret, d);
+}
+
+static int leg_load_tls(struct leg *l, struct diag *d)
+{
+    struct tls_client *control, *reverse;
+    TRY(make_tls(l->session, l, "warren-agent/1", &control, d));
+    int rc = make_tls(l->session, l, "warren-reverse/1", &reverse, d);
+    if (rc < 0) {
+        tls_client_unref(control);
+        return rc;
     }
-    const struct dial_params p = {.target = hub->at,
+    tls_client_unref(l->control);
+    tls_client_unref(l->reverse);
+    l->control = control;
+    l->reverse = reverse;
+    if (l->pool)
+        reverse_pool_set_tls(l->pool, l->reverse);
+    return 0;
+}
+
+static struct leg *leg_new(struct session *s, const struct hub_entry *e)
+{
+    struct leg *l = NEW(struct leg);
+    char at[HOST_SIZE + 8];
+    l->session = s;
+    l->hub = *e;
+    host_port_format(&e->at, at, sizeof(at));
+    snprintf(l->name, sizeof(l->name), "https://%s", at);
+    timer_init(&l->timer, s->cfg.loop, on_no_welcome);
+    return l;
+}
+
+static int leg_dial(struct leg *l, struct diag *d)
+{
+    struct session *s = l->session;
+    bool has_others = s->hubs.n > 1 && l->hub.id[0];
+    if (agent_identity_is_expired(s->cfg.identity, time_wall_ms())) {
+        s->cfg.on_certificate(s->cfg.arg);
+        return diag_set(d, ERR_EXPIRED, "the certificate has ended; renewing it first");
+    }
+    TRY(leg_load_tls(l, d));
+    const struct dial_params p = {.target = l->hub.at,
+                                  .deadline_ms = has_others ? CLUSTER_DIAL_MS : 0,
                                   .is_persistent = true,
-                                  .known = hub->known,
-                                  .tls = hub->control,
+                                  .known = l->hub.known,
+                                  .tls = l->control,
                                   .on_done = on_dialled,
-                                  .arg = s};
-    s->dial = dial_start(s->cfg.loop, &p);
+                                  .arg = l};
+    l->dial = dial_start(s->cfg.loop, &p);
+    return 0;
+}
+
+static void on_retry(struct timer *t)
+{
+    struct session *s = container_of(t, struct session, retry);
+    struct diag d = {0};
+    s->leg = leg_new(s, hub_list_next(&s->hubs, "", random_below(UINT32_MAX)));
+    if (leg_dial(s->leg, &d) < 0)
+        leg_fail(s->leg, &d, backoff_next(&s->backoff));
+}
+
+static void on_move(struct timer *t)
+{
+    struct session *s = container_of(t, struct session, move);
+    struct diag d = {0};
+    struct hub_entry *e = s->is_up && !s->next
+                              ? hub_list_next(&s->hubs, s->leg->hub_id, random_below(UINT32_MAX))
+                              : NULL;
+    if (!e)
+        return;
+    s->next = leg_new(s, e);
+    if (leg_dial(s->next, &d) < 0)
+        leg_fail(s->next, &d, 0);
 }
 
 /* ---- set-up ---- */
@@ -276,59 +561,63 @@ static int parse_hub(const char *url, struct host_port *ret, struct diag *d)
     return host_port_parse(text, false, ret, d);
 }
 
-static int make_tls(const struct session *s, const struct hub *hub, const char *alpn,
-                    struct tls_client **ret, struct diag *d)
-{
-    const struct agent_identity *id = s->cfg.identity;
-    const struct tls_client_config cfg = {.ca_pem = id->ca_pem,
-                                          .chain_pem = id->cert_pem,
-                                          .key_pem = &id->key_pem,
-                                          .server_name = hub->at.host,
-                                          .alpn = {alpn}};
-    return tls_client_new(&cfg, ret, d);
-}
-
 int session_reload(struct session *s, struct diag *d)
 {
+    if (s->next)
+        TRY(leg_load_tls(s->next, d));
+    return s->leg ? leg_load_tls(s->leg, d) : 0;
+}
+
+static void on_measured(void *arg)
+{
+    struct session *s = arg;
+    if (s->cfg.on_hubs)
+        s->cfg.on_hubs(s->cfg.arg, &s->hubs);
+}
+
+static int read_hubs(struct session *s, struct diag *d)
+{
     for (size_t i = 0; i < s->cfg.n_hubs; i++) {
-        struct hub *hub = &s->hubs[i];
-        struct tls_client *control, *reverse;
-        TRY(make_tls(s, hub, "warren-agent/1", &control, d));
-        int rc = make_tls(s, hub, "warren-reverse/1", &reverse, d);
-        if (rc < 0) {
-            tls_client_unref(control);
-            return rc;
-        }
-        tls_client_unref(hub->control);
-        tls_client_unref(hub->reverse);
-        hub->control = control;
-        hub->reverse = reverse;
+        struct host_port at;
+        TRY(parse_hub(s->cfg.hubs[i], &at, d));
+        if (hub_list_configure(&s->hubs, &at) < 0)
+            return diag_set(d, ERR_LIMIT, "at most %d hubs", HUB_LIST_CONFIGURED);
     }
-    if (s->pool)
-        reverse_pool_set_tls(s->pool, s->hubs[s->current].reverse);
+    if (s->cfg.fixed_hubs)
+        return 0;
+    hub_list_load(&s->hubs, s->cfg.known_hubs);
+    s->probe = hub_probe_new(s->cfg.loop, &s->hubs, on_measured, s);
     return 0;
+}
+
+/* Whether its files make a TLS client. */
+static int check_identity(struct session *s, struct diag *d)
+{
+    struct leg *l = leg_new(s, &s->hubs.entries[0]);
+    int rc = leg_load_tls(l, d);
+    leg_free(l);
+    return rc;
 }
 
 int session_new(const struct session_config *cfg, struct session **ret, struct diag *d)
 {
     struct session *s = NEW(struct session);
     s->cfg = *cfg;
-    s->hubs = mem_new(cfg->n_hubs * sizeof(*s->hubs));
     s->backoff = (struct backoff){FIRST_DELAY_MS, MAX_DELAY_MS, 0};
+    s->busy = (struct backoff){BUSY_DELAY_MS, BUSY_MAX_MS, 0};
+    s->move_backoff = (struct backoff){FIRST_DELAY_MS, MAX_DELAY_MS, 0};
+    s->bury.fn = on_bury;
     timer_init(&s->retry, cfg->loop, on_retry);
-    timer_init(&s->welcome, cfg->loop, on_no_welcome);
+    timer_init(&s->move, cfg->loop, on_move);
     session_set_allow(s, cfg->allow, cfg->n_allow);
-    int rc = 0;
-    for (size_t i = 0; i < cfg->n_hubs && rc == 0; i++)
-        rc = parse_hub(cfg->hubs[i], &s->hubs[i].at, d);
+    int rc = read_hubs(s, d);
     if (rc == 0)
-        rc = session_reload(s, d);
+        rc = check_identity(s, d);
     if (rc < 0) {
         session_free(s);
         return rc;
     }
-    s->current = cfg->n_hubs - 1;
-    retry_in(s, 0);
+    timer_start(&s->retry, 0);
     *ret = s;
     return 0;
 }
@@ -338,17 +627,12 @@ void session_free(struct session *s)
     if (!s)
         return;
     leave(s);
+    leg_end(s, TAKE(s->next));
+    loop_defer_cancel(&s->bury);
+    bury_all(s);
     timer_stop(&s->retry);
-    if (s->dial)
-        dial_cancel(s->dial);
-    if (s->rpc)
-        rpc_client_free(s->rpc);
-    for (size_t i = 0; i < s->cfg.n_hubs; i++) {
-        tls_client_unref(s->hubs[i].control);
-        tls_client_unref(s->hubs[i].reverse);
-    }
+    hub_probe_free(s->probe);
     session_set_allow(s, NULL, 0);
-    mem_free(s->hubs);
     mem_free(s);
 }
 
@@ -363,7 +647,7 @@ void session_report_roots(struct session *s)
         return;
     req.session_epoch = s->epoch;
     req.roots = s->cfg.identity->roots_digest;
-    rpc_call_unary(s->rpc, "/warren.v1.AgentService/ReportRoots", &req.base,
+    rpc_call_unary(s->leg->rpc, "/warren.v1.AgentService/ReportRoots", &req.base,
                    &warren__v1__report_roots_response__descriptor, REPORT_MS, on_reported, s);
 }
 
@@ -386,7 +670,7 @@ void session_set_allow(struct session *s, const char *const *allow, size_t n)
 
 struct rpc_client *session_rpc(const struct session *s)
 {
-    return s->is_up ? s->rpc : NULL;
+    return s->is_up ? s->leg->rpc : NULL;
 }
 
 uint64_t session_epoch(const struct session *s)

@@ -4,11 +4,15 @@
  *
  * When the hub answered and refused, the pause before the next attempt doubles up to 30 s, with
  * jitter; when nobody answered, a fresh attempt starts within a second: packets that reach nobody
- * burden nobody, and a network that returns is used at once.
+ * burden nobody, and a network that returns is used at once. Which hub is dialled: hub_list.h.
+ *
+ * A hub that is being drained asks its agents to move: the session at another hub is there before
+ * the one that is left, and that one's streams go on until its hub ends them.
  */
 #pragma once
 
 #include "base/diag.h"
+#include "fleet/hub_list.h"
 #include "identity/agent.h"
 #include "loop/loop.h"
 #include "rpc/client.h"
@@ -25,8 +29,11 @@ typedef struct Warren__V1__Welcome Warren__V1__Welcome;
 struct session_config {
     struct loop *loop;
     struct agent_identity *identity; /* borrowed; session_reload when it has changed */
-    const char *const *hubs;         /* URLs, tried in turn; borrowed */
+    const char *const *hubs;         /* URLs; borrowed */
     size_t n_hubs;
+    bool fixed_hubs; /* only those: what the cluster tells of its hubs is not used */
+    const json_t
+        *known_hubs; /* what on_hubs gave, in an earlier process (hub_list_json); or NULL */
     const char *const *allow; /* told to the hub; copied */
     size_t n_allow;
     const char *hostname;
@@ -36,6 +43,12 @@ struct session_config {
     void (*on_up)(void *arg, const Warren__V1__Welcome *w);
     void (*on_event)(void *arg, const Warren__V1__HubEvent *e);
     void (*on_down)(void *arg);
+    /* Instead of on_down and on_up: the session is one at another hub now, and streams of the one
+     * before go on, until on_left_over or on_down. */
+    void (*on_moved)(void *arg, const Warren__V1__Welcome *w);
+    void (*on_left_over)(void *arg);
+    /* The hubs of the cluster are others, or were measured: to be kept. May be NULL. */
+    void (*on_hubs)(void *arg, const struct hub_list *hubs);
     /* A request of the hub on a reverse connection. */
     void (*on_request)(void *arg, struct h2_stream *s, const struct h2_headers *h);
     /* The certificate is refused or has ended: renewing may help. */

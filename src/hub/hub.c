@@ -1,9 +1,9 @@
 /*
  * Start: settings, store, identity, TLS, fleet, tunnels, HTTP, workers; each needs those before it.
  *
- * End (SIGTERM): no new connections and no new clients; agents are told; open streams get
- * `drain_grace`; then, each waiting for the one before: streams, unfinished handshakes, sessions
- * and links, HTTP answers, threads, store. A second signal skips the grace.
+ * End (SIGTERM): first it drains (hub_drain.c); then, each waiting for the one before: streams,
+ * unfinished handshakes, sessions and links, HTTP answers, threads, store. A second signal skips
+ * the grace.
  */
 #include "hub/hub.h"
 
@@ -26,8 +26,6 @@
 #include <stdio.h>
 #include <string.h>
 #include <unistd.h>
-
-#define DRAIN_CHECK_MS 50
 
 /* ---- connections from the workers ---- */
 
@@ -242,6 +240,8 @@ static int open_fleet(struct hub *h, struct diag *d)
                                      .trust_domain = h->settings->trust_domain,
                                      .lease_ms = LEASE_LIFE_MS,
                                      .links_max = (uint32_t)h->settings->limits.reverse_connections,
+                                     .logins_per_second =
+                                         (uint32_t)h->settings->limits.logins_per_second,
                                      .links_quiet_ms = (uint32_t)h->settings->reverse_quiet_ms,
                                      .renew_ms = LEASE_RENEW_MS};
     TRY(fleet_new(&cfg, &h->fleet, d));
@@ -272,6 +272,11 @@ static int open_web(struct hub *h, struct diag *d)
     return hub_certs_open(h, d);
 }
 
+static void on_self(void *arg, const struct fleet_hub *self)
+{
+    hub_follow_order(arg, self);
+}
+
 static int open_http(struct hub *h, struct diag *d)
 {
     const struct http_server_config rest = {.loop = h->loop,
@@ -288,6 +293,7 @@ static int open_http(struct hub *h, struct diag *d)
                                          .hub_name = h->machine,
                                          .count_tunnels = count_served,
                                          .is_draining = is_draining,
+                                         .on_self = on_self,
                                          .arg = h};
     identity_add_routes(h->identity, h->http);
     identity_add_renew_routes(h->identity, h->renew);
@@ -429,44 +435,13 @@ static void streams_gone(void *arg)
         tunnel_lane_stop(h->lanes[i], lane_stopped, h);
 }
 
-static void stop(struct hub *h)
+void hub_stop(struct hub *h)
 {
     if (h->state >= HUB_STOPPING)
         return;
     h->state = HUB_STOPPING;
     timer_stop(&h->drain_timer);
     tunnels_stop(h->tunnels, streams_gone, h);
-}
-
-static void on_drain_timer(struct timer *t)
-{
-    struct hub *h = container_of(t, struct hub, drain_timer);
-    if (tunnels_streams_open(h->tunnels) == 0 || loop_now_ms(h->loop) >= h->drain_ends)
-        stop(h);
-    else
-        timer_start(t, DRAIN_CHECK_MS);
-}
-
-void hub_terminate(struct hub *h)
-{
-    if (h->state == HUB_DRAINING) {
-        LOG_WARN("second signal: not waiting for open streams");
-        stop(h);
-    }
-    if (h->state != HUB_READY)
-        return;
-    h->state = HUB_DRAINING;
-    notify_stopping(&h->notify);
-    LOG_INFO("draining", LOG_INT("streams", tunnels_streams_open(h->tunnels)),
-             LOG_INT("grace_ms", h->settings->drain_grace_ms));
-    for (size_t i = 0; i < h->started_workers; i++)
-        worker_stop_accepting(h->workers[i]);
-    for (size_t i = 0; i < h->started_workers; i++)
-        tunnel_lane_drain(h->lanes[i]);
-    fleet_drain(h->fleet, (uint32_t)h->settings->drain_grace_ms);
-    tunnels_drain(h->tunnels);
-    h->drain_ends = loop_now_ms(h->loop) + (uint64_t)h->settings->drain_grace_ms;
-    timer_start(&h->drain_timer, 0);
 }
 
 static void on_terminate(void *arg, int signum)
@@ -541,7 +516,7 @@ int hub_main(const struct conf_sources *sources)
         return 1;
     }
     notify_init(&h.notify, h.loop);
-    timer_init(&h.drain_timer, h.loop, on_drain_timer);
+    hub_drain_init(&h);
     signal(SIGPIPE, SIG_IGN);
     int rc = start(&h, &d);
     if (rc == 0) {

@@ -37,6 +37,11 @@ static void on_lost(void *arg)
     hub_terminate(arg);
 }
 
+static void on_self(void *arg, const struct fleet_hub *self)
+{
+    hub_follow_order(arg, self);
+}
+
 static bool is_wildcard(const struct addr *a)
 {
     return a->sa.sa_family == AF_INET ? a->in4.sin_addr.s_addr == INADDR_ANY
@@ -78,9 +83,19 @@ int hub_set_ticket_keys(struct hub *h)
     return rc;
 }
 
+/* Where agents reach it past a balancer: as set, or as other hubs do; "": nowhere. */
+static char *agent_address(const struct hub *h, const char *peer)
+{
+    const char *set = h->settings->agent_address;
+    if (!is_shared(h) || (set && strcmp(set, "none") == 0))
+        return mem_strdup("");
+    return mem_strdup(set ? set : peer);
+}
+
 int hub_join_cluster(struct hub *h, struct diag *d)
 {
     CLEANUP(mem_free) char *address = peer_address(h);
+    CLEANUP(mem_free) char *for_agents = agent_address(h, address);
     const struct peers_config cfg = {.loop = h->loop,
                                      .store = h->store,
                                      .fleet = h->fleet,
@@ -88,11 +103,13 @@ int hub_join_cluster(struct hub *h, struct diag *d)
                                      .is_shared = is_shared(h),
                                      .has_shared_ca = hub_has_shared_ca(h),
                                      .address = address,
+                                     .agent_address = for_agents,
                                      .name = h->machine,
                                      .on_pool_up = on_pool_up,
                                      .on_pool_down = on_pool_down,
                                      .on_claims = on_claims,
                                      .on_lost = on_lost,
+                                     .on_self = on_self,
                                      .arg = h};
     int rc = hub_set_ticket_keys(h);
     if (rc < 0)

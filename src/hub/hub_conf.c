@@ -39,6 +39,12 @@ static int check_trust_domain(const char *item, struct diag *d)
     return 0;
 }
 
+static int check_agent_address(const char *item, struct diag *d)
+{
+    struct host_port at;
+    return strcmp(item, "none") == 0 ? 0 : host_port_parse(item, false, &at, d);
+}
+
 static int check_proxy(const char *item, struct diag *d)
 {
     struct addr_rule rule;
@@ -83,6 +89,12 @@ static const struct conf_row rows[] = {
      "too."},
     {"peer_address", CONF_ADDR, AT(peer_address), NULL, "WARREN_PEER_ADDRESS", "--peer-address",
      "HOST:PORT", "Where the other hubs of the cluster reach this one; as it listens, unless set."},
+    {"agent_address", CONF_STRING, AT(agent_address), NULL, "WARREN_AGENT_ADDRESS",
+     "--agent-address", "HOST:PORT",
+     "Where agents reach this hub past any load balancer, so that they can choose among the hubs "
+     "of "
+     "a cluster; as other hubs do, unless set; \"none\" where they cannot.",
+     .check = check_agent_address},
     {"trust_domain", CONF_STRING, AT(trust_domain), "warren", "WARREN_TRUST_DOMAIN",
      "--trust-domain", "NAME", "SPIFFE trust domain of all identities; fixed once the CA exists.",
      .check = check_trust_domain},
@@ -128,6 +140,12 @@ static const struct conf_row rows[] = {
     {"limits.enroll_per_minute", CONF_INT, AT(limits.enroll_per_minute), "60",
      "WARREN_LIMIT_ENROLL", NULL, "N", "Enrolment attempts per minute and client address.",
      CONF_RELOADABLE, .min = 1, .max = 1000000},
+    {"limits.logins_per_second", CONF_INT, AT(limits.logins_per_second), "1000",
+     "WARREN_LIMIT_LOGINS", NULL, "N",
+     "Agents that may come to each of the other hubs in a second when this one is gone: they "
+     "spread "
+     "themselves over the time that follows from it.",
+     .min = 1, .max = 1000000},
 };
 
 const struct conf_table hub_conf_table = {rows, ARRAY_SIZE(rows), sizeof(struct hub_settings)};

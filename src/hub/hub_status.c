@@ -240,7 +240,7 @@ static void collect_cluster(struct hub *h, struct metrics *m)
     tunnels_stats(h->tunnels, &tunnels);
     metric_set(m, HUBS, 0, (int64_t)peers.hubs + 1);
     metric_set(m, HUB_LINKS, 0, (int64_t)peers.links);
-    metric_set(m, HUB_LEASE, 0, peers_may_claim(h->peers));
+    metric_set(m, HUB_LEASE, 0, peers.has_lease);
     metric_add(m, STREAMS_TURNED, 0, (int64_t)tunnels.turned);
 }
 
@@ -335,7 +335,9 @@ static void respond_shared(struct hub *h, struct http_request *req)
 static void get_readyz(struct http_request *req, void *ctx)
 {
     struct hub *h = ctx;
-    if (h->state == HUB_READY && h->settings->db && store_is_shared(h->settings->db))
+    if (h->state == HUB_READY && fleet_is_draining(h->fleet))
+        http_respond_error(req, ERR_UNAVAILABLE, "the hub is being drained");
+    else if (h->state == HUB_READY && h->settings->db && store_is_shared(h->settings->db))
         respond_shared(h, req);
     else if (h->state == HUB_READY)
         store_follow(h->store, store_answered, req);

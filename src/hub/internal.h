@@ -60,12 +60,19 @@ struct hub {
     struct tls_names *certs; /* those in use; NULL: none yet */
     uint64_t certs_digest;   /* of the files that they came from */
     struct timer drain_timer;
-    uint64_t drain_ends; /* loop time */
-    size_t closing;      /* parts that have not ended yet */
+    uint64_t drain_ends;      /* loop time */
+    bool is_closed;           /* draining: no new connections any more */
+    int64_t ordered_grace_ms; /* of the drain that the hub's row asks for */
+    size_t closing;           /* parts that have not ended yet */
 };
 
-/* hub.c: as by SIGTERM. */
-void hub_terminate(struct hub *h);
+/* hub.c: ends it, whatever is open. */
+void hub_stop(struct hub *h);
+
+/* hub_drain.c */
+void hub_drain_init(struct hub *h);
+void hub_terminate(struct hub *h); /* as by SIGTERM */
+void hub_follow_order(struct hub *h, const struct fleet_hub *self);
 
 /* hub_cluster.c: the other hubs. Blocking; when all workers run. */
 int hub_join_cluster(struct hub *h, struct diag *d);

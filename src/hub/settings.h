@@ -33,6 +33,7 @@ struct hub_settings {
     char *ca_key_file;             /* of hubs that share a database; NULL: none */
     char *ca_passphrase_file;      /* in its place; NULL: none */
     struct host_port peer_address; /* where other hubs reach this one; empty: as it listens */
+    char *agent_address;           /* the same for agents; NULL: the same; "none": they do not */
     char *trust_domain;            /* of SPIFFE ids; stays the same for the life of the CA */
     int64_t workers;               /* threads that move bytes; 0: one a core */
     int log_level;                 /* enum log_level */
@@ -49,6 +50,7 @@ struct hub_settings {
         int64_t handshakes;             /* unfinished ones at a time */
         int64_t handshakes_per_address; /* of those, from one address */
         int64_t enroll_per_minute;      /* attempts per address */
+        int64_t logins_per_second;      /* at which agents of a hub that is gone may come back */
     } limits;
 };
 

@@ -20,14 +20,18 @@ struct peer_clock {
 
 struct peers {
     struct peers_config cfg;
-    char address[FLEET_HUB_ADDRESS_SIZE], name[FLEET_NAME_SIZE];
+    char address[FLEET_HUB_ADDRESS_SIZE], agent_address[FLEET_HUB_ADDRESS_SIZE];
+    char name[FLEET_NAME_SIZE];
     struct store_hub hub;
     struct hub_lease lease;
+    struct store_subscriber feed;
     bool could_claim, is_stopping;
-    struct timer timer;      /* the next renewal */
-    struct timer late_timer; /* when the lease is LATE */
+    bool is_renewing, is_again; /* with what has come up meanwhile */
+    struct timer timer;         /* the next renewal */
+    struct timer late_timer;    /* when the lease is LATE */
     struct peer_clock clock;
     struct peer_links *links;
+    int64_t drained; /* wall ms: since when this hub is; 0: no */
     uint64_t renewals, failed;
 };
 
@@ -41,28 +45,36 @@ const struct peer_clock *peers_clock(const struct peers *p)
     return &p->clock;
 }
 
-bool peers_may_claim(const struct peers *p)
+static bool holds_lease(const struct peers *p)
 {
     return !p->cfg.is_shared ||
            hub_lease_state(&p->lease, loop_now_ms(p->cfg.loop)) == HUB_LEASE_HELD;
 }
 
+bool peers_may_claim(const struct peers *p)
+{
+    bool is_leaving = fleet_is_draining(p->cfg.fleet) && fleet_has_other_hub(p->cfg.fleet);
+    return holds_lease(p) && !is_leaving;
+}
+
 /* ---- the transaction ---- */
 
 struct row {
-    char id[ID_SIZE], address[FLEET_HUB_ADDRESS_SIZE];
+    char id[ID_SIZE], address[FLEET_HUB_ADDRESS_SIZE], agent_address[FLEET_HUB_ADDRESS_SIZE];
     char name[FLEET_NAME_SIZE], software[FLEET_NAME_SIZE];
-    int64_t epoch, expires, started, roots;
+    int64_t epoch, expires, started, roots, draining, drain_grace_ms, drained;
 };
 
 struct renewal {
     struct peers *peers;
     struct store_hub hub;
-    char address[FLEET_HUB_ADDRESS_SIZE], name[FLEET_NAME_SIZE];
+    char address[FLEET_HUB_ADDRESS_SIZE], agent_address[FLEET_HUB_ADDRESS_SIZE];
+    char name[FLEET_NAME_SIZE];
     bool is_first, is_shared;
     int64_t roots; /* the newest root of the CA that this hub trusts */
     uint64_t asked_ms, asked_mono_ms;
-    int64_t now_ms; /* the database's */
+    int64_t drained; /* wall ms: this hub is; 0: no */
+    int64_t now_ms;  /* the database's */
     struct row *rows;
     size_t n_rows;
 };
@@ -71,16 +83,18 @@ static int write_first(struct tx *tx, const struct renewal *r, int64_t expires)
 {
     TRY(tx_exec(tx, "DELETE FROM hub_lease WHERE hub <> $1 AND expires < $2", STORE_TEXT(r->hub.id),
                 STORE_INT(r->now_ms - 86400000)));
-    return tx_exec(tx,
-                   "INSERT INTO hub_lease (hub, epoch, address, expires, name, software, started, "
-                   "roots) VALUES ($1, $2, $3, $4, $5, $6, $7, $8) "
-                   "ON CONFLICT (hub) DO UPDATE SET epoch = excluded.epoch, "
-                   "address = excluded.address, expires = excluded.expires, "
-                   "name = excluded.name, software = excluded.software, "
-                   "started = excluded.started, roots = excluded.roots",
-                   STORE_TEXT(r->hub.id), STORE_INT(r->hub.epoch), STORE_TEXT(r->address),
-                   STORE_INT(expires), STORE_TEXT(r->name), STORE_TEXT(WARREN_VERSION),
-                   STORE_INT(time_wall_ms()), STORE_INT(r->roots));
+    TRY(tx_exec(tx,
+                "INSERT INTO hub_lease (hub, epoch, address, expires, name, software, started, "
+                "agent_address, roots) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9) "
+                "ON CONFLICT (hub) DO UPDATE SET epoch = excluded.epoch, "
+                "address = excluded.address, expires = excluded.expires, "
+                "name = excluded.name, software = excluded.software, "
+                "started = excluded.started, agent_address = excluded.agent_address, "
+                "roots = excluded.roots, draining = 0, drain_grace = 0, drained = 0",
+                STORE_TEXT(r->hub.id), STORE_INT(r->hub.epoch), STORE_TEXT(r->address),
+                STORE_INT(expires), STORE_TEXT(r->name), STORE_TEXT(WARREN_VERSION),
+                STORE_INT(time_wall_ms()), STORE_TEXT(r->agent_address), STORE_INT(r->roots)));
+    return store_publish(tx, "", "hub", r->hub.id, STORE_PUT);
 }
 
 static void copy(char *out, size_t size, const char *in)
@@ -91,10 +105,9 @@ static void copy(char *out, size_t size, const char *in)
 static int read_rows(struct tx *tx, struct renewal *r)
 {
     int rc;
-    struct rows rows = tx_query(tx,
-                                "SELECT hub, epoch, address, expires, name, software, started, "
-                                "roots FROM hub_lease WHERE hub <> $1",
-                                STORE_TEXT(r->hub.id));
+    struct rows rows =
+        tx_query(tx, "SELECT hub, epoch, address, expires, name, software, started, "
+                     "agent_address, draining, drain_grace, drained, roots FROM hub_lease");
     r->n_rows = 0;
     while ((rc = row_next(&rows)) > 0) {
         r->rows = mem_grow(r->rows, (r->n_rows + 1) * sizeof(*r->rows));
@@ -102,11 +115,15 @@ static int read_rows(struct tx *tx, struct renewal *r)
         *row = (struct row){.epoch = row_int(&rows, 1),
                             .expires = row_int(&rows, 3),
                             .started = row_int(&rows, 6),
-                            .roots = row_int(&rows, 7)};
+                            .draining = row_int(&rows, 8),
+                            .drain_grace_ms = row_int(&rows, 9),
+                            .drained = row_int(&rows, 10),
+                            .roots = row_int(&rows, 11)};
         copy(row->id, sizeof(row->id), row_text(&rows, 0));
         copy(row->address, sizeof(row->address), row_text(&rows, 2));
         copy(row->name, sizeof(row->name), row_text(&rows, 4));
         copy(row->software, sizeof(row->software), row_text(&rows, 5));
+        copy(row->agent_address, sizeof(row->agent_address), row_text(&rows, 7));
     }
     return rc;
 }
@@ -120,9 +137,10 @@ static int write_renewal(struct tx *tx, void *arg)
         TRY(write_first(tx, r, expires));
     } else {
         TRY(tx_exec(tx,
-                    "UPDATE hub_lease SET expires = $1, roots = $4 WHERE hub = $2 AND epoch = $3",
+                    "UPDATE hub_lease SET expires = $1, drained = $4, roots = $5 "
+                    "WHERE hub = $2 AND epoch = $3",
                     STORE_INT(expires), STORE_TEXT(r->hub.id), STORE_INT(r->hub.epoch),
-                    STORE_INT(r->roots)));
+                    STORE_INT(r->drained), STORE_INT(r->roots)));
         if (tx_changed(tx) == 0)
             return ERR_STALE;
     }
@@ -131,8 +149,30 @@ static int write_renewal(struct tx *tx, void *arg)
 
 /* ---- what it says ---- */
 
+static void take_shown(struct fleet_hub *h, const struct row *row)
+{
+    h->started = row->started;
+    h->draining = row->draining;
+    h->drain_grace_ms = row->drain_grace_ms;
+    h->drained = row->drained;
+    h->roots = row->roots;
+    copy(h->address, sizeof(h->address), row->address);
+    copy(h->agent_address, sizeof(h->agent_address), row->agent_address);
+    copy(h->name, sizeof(h->name), row->name);
+    copy(h->software, sizeof(h->software), row->software);
+}
+
+static bool is_own(const struct peers *p, const struct row *row)
+{
+    return strcmp(row->id, p->hub.id) == 0;
+}
+
 static void take_row(struct peers *p, const struct renewal *r, const struct row *row)
 {
+    if (is_own(p, row)) {
+        take_shown(fleet_hub_self(p->cfg.fleet), row);
+        return;
+    }
     bool is_new = !fleet_hub_find(p->cfg.fleet, row->id);
     struct fleet_hub *h = fleet_hub_put(p->cfg.fleet, row->id);
     int64_t left = row->expires - r->now_ms;
@@ -141,11 +181,7 @@ static void take_row(struct peers *p, const struct renewal *r, const struct row 
         left = MAX(left, (int64_t)HUB_LEASE_DOUBT_MS);
     if (left > 0)
         h->ends_ms = r->asked_ms + (uint64_t)left;
-    h->started = row->started;
-    h->roots = row->roots;
-    copy(h->address, sizeof(h->address), row->address);
-    copy(h->name, sizeof(h->name), row->name);
-    copy(h->software, sizeof(h->software), row->software);
+    take_shown(h, row);
     if (left > -FORGET_MS)
         peer_links_want(p->links, p->cfg.fleet, h);
 }
@@ -188,7 +224,7 @@ static void take_renewal(struct peers *p, const struct renewal *r)
 static void on_late(struct timer *t)
 {
     struct peers *p = container_of(t, struct peers, late_timer);
-    if (peers_may_claim(p) || !p->could_claim)
+    if (holds_lease(p) || !p->could_claim)
         return;
     p->could_claim = false;
     LOG_WARN("this hub's lease was not renewed in time: it keeps what it serves, and takes nothing "
@@ -209,6 +245,7 @@ static void renewed(void *arg, int err)
     CLEANUP(mem_free) struct renewal *r = arg;
     CLEANUP(mem_free) struct row *rows = r->rows;
     struct peers *p = r->peers;
+    p->is_renewing = false;
     if (p->is_stopping)
         return;
     if (err == ERR_STALE) {
@@ -224,8 +261,9 @@ static void renewed(void *arg, int err)
         return;
     }
     take_renewal(p, r);
-    timer_start(&p->timer, HUB_LEASE_RENEW_MS);
+    timer_start(&p->timer, TAKE(p->is_again) ? 0 : HUB_LEASE_RENEW_MS);
     fleet_hubs_changed(p->cfg.fleet);
+    p->cfg.on_self(p->cfg.arg, fleet_hub_self(p->cfg.fleet));
     note_claims(p);
 }
 
@@ -238,13 +276,16 @@ static struct renewal *renewal_new(struct peers *p)
     r->roots = identity_newest_root(p->cfg.identity);
     r->asked_ms = loop_now_ms(p->cfg.loop);
     r->asked_mono_ms = time_mono_ms();
+    r->drained = p->drained;
     copy(r->address, sizeof(r->address), p->address);
+    copy(r->agent_address, sizeof(r->agent_address), p->agent_address);
     copy(r->name, sizeof(r->name), p->name);
     return r;
 }
 
 static void renew(struct peers *p)
 {
+    p->is_renewing = true;
     store_run(p->cfg.store, STORE_WRITE, write_renewal, renewed, renewal_new(p));
 }
 
@@ -255,8 +296,28 @@ static void on_timer(struct timer *t)
 
 void peers_renew_now(struct peers *p)
 {
-    if (timer_is_running(&p->timer)) /* else one is under way, and the next is soon */
+    if (p->is_stopping || !p->cfg.is_shared)
+        return;
+    if (p->is_renewing)
+        p->is_again = true;
+    else
         timer_start(&p->timer, 0);
+}
+
+/* A hub has started or ended, or is to be drained: the renewal reads it. */
+static void on_change(struct store_subscriber *sub, const struct store_change *change)
+{
+    if (strcmp(change->kind, "hub") == 0)
+        peers_renew_now(container_of(sub, struct peers, feed));
+}
+
+void peers_set_drained(struct peers *p, bool is_drained)
+{
+    if ((p->drained != 0) == is_drained)
+        return;
+    p->drained = is_drained ? time_wall_ms() : 0;
+    fleet_hub_self(p->cfg.fleet)->drained = p->drained;
+    peers_renew_now(p);
 }
 
 /* ---- links ---- */
@@ -295,7 +356,7 @@ static size_t count_live(const struct renewal *r)
 {
     size_t n = 0;
     for (size_t i = 0; i < r->n_rows; i++)
-        n += r->rows[i].expires > r->now_ms;
+        n += r->rows[i].expires > r->now_ms && strcmp(r->rows[i].id, r->hub.id) != 0;
     return n;
 }
 
@@ -323,6 +384,8 @@ int peers_new(const struct peers_config *cfg, struct peers **ret, struct diag *d
     p->hub = *fleet_hub(cfg->fleet);
     p->could_claim = true;
     copy(p->address, sizeof(p->address), cfg->address);
+    copy(p->agent_address, sizeof(p->agent_address), cfg->agent_address);
+    p->feed.fn = on_change;
     copy(p->name, sizeof(p->name), cfg->name);
     timer_init(&p->timer, cfg->loop, on_timer);
     timer_init(&p->late_timer, cfg->loop, on_late);
@@ -341,6 +404,7 @@ int peers_new(const struct peers_config *cfg, struct peers **ret, struct diag *d
         timer_start(&p->timer, HUB_LEASE_RENEW_MS);
     else
         timer_stop(&p->late_timer);
+    store_subscribe(cfg->store, &p->feed);
     *ret = p;
     return 0;
 }
@@ -348,8 +412,9 @@ int peers_new(const struct peers_config *cfg, struct peers **ret, struct diag *d
 static int write_end(struct tx *tx, void *arg)
 {
     const struct store_hub *hub = arg;
-    return tx_exec(tx, "UPDATE hub_lease SET expires = 0 WHERE hub = $1 AND epoch = $2",
-                   STORE_TEXT(hub->id), STORE_INT(hub->epoch));
+    TRY(tx_exec(tx, "UPDATE hub_lease SET expires = 0 WHERE hub = $1 AND epoch = $2",
+                STORE_TEXT(hub->id), STORE_INT(hub->epoch)));
+    return store_publish(tx, "", "hub", hub->id, STORE_PUT);
 }
 
 static void end_written(void *arg, int err)
@@ -372,6 +437,8 @@ void peers_free(struct peers *p)
         return;
     timer_stop(&p->timer);
     timer_stop(&p->late_timer);
+    if (p->feed.store)
+        store_unsubscribe(&p->feed);
     peer_links_free(p->links);
     mem_free(p);
 }
@@ -381,6 +448,7 @@ void peers_stats(const struct peers *p, struct peers_stats *ret)
     *ret = (struct peers_stats){.renewals = p->renewals,
                                 .failed = p->failed,
                                 .links = peer_links_count(p->links),
+                                .has_lease = holds_lease(p),
                                 .state = hub_lease_state(&p->lease, loop_now_ms(p->cfg.loop))};
     for (const struct fleet_hub *h = fleet_hubs(p->cfg.fleet); h; h = h->hh.next)
         ret->hubs += fleet_hub_is_live(p->cfg.fleet, h->id, h->epoch);

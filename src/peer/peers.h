@@ -24,15 +24,18 @@ struct peers_config {
     struct store *store;
     struct fleet *fleet;
     struct identity *identity;
-    bool is_shared;      /* other hubs may use the database */
-    bool has_shared_ca;  /* the CA is in it: without, there may be no other hubs */
-    const char *address; /* HOST:PORT where they reach this one; copied */
-    const char *name;    /* of this machine; copied */
+    bool is_shared;            /* other hubs may use the database */
+    bool has_shared_ca;        /* the CA is in it: without, there may be no other hubs */
+    const char *address;       /* HOST:PORT where they reach this one; copied */
+    const char *agent_address; /* the same for agents, "": by a balancer only; copied */
+    const char *name;          /* of this machine; copied */
 
     void (*on_pool_up)(void *arg, struct fleet_pool *p);
     void (*on_pool_down)(void *arg, struct fleet_pool *p);
     void (*on_claims)(void *arg); /* it may claim now, and could not before */
     void (*on_lost)(void *arg);   /* another process has this hub's id: this one has to end */
+    /* This hub's row was read: it may be another one than before. */
+    void (*on_self)(void *arg, const struct fleet_hub *self);
     void *arg;
 };
 
@@ -43,6 +46,9 @@ void peers_stop(struct peers *p);
 void peers_free(struct peers *p);
 /* What this hub's row says has changed: it is written now, not in three seconds. */
 void peers_renew_now(struct peers *p);
+
+/* What this hub's row says of its drain. */
+void peers_set_drained(struct peers *p, bool is_drained);
 
 /* Whether this hub may claim what is free. */
 bool peers_may_claim(const struct peers *p);
@@ -59,5 +65,6 @@ struct peers_stats {
     size_t hubs, links;        /* others that live; connections that are open */
     uint64_t renewals, failed; /* of the lease */
     enum hub_lease_state state;
+    bool has_lease;
 };
 void peers_stats(const struct peers *p, struct peers_stats *ret);

@@ -16,6 +16,7 @@ enum held_state {
     HELD_QUEUED,   /* to be taken with the next call */
     HELD_ASKED,    /* by the call under way */
     HELD_TAKEN,
+    HELD_LEFT, /* of the hub that we have moved away from: it serves until that one ends it */
     HELD_OVER, /* in no list any more; freed with its last relay */
     HELD_STATE_COUNT
 };
@@ -45,6 +46,7 @@ struct served {
     struct held *leases;
     struct check_user check;
     bool is_reporting; /* in the owner's list `reports` */
+    bool is_stale;     /* the hub that we have moved to has not named it so far */
     struct served *prev, *next;
     UT_hash_handle hh;
 };
@@ -60,6 +62,7 @@ struct tunnel_agent {
     struct served *tunnels;
     struct held *leases;
     size_t n_leases;
+    struct held *left; /* those of the hub before */
     struct rpc_client_call *taking, *renewing, *reporting;
     struct defer take;
     struct served *reports; /* whose target's state is to be told */

@@ -93,6 +93,9 @@ struct tunnels {
     struct store_subscriber tenant_feed;
     struct peers *cluster; /* the other hubs; NULL: not yet */
     struct exposure_forward forward;
+    struct tunnel_await *awaiting;
+    size_t n_awaiting;
+    struct timer await_timer;
     uint64_t turned; /* clients that other hubs turned away */
     struct store_subscriber feed;
     size_t n_exposures;
@@ -210,6 +213,22 @@ int tunnel_dial_by_lane(struct tunnel_object *o, struct tunnel_lane_dial *d);
 /* ... of another hub's client: on an agent of this hub, if the lease of that epoch is held here.
  * ERR_STALE: not here. */
 int tunnel_dial_for_hub(struct tunnel_object *o, uint64_t epoch, struct tunnel_lane_dial *d);
+
+/* Another hub's client that has come before the lease which it is to go by can be used: its agent
+ * is about to take it, or has no reverse connection yet. Embedded in its owner; main loop. */
+struct tunnel_await {
+    /* Once, later: 0: it may try again; ERR_STALE: in vain. */
+    void (*fn)(struct tunnel_await *w, int err);
+    struct tunnels *tunnels; /* NULL: it does not wait */
+    char tunnel[ID_SIZE];
+    uint64_t epoch, ends_ms; /* of the lease; loop time */
+    struct tunnel_await *prev, *next;
+};
+/* ERR_STALE: there is nothing to wait for. */
+int tunnel_await_start(struct tunnel_object *o, uint64_t epoch, struct tunnel_await *w);
+void tunnel_await_cancel(struct tunnel_await *w); /* harmless when it does not wait */
+void tunnel_await_look(struct tunnel_object *o);  /* it may be served now */
+void tunnel_await_timer(struct timer *t);
 
 /* tunnel_demand.c: somebody wants to use a target, for which a tunnel with internal access is found
  * or made. Embedded in its owner; all strings are copies. */

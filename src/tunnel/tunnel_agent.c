@@ -30,7 +30,7 @@
 #define REPORT_RETRY_MS 1000
 #define INTERVAL_MIN_MS 100
 
-static const char *const held_states[] = {"checking", "queued", "asked", "taken", "over"};
+static const char *const held_states[] = {"checking", "queued", "asked", "taken", "left", "over"};
 static_assert(ARRAY_SIZE(held_states) == HELD_STATE_COUNT, "a name for each state");
 
 struct served *tunnel_agent_find(struct tunnel_agent *ta, const char *id)
@@ -55,14 +55,20 @@ size_t tunnel_agent_leases(const struct tunnel_agent *ta)
     return ta->n_leases;
 }
 
+static json_t *lease_json(const struct held *h)
+{
+    return json_pack("{s:s, s:I, s:s, s:I}", "tunnel", h->id, "epoch", (json_int_t)h->epoch,
+                     "phase", held_states[h->state], "streams", (json_int_t)h->n_relays);
+}
+
 json_t *tunnel_agent_json(const struct tunnel_agent *ta)
 {
     const struct held *h;
     json_t *list = json_array();
     DL_FOREACH2 (ta->leases, h, more)
-        json_array_append_new(list, json_pack("{s:s, s:I, s:s, s:I}", "tunnel", h->id, "epoch",
-                                              (json_int_t)h->epoch, "phase", held_states[h->state],
-                                              "streams", (json_int_t)h->n_relays));
+        json_array_append_new(list, lease_json(h));
+    DL_FOREACH2 (ta->left, h, more)
+        json_array_append_new(list, lease_json(h));
     return list;
 }
 
@@ -159,7 +165,7 @@ static void note_holder(struct served *t)
     const struct held *h;
     bool is_holder = false;
     DL_FOREACH (t->leases, h)
-        is_holder |= h->state == HELD_TAKEN;
+        is_holder |= h->state == HELD_TAKEN || h->state == HELD_LEFT;
     check_hold(&t->check, is_holder);
 }
 
@@ -168,15 +174,19 @@ static void drop(struct held *h, const char *why)
 {
     struct tunnel_agent *ta = h->owner;
     struct served *t = h->tunnel;
-    if (h->state == HELD_TAKEN)
+    if (h->state == HELD_TAKEN || h->state == HELD_LEFT)
         LOG_INFO("lease ended", LOG_STR("tunnel", h->id), LOG_INT("epoch", h->epoch),
                  LOG_STR("why", why), LOG_INT("streams", h->n_relays));
     DL_DELETE(t->leases, h);
-    DL_DELETE2(ta->leases, h, all_prev, more);
+    if (h->state == HELD_LEFT) {
+        DL_DELETE2(ta->left, h, all_prev, more);
+    } else {
+        DL_DELETE2(ta->leases, h, all_prev, more);
+        ta->n_leases--;
+        session_want_reverse(ta->session, ta->n_leases > 0);
+    }
     h->state = HELD_OVER;
     held_cut_streams(h);
-    ta->n_leases--;
-    session_want_reverse(ta->session, ta->n_leases > 0);
     note_holder(t);
     held_free_when_idle(h);
 }
@@ -433,6 +443,7 @@ static void on_tunnel(struct tunnel_agent *ta, const Warren__V1__Tunnel *m)
     }
     if (!t)
         t = add(ta, m->id);
+    t->is_stale = false;
     t->is_any = strcmp(m->protocol, "any") == 0;
     set_check(t, m);
     release_checking(t);
@@ -455,6 +466,17 @@ static void on_lost(struct tunnel_agent *ta, const Warren__V1__Lease *m)
         renew(ta, rpc);
 }
 
+/* What the hub that we have moved to did not name. What is left of the one before may still be used
+ * by those who have not heard. */
+static void forget_stale(struct tunnel_agent *ta)
+{
+    struct served *t, *next;
+    HASH_ITER (hh, ta->tunnels, t, next) {
+        if (t->is_stale && !t->leases)
+            remove_tunnel(t);
+    }
+}
+
 void tunnel_agent_on_event(struct tunnel_agent *ta, const Warren__V1__HubEvent *e)
 {
     struct served *t;
@@ -466,6 +488,9 @@ void tunnel_agent_on_event(struct tunnel_agent *ta, const Warren__V1__HubEvent *
         t = tunnel_agent_find(ta, e->tunnel_removed->id);
         if (t)
             remove_tunnel(t);
+        break;
+    case WARREN__V1__HUB_EVENT__EVENT_SNAPSHOT_END:
+        forget_stale(ta);
         break;
     case WARREN__V1__HUB_EVENT__EVENT_LEASE_OFFERED:
         on_offer(ta, e->lease_offered);
@@ -494,15 +519,50 @@ static void cancel(struct rpc_client_call **call)
         rpc_call_cancel(TAKE(*call));
 }
 
-void tunnel_agent_on_down(struct tunnel_agent *ta)
+static void end_calls(struct tunnel_agent *ta)
 {
-    struct served *t, *next;
     timer_stop(&ta->renew_timer);
     timer_stop(&ta->report_timer);
     loop_defer_cancel(&ta->take);
     cancel(&ta->renewing);
     cancel(&ta->taking);
     cancel(&ta->reporting);
+}
+
+void tunnel_agent_on_moved(struct tunnel_agent *ta, const Warren__V1__Welcome *w)
+{
+    struct held *h, *next;
+    end_calls(ta);
+    for (h = ta->leases; h; h = next) {
+        next = h->more;
+        if (h->state != HELD_TAKEN) {
+            drop(h, "moved to another hub");
+            continue;
+        }
+        DL_DELETE2(ta->leases, h, all_prev, more);
+        DL_APPEND2(ta->left, h, all_prev, more);
+        h->state = HELD_LEFT;
+        ta->n_leases--;
+    }
+    session_want_reverse(ta->session, false);
+    for (struct served *t = ta->tunnels; t; t = t->hh.next) {
+        t->is_stale = true;
+        stop_reporting(t);
+    }
+    tunnel_agent_on_up(ta, w);
+}
+
+void tunnel_agent_on_left_over(struct tunnel_agent *ta)
+{
+    while (ta->left)
+        drop(ta->left, "the hub that was left has ended it");
+    forget_stale(ta);
+}
+
+void tunnel_agent_on_down(struct tunnel_agent *ta)
+{
+    struct served *t, *next;
+    end_calls(ta);
     HASH_ITER (hh, ta->tunnels, t, next)
         remove_tunnel(t);
 }

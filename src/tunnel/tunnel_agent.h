@@ -45,5 +45,8 @@ void tunnel_agent_attach(struct tunnel_agent *ta, struct session *session);
 void tunnel_agent_on_up(struct tunnel_agent *ta, const Warren__V1__Welcome *w);
 void tunnel_agent_on_event(struct tunnel_agent *ta, const Warren__V1__HubEvent *e);
 void tunnel_agent_on_down(struct tunnel_agent *ta);
+/* The session is at another hub: leases of the one before serve until on_left_over. */
+void tunnel_agent_on_moved(struct tunnel_agent *ta, const Warren__V1__Welcome *w);
+void tunnel_agent_on_left_over(struct tunnel_agent *ta);
 void tunnel_agent_on_request(struct tunnel_agent *ta, struct h2_stream *s,
                              const struct h2_headers *h);

@@ -97,6 +97,8 @@ static struct held *lease_for(struct tunnel_agent *ta, const char *tunnel, uint6
     const struct served *t = tunnel_agent_find(ta, tunnel);
     struct held *h = t ? tunnel_agent_find_lease(t, epoch) : NULL;
     bool is_late = loop_now_ms(ta->cfg.loop) - ta->renewed_ms > ta->lease_ms;
+    if (h && h->state == HELD_LEFT) /* its end is the connection's */
+        return h;
     return h && !is_late && (h->state == HELD_ASKED || h->state == HELD_TAKEN) ? h : NULL;
 }
 
@@ -217,6 +219,8 @@ static size_t count_scans(const struct tunnel_agent *ta)
     size_t n = 0;
     DL_FOREACH2 (ta->leases, h, more)
         n += h->scans.n;
+    DL_FOREACH2 (ta->left, h, more)
+        n += h->scans.n;
     return n;
 }
 
@@ -276,24 +280,30 @@ void tunnel_agent_on_request(struct tunnel_agent *ta, struct h2_stream *s,
         accept_stream(held, s, &target, relay_read_ttl(h));
 }
 
+static void cut_denied(const struct tunnel_agent *ta, struct held *h)
+{
+    struct relay *r, *next;
+    for (r = h->relays.head; r; r = next) {
+        next = relay_next(r);
+        if (relay_peer(r)->len && !is_allowed(ta, relay_peer(r)))
+            relay_abort(r, ERR_DENIED);
+    }
+    for (struct flow *f = h->flows.head; f; f = flow_next(f)) {
+        if (flow_peer(f)->len && !is_allowed(ta, flow_peer(f)))
+            flow_abort(f, ERR_DENIED);
+    }
+}
+
 void tunnel_agent_set_allow(struct tunnel_agent *ta, const struct addr_rule *allow, size_t n)
 {
     struct held *h;
     mem_free(ta->allow);
     ta->allow = mem_dup(allow, n * sizeof(*allow));
     ta->n_allow = n;
-    DL_FOREACH2 (ta->leases, h, more) {
-        struct relay *r, *next;
-        for (r = h->relays.head; r; r = next) {
-            next = relay_next(r);
-            if (relay_peer(r)->len && !is_allowed(ta, relay_peer(r)))
-                relay_abort(r, ERR_DENIED);
-        }
-        for (struct flow *f = h->flows.head; f; f = flow_next(f)) {
-            if (flow_peer(f)->len && !is_allowed(ta, flow_peer(f)))
-                flow_abort(f, ERR_DENIED);
-        }
-    }
+    DL_FOREACH2 (ta->leases, h, more)
+        cut_denied(ta, h);
+    DL_FOREACH2 (ta->left, h, more)
+        cut_denied(ta, h);
 }
 
 size_t tunnel_agent_streams(const struct tunnel_agent *ta)
@@ -301,6 +311,8 @@ size_t tunnel_agent_streams(const struct tunnel_agent *ta)
     const struct held *h;
     size_t n = 0;
     DL_FOREACH2 (ta->leases, h, more)
+        n += h->n_relays;
+    DL_FOREACH2 (ta->left, h, more)
         n += h->n_relays;
     return n;
 }

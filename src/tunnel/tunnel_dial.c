@@ -4,9 +4,15 @@
 #include "tunnel/internal.h"
 
 #include "base/error.h"
+#include "base/macro.h"
 #include "net/relay.h"
 
+#include <stdio.h>
+#include <string.h>
 #include <sys/socket.h>
+#include <utlist.h>
+
+#define AWAITING_MAX 8192
 
 /* Equals take turns: the one after the last that was chosen. */
 struct exposure *tunnel_pick_exposure(struct tunnel_object *o)
@@ -74,6 +80,70 @@ static struct exposure *own_exposure(struct tunnel_object *o, uint64_t epoch)
             best = e;
     }
     return best;
+}
+
+/* ---- clients of other hubs that are early ---- */
+
+static bool is_coming(struct tunnel_object *o, uint64_t epoch)
+{
+    const struct tunnel_lease *l = tunnel_lease_find(o, epoch);
+    return l && (lease_is_coming(&l->l) || l->l.state == LEASE_HELD) && !o->is_deleted &&
+           !o->owner->is_draining;
+}
+
+int tunnel_await_start(struct tunnel_object *o, uint64_t epoch, struct tunnel_await *w)
+{
+    struct tunnels *ts = o->owner;
+    if (!is_coming(o, epoch) || ts->n_awaiting >= AWAITING_MAX)
+        return ERR_STALE;
+    w->tunnels = ts;
+    w->epoch = epoch;
+    w->ends_ms = loop_now_ms(ts->loop) + TUNNEL_HOLD_MS;
+    snprintf(w->tunnel, sizeof(w->tunnel), "%s", o->t.id);
+    DL_APPEND(ts->awaiting, w);
+    ts->n_awaiting++;
+    if (!timer_is_running(&ts->await_timer))
+        timer_start(&ts->await_timer, TUNNEL_HOLD_MS);
+    return 0;
+}
+
+void tunnel_await_cancel(struct tunnel_await *w)
+{
+    if (!w->tunnels)
+        return;
+    DL_DELETE(w->tunnels->awaiting, w);
+    w->tunnels->n_awaiting--;
+    w->tunnels = NULL;
+}
+
+static void end_await(struct tunnel_await *w, int err)
+{
+    tunnel_await_cancel(w);
+    w->fn(w, err);
+}
+
+void tunnel_await_look(struct tunnel_object *o)
+{
+    struct tunnel_await *w, *next;
+    DL_FOREACH_SAFE (o->owner->awaiting, w, next) {
+        if (strcmp(w->tunnel, o->t.id) != 0)
+            continue;
+        if (own_exposure(o, w->epoch))
+            end_await(w, 0);
+        else if (!is_coming(o, w->epoch))
+            end_await(w, ERR_STALE);
+    }
+}
+
+/* The oldest come first. */
+void tunnel_await_timer(struct timer *t)
+{
+    struct tunnels *ts = container_of(t, struct tunnels, await_timer);
+    uint64_t now = loop_now_ms(ts->loop);
+    while (ts->awaiting && ts->awaiting->ends_ms <= now)
+        end_await(ts->awaiting, ERR_STALE);
+    if (ts->awaiting)
+        timer_start(t, ts->awaiting->ends_ms - now);
 }
 
 int tunnel_dial_for_hub(struct tunnel_object *o, uint64_t epoch, struct tunnel_lane_dial *d)

@@ -68,6 +68,15 @@ static struct tunnel_lease *first_not_lingering(const struct tunnel_object *o)
     return NULL;
 }
 
+/* Of free will, as the agent has moved there; or because it had to. */
+static void yield(struct tunnel_lease *l)
+{
+    if (l->l.state == LEASE_HELD && l->peer && l->peer->left)
+        tunnel_lease_linger(l);
+    else
+        tunnel_lease_lose(l, ERR_UNAVAILABLE, "another hub serves the tunnel");
+}
+
 /* What follows when the route is another one, or when another one counts. */
 static void settle_route(struct tunnel_object *o)
 {
@@ -76,7 +85,7 @@ static void settle_route(struct tunnel_object *o)
         return;
     o->is_forwarding = tunnel_is_forwarded(o);
     while (o->is_forwarding && (l = first_not_lingering(o)))
-        tunnel_lease_lose(l, ERR_UNAVAILABLE, "another hub serves the tunnel");
+        yield(l);
     tunnel_settle_exposures(o);
     tunnel_serve(o);
     tunnel_plan(tunnel_network_of(o->owner, o->t.spec.network));

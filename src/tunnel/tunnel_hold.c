@@ -91,10 +91,12 @@ static void end(struct tunnel_lease *l)
     if (p && tunnel_peer_is_draining(p))
         fleet_agent_touch(p->agent);
     mem_free(l);
-    if (tunnel_free_if_over(o))
-        return;
     if (p && o->want == p && !tunnel_lease_with(o, p))
         o->want = NULL;
+    if (p)
+        tunnel_peer_left_idle(p);
+    if (tunnel_free_if_over(o))
+        return;
     proceed_others(o);
     tunnel_refresh_phase(o);
     tunnel_plan(tunnel_network_of(o->owner, o->t.spec.network));
@@ -396,6 +398,7 @@ void tunnel_lease_proceed(struct tunnel_lease *l)
     o->owner->moves[l->why]++;
     LOG_INFO("lease held", LOG_STR("tunnel", o->t.id), LOG_STR("name", o->t.name),
              LOG_STR("agent", l->agent), LOG_INT("epoch", l->l.epoch), LOG_STR("why", l->reason));
+    tunnel_settle_exposures(o);
     tunnel_serve(o);
     tunnel_save_status(o); /* watchers see who holds it */
 }

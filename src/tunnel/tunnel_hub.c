@@ -346,6 +346,7 @@ int tunnels_new(struct fleet *f, struct tunnels **ret, struct diag *d)
     ts->names = tunnel_names_new();
     timer_init(&ts->save_timer, ts->loop, on_save_timer);
     timer_init(&ts->status_timer, ts->loop, tunnel_status_timer);
+    timer_init(&ts->await_timer, ts->loop, tunnel_await_timer);
     tunnel_serve_init(ts);
     ts->write_grants.fn = tunnel_grants_write;
     int rc = store_run_wait(ts->store, STORE_READ, load_all, ts);
@@ -401,6 +402,7 @@ void tunnels_free(struct tunnels *ts)
         return;
     timer_stop(&ts->save_timer);
     timer_stop(&ts->status_timer);
+    timer_stop(&ts->await_timer);
     timer_stop(&ts->serve_timer);
     loop_defer_cancel(&ts->write_grants);
     tunnel_follow_free(ts);

@@ -89,6 +89,7 @@ struct lane_stream {
 
     /* The main loop's. */
     struct tunnel_demand demand;
+    struct tunnel_await await; /* while it waits, it has a reference */
     struct exposure_dial *dial;
     bool is_open; /* the target was reached */
 };
@@ -367,6 +368,27 @@ static int dial_for_hub(struct lane_stream *s, const struct ticket *t,
     return 0;
 }
 
+static void admit_hubs(struct lane_stream *s);
+
+static void on_awaited(struct tunnel_await *w, int err)
+{
+    struct lane_stream *s = container_of(w, struct lane_stream, await);
+    admit_hubs(s);
+    unref(s);
+}
+
+/* The route may be known elsewhere before its agent has taken the lease. */
+static int await_lease(struct lane_stream *s, const struct ticket *t)
+{
+    struct tunnel_object *o = tunnel_find(s->lane->tunnels, t->tunnel);
+    if (!o || s->await.fn) /* once */
+        return ERR_STALE;
+    s->await.fn = on_awaited;
+    TRY(tunnel_await_start(o, t->lease_epoch, &s->await));
+    ref(s);
+    return 0;
+}
+
 static void admit_hubs(struct lane_stream *s)
 {
     struct ticket t;
@@ -376,6 +398,8 @@ static void admit_hubs(struct lane_stream *s)
         rc = read_goal(s, &goal);
     if (rc == 0)
         rc = dial_for_hub(s, &t, &goal);
+    if (rc == ERR_STALE)
+        rc = await_lease(s, &t);
     if (rc == 0)
         return;
     LOG_INFO("another hub's client refused", LOG_STR("hub", s->hub), LOG_ERR(rc));
@@ -414,6 +438,10 @@ static void ended_on_main(void *arg)
 {
     CLEANUP(mem_free) struct ended *e = arg;
     tunnel_demand_cancel(&e->stream->demand);
+    if (e->stream->await.tunnels) {
+        tunnel_await_cancel(&e->stream->await);
+        unref(e->stream);
+    }
     if (e->stream->dial)
         exposure_dial_done(e->stream->dial, e->err);
     unref(e->stream);

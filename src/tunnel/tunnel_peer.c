@@ -6,6 +6,7 @@
 #include "base/error.h"
 #include "base/log.h"
 #include "base/mem.h"
+#include "fleet/pool.h"
 
 #include <stdio.h>
 #include <string.h>
@@ -117,6 +118,26 @@ static void forget(struct tunnel_miss *m)
     mem_free(m);
 }
 
+/* Those that are still being written or cleared live on without it. */
+static void release_leases(struct tunnel_peer *p)
+{
+    while (p->leases) {
+        struct tunnel_lease *l = p->leases;
+        l->peer = NULL;
+        if (l->object->want == p)
+            l->object->want = NULL;
+        DL_DELETE2(p->leases, l, peer_prev, peer_next);
+    }
+}
+
+static void forget_session(struct tunnel_peer *p)
+{
+    while (p->misses)
+        forget(p->misses);
+    timer_stop(&p->timer);
+    HASH_DEL(p->owner->peers, p);
+}
+
 void tunnel_peer_down(struct tunnels *ts, struct fleet_agent *a)
 {
     struct tunnel_peer *p = tunnel_peer_of(ts, a->id);
@@ -126,19 +147,63 @@ void tunnel_peer_down(struct tunnels *ts, struct fleet_agent *a)
     bool is_short = loop_now_ms(ts->loop) - p->began_ms < SHORT_SESSION_MS;
     a->short_sessions = is_short ? a->short_sessions + 1 : 0;
     lose_leases(p, a->revoked ? ERR_REVOKED : ERR_UNAVAILABLE, "the agent has gone");
-    while (p->leases) { /* those that are still being written or cleared */
-        struct tunnel_lease *l = p->leases;
-        l->peer = NULL;
-        if (l->object->want == p)
-            l->object->want = NULL;
-        DL_DELETE2(p->leases, l, peer_prev, peer_next);
-    }
-    while (p->misses)
-        forget(p->misses);
-    timer_stop(&p->timer);
-    HASH_DEL(ts->peers, p);
+    release_leases(p);
+    forget_session(p);
     tunnel_plan(n);
     mem_free(p);
+}
+
+/* ---- moved to another hub ---- */
+
+static void lose_coming(struct tunnel_peer *p)
+{
+    struct tunnel_lease *l, *next;
+    for (l = p->leases; l; l = next) {
+        next = l->peer_next;
+        if (l->object->want == p)
+            l->object->want = NULL;
+        if (lease_is_coming(&l->l))
+            tunnel_lease_lose(l, ERR_UNAVAILABLE, "withdrawn: the agent has moved to another hub");
+    }
+}
+
+bool tunnel_peer_left(struct tunnels *ts, struct fleet_agent *a, struct fleet_pool *pool)
+{
+    struct tunnel_peer *p = tunnel_peer_of(ts, a->id);
+    if (!p)
+        return false;
+    if (!pool) {
+        tunnel_peer_down(ts, a);
+        return false;
+    }
+    lose_coming(p);
+    forget_session(p);
+    p->left = pool;
+    pool->left_user = p;
+    if (p->leases)
+        return true;
+    pool->left_user = NULL;
+    mem_free(p);
+    return false;
+}
+
+void tunnel_peer_left_down(struct tunnel_peer *p)
+{
+    p->left->left_user = NULL;
+    p->left = NULL;
+    lose_leases(p, ERR_UNAVAILABLE, "the agent has moved to another hub");
+    release_leases(p);
+    mem_free(p);
+}
+
+void tunnel_peer_left_idle(struct tunnel_peer *p)
+{
+    struct fleet_pool *pool = p->left;
+    if (!pool || p->leases)
+        return;
+    pool->left_user = NULL;
+    mem_free(p);
+    fleet_left_over(pool);
 }
 
 void tunnel_peer_drain(struct tunnel_peer *p)

@@ -25,6 +25,7 @@
 
 struct fleet_agent;
 struct fleet_observer;
+struct fleet_pool;
 struct rpc_call;
 struct tunnel_network;
 struct tunnel_object;
@@ -74,6 +75,7 @@ struct tunnel_peer {
     struct tunnel_miss *misses;
     uint64_t began_ms;        /* loop time */
     bool is_leaving;          /* it said that it stops */
+    struct fleet_pool *left;  /* it has moved to another hub: by what is left; see on_left */
     uint64_t expires_ms;      /* loop time */
     uint64_t silent_until_ms; /* it did not take an offer, or did not renew: others first */
     uint32_t index;           /* in the plan that is being made */
@@ -84,6 +86,11 @@ struct tunnel_peer {
 /* tunnel_peer.c */
 void tunnel_peer_up(struct tunnels *ts, struct fleet_agent *a);
 void tunnel_peer_down(struct tunnels *ts, struct fleet_agent *a);
+/* Its agent has moved to another hub: until that has claimed them, what it holds is served by what
+ * is left of its session here (true), then what is open goes on. */
+bool tunnel_peer_left(struct tunnels *ts, struct fleet_agent *a, struct fleet_pool *pool);
+void tunnel_peer_left_down(struct tunnel_peer *p); /* and now nothing is left */
+void tunnel_peer_left_idle(struct tunnel_peer *p); /* if it has no lease any more */
 struct tunnel_peer *tunnel_peer_of(struct tunnels *ts, const char *agent);
 void tunnel_peer_renew(struct tunnel_peer *p); /* it has called: its leases live on */
 void tunnel_peer_drain(struct tunnel_peer *p); /* it shall be drained, or not any more */

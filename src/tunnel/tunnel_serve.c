@@ -81,11 +81,19 @@ static void forward(struct tunnel_object *o)
         expose(o, pool, o->route.agent, o->route.epoch);
 }
 
+/* A hub that is being drained serves what its agents have left until somebody claims it. */
+static bool is_moving(const struct tunnel_object *o)
+{
+    const struct fleet *f = o->owner->fleet;
+    const struct fleet_hub *h = fleet_hub_find(f, o->route.hub);
+    return h && h->draining && fleet_hub_is_live(f, h->id, o->route.hub_epoch);
+}
+
 void tunnel_settle_exposures(struct tunnel_object *o)
 {
+    bool is_forwarded = tunnel_is_forwarded(o) || is_moving(o);
     for (struct exposure *e = o->exposures; e; e = exposure_next(e)) {
-        if (exposure_is_forwarding(e) &&
-            (exposure_epoch(e) != o->route.epoch || !tunnel_is_forwarded(o)))
+        if (exposure_is_forwarding(e) && (exposure_epoch(e) != o->route.epoch || !is_forwarded))
             exposure_linger(e);
     }
 }
@@ -104,6 +112,7 @@ void tunnel_serve(struct tunnel_object *o)
     else
         tunnel_share_clients(o);
     tunnel_refresh_phase(o);
+    tunnel_await_look(o);
 }
 
 /* Descriptors may be there again. */
@@ -237,6 +246,10 @@ static void on_pool_up(struct fleet_observer *ob, struct fleet_pool *pool)
 
 static void on_pool_down(struct fleet_observer *ob, struct fleet_pool *pool)
 {
+    if (pool->left_user) {
+        tunnel_peer_left_down(pool->left_user);
+        return;
+    }
     struct tunnel_peer *p = tunnel_peer_of(container_of(ob, struct tunnels, observer), pool->agent);
     struct tunnel_lease *l;
     for (l = p ? p->leases : NULL; l; l = l->peer_next) {
@@ -250,6 +263,12 @@ static void on_pool_down(struct fleet_observer *ob, struct fleet_pool *pool)
             tunnel_refresh_phase(o);
         }
     }
+}
+
+static bool on_left(struct fleet_observer *ob, struct fleet_agent *a, struct fleet_pool *pool)
+{
+    struct tunnels *ts = container_of(ob, struct tunnels, observer);
+    return tunnel_peer_left(ts, a, pool);
 }
 
 static void on_drain(struct fleet_observer *ob, struct fleet_agent *a)
@@ -286,6 +305,7 @@ void tunnel_serve_init(struct tunnels *ts)
     ts->observer.on_down = on_down;
     ts->observer.on_pool_up = on_pool_up;
     ts->observer.on_pool_down = on_pool_down;
+    ts->observer.on_left = on_left;
     ts->observer.on_drain = on_drain;
     ts->observer.describe = describe;
     ts->observer.count_in_network = count_in_network;

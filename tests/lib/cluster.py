@@ -170,7 +170,8 @@ class Cluster:
         """An agent in a namespace of its own, which comes by the balancer, or by one hub always."""
         namespace, address = self.host()
         target = at or self.front
-        agent = Agent(target, os.path.join(self.directory, name), name, namespace, env=env)
+        agent = Agent(target, os.path.join(self.directory, name), name, namespace,
+                      options=("--fixed-hubs",) if at else (), env=env)
         agent.address = address
         agent.enroll((at or self.hubs[0]).bootstrap_token(network))
         agent.start()

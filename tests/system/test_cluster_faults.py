@@ -151,9 +151,13 @@ def test_hubs_show_each_other(bench, site):
     two_agents(bench, cluster)
     for hub in cluster.hubs:
         wait_until(lambda h=hub: h.metric("warren_hubs") == 3, "the hubs to know each other")
-        listed = {h["id"]: h for h in hub.admin.items("/api/v1/hubs")}
-        assert set(listed) == {cluster.id_of(h) for h in cluster.hubs}
-        assert [listed[cluster.id_of(h)]["agents"] for h in cluster.hubs] == [1, 1, 0]
-        assert [listed[cluster.id_of(h)]["tunnels"] for h in cluster.hubs] == [1, 0, 0]
-        assert {h["phase"] for h in listed.values()} == {"ready"}
+        def listed(h=hub):
+            return {shown["id"]: shown for shown in h.admin.items("/api/v1/hubs")}
+
+        def column(name, of=listed):
+            return [of()[cluster.id_of(h)][name] for h in cluster.hubs]
+        assert set(listed()) == {cluster.id_of(h) for h in cluster.hubs}
+        wait_until(lambda c=column: c("agents") == [1, 1, 0], "the agents to be shown")
+        wait_until(lambda c=column: c("tunnels") == [1, 0, 0], "the tunnels to be shown")
+        assert {h["phase"] for h in listed().values()} == {"ready"}
         assert hub.metric("warren_hub_lease_held") == 1
