@@ -5,7 +5,6 @@
 #include "cli/contexts.h"
 #include "identity/identity.h"
 
-#include <stdlib.h>
 #include <string.h>
 
 int context_ca_read(const struct http_reply *reply, struct roots *ret, struct diag *d)
@@ -69,19 +68,18 @@ static int keep(const char *name, const char *before, const char *pem)
     return rc;
 }
 
-void context_ca_renew(const char *context, const struct http_client_config *http,
-                      const struct http_reply *reply, char **pem)
+char *context_ca_renew(const char *context, const struct http_client_config *http,
+                       const struct http_reply *reply)
 {
-    const char *told = http_reply_header(reply, IDENTITY_ROOTS_HEADER);
+    const char *told = http_reply_header(reply, IDENTITY_ROOTS_HEADER), *pem = http->ca_pem;
     CLEANUP(roots_done) struct roots old = {0}, now = {0};
     CLEANUP(buf_done) struct buf text = {0};
     char digest[ROOTS_TEXT_SIZE];
-    if (!told || roots_from_pem(*pem, strlen(*pem), &old) < 0)
-        return;
+    if (!told || roots_from_pem(pem, strlen(pem), &old) < 0)
+        return NULL;
     roots_digest_text(roots_digest(&old), digest);
     if (strcmp(told, digest) == 0 || fetch(http, &now) < 0 || !are_a_hubs(&old, &now) ||
-        roots_to_pem(&now, &text) < 0 || keep(context, *pem, buf_text(&text)) < 0)
-        return;
-    free(*pem);
-    *pem = buf_take(&text);
+        roots_to_pem(&now, &text) < 0 || keep(context, pem, buf_text(&text)) < 0)
+        return NULL;
+    return buf_take(&text);
 }

@@ -12,8 +12,8 @@
 /* The roots in an answer of /.well-known/est/cacerts. ERR_PROTO. */
 int context_ca_read(const struct http_reply *reply, struct roots *ret, struct diag *d);
 
-/* If `reply` tells of other roots than `*pem`, asks for them by `http` and keeps them in the
- * context and in `*pem` (heap). Failures are no news: the next call tries again. A context whose CA
- * is not a hub's own is left alone. */
-void context_ca_renew(const char *context, const struct http_client_config *http,
-                      const struct http_reply *reply, char **pem);
+/* If `reply` tells of other roots than `http` trusts, asks for them by it and keeps them in the
+ * context; their PEM, heap. NULL: they are the same, or no, which is no news: the next call tries
+ * again. A context whose CA is not a hub's own is left alone. */
+char *context_ca_renew(const char *context, const struct http_client_config *http,
+                       const struct http_reply *reply);

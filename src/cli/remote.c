@@ -18,6 +18,8 @@ struct remote {
     struct call *call;
     struct remote_settings settings;
     struct http_client_config http;
+    char **old_cas; /* that copies of `http` may still name */
+    size_t n_old_cas;
     json_t *names; /* {"networks": {id: name}}; a collection that failed is {} */
 };
 
@@ -61,6 +63,9 @@ void remote_free(struct remote *r)
     if (!r)
         return;
     remote_settings_done(&r->settings);
+    for (size_t i = 0; i < r->n_old_cas; i++)
+        free(r->old_cas[i]);
+    free(r->old_cas);
     json_decref(r->names);
     free(r);
 }
@@ -138,10 +143,14 @@ static int read_json(const struct http_reply *reply, json_t **ret, struct diag *
 /* A login outlives a rotation of the hub's CA. */
 static void renew_ca(struct remote *r, const struct http_reply *reply)
 {
-    if (!r->settings.ca_context)
+    char *now =
+        r->settings.ca_context ? context_ca_renew(r->settings.ca_context, &r->http, reply) : NULL;
+    if (!now)
         return;
-    context_ca_renew(r->settings.ca_context, &r->http, reply, &r->settings.ca_pem);
-    r->http.ca_pem = r->settings.ca_pem;
+    r->old_cas = mem_grow(r->old_cas, (r->n_old_cas + 1) * sizeof(*r->old_cas));
+    r->old_cas[r->n_old_cas++] = r->settings.ca_pem;
+    r->settings.ca_pem = now;
+    r->http.ca_pem = now;
 }
 
 int remote_exchange(struct remote *r, const struct http_ask *ask, json_t **ret, struct diag *d)

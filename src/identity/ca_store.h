@@ -42,7 +42,8 @@ struct ca_root {
     int64_t id;
     int64_t created, signs; /* wall ms; 0: not yet */
     struct ca *ca;
-    char *crossed; /* PEM of its key signed by the root before it; NULL: the first */
+    char
+        *crossed; /* PEM of its key signed by the root before it, retired or not; NULL: the first */
 };
 
 /* Those that are trusted, oldest first. */

@@ -5,9 +5,9 @@
  *                                              │
  *      trusted list (ca_pem, cacerts, digest) ─┴─ this hub's certificate, by the root that signs
  *
- * This hub's chain is its leaf, then, while the root before is still trusted, the new root's key
- * signed by that one: so whoever has not learned the new root yet trusts the leaf as well. The
- * roots themselves follow, for clients that pin one.
+ * This hub's chain is its leaf, then the root's key signed by the root before: so whoever has not
+ * learned the new root yet trusts the leaf as well, a login that was not used since the rotation
+ * too. The roots themselves follow, for clients that pin one that is still trusted.
  */
 #include "identity/internal.h"
 
@@ -18,32 +18,24 @@
 
 /* ---- what they make ---- */
 
-static int put_pem(struct buf *certs, const char *pem, X509 **list, size_t *n)
+static int put_pem(const char *pem, X509 **list, size_t *n)
 {
-    TRY(buf_puts(certs, pem));
     TRY(cert_from_pem(pem, strlen(pem), &list[*n]));
     ++*n;
     return 0;
-}
-
-/* Of a root whose elder is still trusted. */
-static const char *crossed_of(const struct ca_roots *r, size_t at)
-{
-    return at > 0 ? r->list[at].crossed : NULL;
 }
 
 /* PKCS#7 of the trusted roots, in their order, and of those signed by an elder one. */
 static int make_cacerts(const struct ca_roots *r, const struct roots *trusted, struct buf *out)
 {
     X509 *certs[2 * CA_ROOTS_MAX];
-    CLEANUP(buf_done) struct buf unused = {0};
     size_t n = 0;
     int rc = 0;
     for (size_t i = 0; i < trusted->n; i++)
         certs[n++] = cert_ref(trusted->certs[i]);
     for (size_t i = 0; i < r->n && rc == 0; i++) {
-        if (crossed_of(r, i))
-            rc = put_pem(&unused, crossed_of(r, i), certs, &n);
+        if (r->list[i].crossed)
+            rc = put_pem(r->list[i].crossed, certs, &n);
     }
     if (rc == 0)
         rc = cert_to_pkcs7(certs, n, out);
@@ -57,7 +49,7 @@ static int make_chain(const struct ca_roots *r, struct buf *out)
 {
     size_t at = (size_t)(ca_roots_signing(r) - r->list);
     for (size_t i = at + 1; i-- > 0;) {
-        if (crossed_of(r, i))
+        if (r->list[i].crossed)
             TRY(buf_puts(out, r->list[i].crossed));
     }
     for (size_t i = at + 1; i-- > 0;)

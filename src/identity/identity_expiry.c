@@ -1,7 +1,7 @@
 /*
- * What an API token has opened ends with it, at the moment that it expires: a timer for the one that
- * does so next. By this hub's wall clock, which may be set while the timer runs; so it is looked at
- * each minute in any case.
+ * What an API token has opened ends with it, at the moment that it expires: a timer for the one
+ * that does so next. By this hub's wall clock, which may be set while the timer runs; so it is
+ * looked at each minute in any case.
  */
 #include "identity/internal.h"
 

@@ -287,12 +287,12 @@ int agent_read(struct tx *tx, const char *id, struct agent_facts *ret)
 int agent_renewed(struct tx *tx, const char *tenant, const char *id,
                   const struct agent_certificate *c)
 {
-    TRY(tx_exec(
-        tx,
-        "UPDATE agent SET serial = $2, key_hash = $3, not_after = $4, root = $5, knows = $6, "
-        "pending = NULL, approved = NULL, version = version + 1 WHERE id = $1",
-        STORE_TEXT(id), STORE_TEXT(c->serial), STORE_BLOB(c->key_hash, sizeof(c->key_hash)),
-        STORE_INT(c->not_after), STORE_INT(c->root), STORE_INT(c->knows)));
+    TRY(tx_exec(tx,
+                "UPDATE agent SET serial = $2, key_hash = $3, not_after = $4, root = $5, "
+                "knows = CASE WHEN knows < $6 THEN $6 ELSE knows END, pending = NULL, approved = "
+                "NULL, version = version + 1 WHERE id = $1",
+                STORE_TEXT(id), STORE_TEXT(c->serial), STORE_BLOB(c->key_hash, sizeof(c->key_hash)),
+                STORE_INT(c->not_after), STORE_INT(c->root), STORE_INT(c->knows)));
     return store_publish(tx, tenant, "agent", id, STORE_PUT);
 }
 

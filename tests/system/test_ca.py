@@ -3,15 +3,16 @@
 import json
 import os
 import re
+import shutil
 import subprocess
 
 import pytest
 
 from lib import network
 from lib.cluster import Cluster
-from lib.process import run, wait_until
-from lib.service import connect, exchange, serves
-from lib.warren import Agent, endpoint
+from lib.process import Process, run, wait_until
+from lib.service import connect, exchange, free_port, serves
+from lib.warren import Agent, endpoint, program
 
 ROOT = re.compile(r"-----BEGIN CERTIFICATE-----.*?-----END CERTIFICATE-----\n", re.DOTALL)
 
@@ -118,6 +119,38 @@ def test_nobody_is_cut_off_by_a_rotation(bench, hub, echo_server):
         agent.wait_online(20)
     assert serves(endpoint(hub.wait_active(tunnel["id"], 20)))
     assert [f for f in os.listdir(hub.data) if f.startswith("ca") and f.endswith(".key")] == ["ca.key"]
+
+
+def test_a_running_forward_and_an_unused_login_outlive_a_rotation(bench, hub, echo_server):
+    agent = hub.agent("a1")
+    hub.cli("login", hub.url, "--ca", hub.ca_path, "--token-file", hub.token_path)
+    context = {"WARREN_HUB": "", "WARREN_CA": "", "WARREN_TOKEN_FILE": ""}
+    old_ca = os.path.join(hub.directory, "old.pem")
+    shutil.copy(hub.ca_path, old_ca)
+    port = free_port()
+    door = f"127.0.0.1:{port}"
+    forward = Process([program("warren"), "forward", "lan", f"{port}:{echo_server.address}"],
+                      os.path.join(hub.directory, "forward.log"), env={**hub.environment(), "WARREN_CA": old_ca})
+    forward.start()
+    try:
+        wait_until(lambda: serves(door), "warren forward to serve", 20)
+        hub.cli("ca", "rotate")
+        wait_moved(hub, [agent])
+        hub.cli("ca", "rotate", "--finish")
+        hub.process.stop()
+        hub.start()
+        wait_until(lambda: serves(door), "warren forward to be back", 30)
+    finally:
+        forward.stop()
+    hub.cli("status", env=context)
+    with open(os.path.join(hub.directory, "config/warren/contexts.json")) as f:
+        kept = next(iter(json.load(f)["contexts"].values()))["ca"]
+    with open(hub.ca_path) as f:
+        assert kept == f.read(), "the new root alone"
+    hub.cli("ca", "rotate")
+    wait_moved(hub, [agent])
+    hub.cli("ca", "rotate", "--finish")
+    hub.cli("status", env=context)
 
 
 def test_an_agent_that_was_away_past_its_certificates_end_comes_back(bench):

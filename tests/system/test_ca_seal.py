@@ -4,7 +4,8 @@ import os
 
 import pytest
 
-from lib.process import run
+from lib import postgres
+from lib.process import run, wait_until
 from lib.warren import Hub, program
 
 PHRASE = "correct horse battery staple"
@@ -114,3 +115,39 @@ def test_a_ca_in_files_is_sealed_once_there_is_a_key(bench, directory):
     agent.wait_online(20)
     now = hub.admin.get("/api/v1/ca")
     assert now["kept_in"] == "key file" and now["roots"] == shown["roots"]
+
+
+def test_a_rotated_ca_is_copied_to_another_database(bench, directory):
+    if not postgres.binaries():
+        pytest.skip("PostgreSQL is not installed")
+    hub = bench.hub(db="")
+    agent, away = hub.agent("a1"), hub.agent("away")
+    away.process.stop()
+    hub.cli("ca", "rotate")
+    hub.process.stop()
+    url = bench.postgres().new_database()
+    run([program("warren"), "db", "copy", "--from", database_of(hub), "--to", url])
+    hub.process.argv += ["--db", url, "--ca-key-file", private(directory, "key", "k" * 40)]
+    hub.start()
+    for there in (agent, away):
+        if not there.process.alive():
+            there.start()
+        there.wait_online(20)
+    moving = hub.admin.get("/api/v1/ca")
+    assert (moving["stage"], moving["kept_in"]) == ("moving", "key file")
+    wait_until(lambda: hub.admin.get("/api/v1/ca")["agents"]["old"] == 0, "both agents to renew", 30)
+    hub.cli("ca", "rotate", "--finish")
+    hub.process.stop()
+
+    # and back into a file, of a hub elsewhere that has the database and the key, and nothing else
+    file = os.path.join(directory, "elsewhere.db")
+    run([program("warren"), "db", "copy", "--from", url, "--to", f"sqlite:{file}"])
+    at = hub.process.argv.index("--db")
+    hub.process.argv[at + 1] = f"sqlite:{file}"
+    for name in os.listdir(hub.data):
+        if name.startswith("ca"):
+            os.remove(os.path.join(hub.data, name))
+    hub.start()
+    for there in (agent, away):
+        there.wait_online(20)
+    assert hub.admin.get("/api/v1/ca")["stage"] == "stable"
