@@ -14,6 +14,8 @@
 #include "peer/peers.h"
 
 #define CHECK_MS 50
+#define FOLLOW_MS \
+    1000 /* for other hubs to follow a route: the feed's poll, if no word of it came */
 
 /* ---- by order ---- */
 
@@ -55,11 +57,22 @@ static void refuse_new(struct hub *h)
     tunnels_drain(h->tunnels);
 }
 
+/* Whether other hubs serve all that this one did, and know it: those who have not followed yet send
+ * their clients here. */
+static bool has_moved(struct hub *h)
+{
+    uint64_t now = loop_now_ms(h->loop);
+    if (fleet_online(h->fleet) > 0 || tunnels_are_held(h->tunnels))
+        h->moved_ms = 0;
+    else if (!h->moved_ms)
+        h->moved_ms = now;
+    return h->moved_ms && now - h->moved_ms >= FOLLOW_MS;
+}
+
 static void go_on_stopping(struct hub *h)
 {
     bool is_late = loop_now_ms(h->loop) >= h->drain_ends;
-    bool has_agents = fleet_is_draining(h->fleet) && fleet_online(h->fleet) > 0;
-    if (!h->is_closed && (!has_agents || is_late))
+    if (!h->is_closed && (is_late || !h->has_to_move || has_moved(h)))
         refuse_new(h);
     if (h->is_closed && (tunnels_streams_open(h->tunnels) == 0 || is_late))
         hub_stop(h);
@@ -96,7 +109,9 @@ void hub_terminate(struct hub *h)
     notify_stopping(&h->notify);
     LOG_INFO("draining", LOG_INT("streams", tunnels_streams_open(h->tunnels)),
              LOG_INT("agents", fleet_online(h->fleet)), LOG_INT("grace_ms", grace_ms));
-    if (fleet_has_other_hub(h->fleet))
+    h->has_to_move = fleet_has_other_hub(h->fleet) &&
+                     (fleet_online(h->fleet) > 0 || tunnels_are_held(h->tunnels));
+    if (h->has_to_move)
         fleet_drain(h->fleet, grace_ms, grace_ms / 2);
     h->drain_ends = loop_now_ms(h->loop) + grace_ms;
     timer_start(&h->drain_timer, 0);

@@ -61,6 +61,8 @@ struct hub {
     uint64_t certs_digest;   /* of the files that they came from */
     struct timer drain_timer;
     uint64_t drain_ends;      /* loop time */
+    bool has_to_move;         /* draining: agents, to other hubs, */
+    uint64_t moved_ms;        /* ... and they have since then (loop time); 0: not yet */
     bool is_closed;           /* draining: no new connections any more */
     int64_t ordered_grace_ms; /* of the drain that the hub's row asks for */
     size_t closing;           /* parts that have not ended yet */

@@ -1,4 +1,5 @@
-/* Brings a database to the tables this program knows, or refuses to touch it. */
+/* Brings a database to the tables this program knows, or refuses to touch it. Programs of different
+ * versions may use one at the same time, as long as steps only add (scripts/sql_to_c.py). */
 #include "store/backend.h"
 
 #include "base/arena.h"
@@ -20,10 +21,10 @@ static const struct store_schema *find(const struct tx *tx, const struct store_o
     return NULL;
 }
 
-static int refuse_newer(struct tx *tx, const struct store_options *o, struct diag *d)
+/* What a newer program has added is nothing to us, unless it says otherwise. */
+static int refuse_broken(struct tx *tx, const struct store_options *o, struct diag *d)
 {
-    struct rows rows =
-        tx_query(tx, "SELECT capability, MAX(number) FROM migration GROUP BY capability");
+    struct rows rows = tx_query(tx, "SELECT capability, number FROM migration_breaking");
     int rc;
     while ((rc = row_next(&rows)) > 0) {
         const char *capability = row_text(&rows, 0);
@@ -31,12 +32,23 @@ static int refuse_newer(struct tx *tx, const struct store_options *o, struct dia
         size_t known = schema ? schema->n_steps : 0;
         if ((size_t)row_int(&rows, 1) > known)
             return diag_set(d, ERR_STALE,
-                            "database %s was written by a newer Warren: its '%.40s' tables are at "
+                            "database %s was written by a newer Warren: its '%.40s' tables need "
                             "step %lld, this program knows %zu. Run the newer program, or restore "
                             "a backup from before the upgrade",
                             o->db, capability, (long long)row_int(&rows, 1), known);
     }
     return rc;
+}
+
+static int note_breaking(struct tx *tx, const struct store_schema *schema)
+{
+    if (!schema->breaking)
+        return 0;
+    return tx_exec(tx,
+                   "INSERT INTO migration_breaking (capability, number) VALUES ($1, $2) "
+                   "ON CONFLICT (capability) DO UPDATE SET number = excluded.number "
+                   "WHERE migration_breaking.number < excluded.number",
+                   STORE_TEXT(schema->capability), STORE_INT(schema->breaking));
 }
 
 static int apply(struct tx *tx, const struct store_options *o, const struct store_schema *schema,
@@ -54,15 +66,17 @@ static int apply(struct tx *tx, const struct store_options *o, const struct stor
         TRY(tx_exec(tx, "INSERT INTO migration (capability, number, at) VALUES ($1, $2, $3)",
                     STORE_TEXT(schema->capability), STORE_INT(i + 1), STORE_INT(time_wall_ms())));
     }
-    return 0;
+    return note_breaking(tx, schema);
 }
 
 static int migrate_in(struct tx *tx, const struct store_options *o, struct diag *d)
 {
     TRY(tx->ops->script(tx->backend,
                         "CREATE TABLE IF NOT EXISTS migration (capability TEXT NOT NULL, number "
-                        "BIGINT NOT NULL, at BIGINT NOT NULL, PRIMARY KEY (capability, number))"));
-    TRY(refuse_newer(tx, o, d));
+                        "BIGINT NOT NULL, at BIGINT NOT NULL, PRIMARY KEY (capability, number));"
+                        "CREATE TABLE IF NOT EXISTS migration_breaking (capability TEXT PRIMARY "
+                        "KEY, number BIGINT NOT NULL)"));
+    TRY(refuse_broken(tx, o, d));
     TRY(apply(tx, o, tx->ops->schema, d));
     for (size_t i = 0; i < o->n_schemas; i++)
         TRY(apply(tx, o, o->schemas[i], d));

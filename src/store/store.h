@@ -40,6 +40,7 @@ struct store_schema {
     const char *capability;
     const char *const *steps; /* SQL; step 1 first. Only ever appended to */
     size_t n_steps;
+    size_t breaking; /* the newest step that older programs do not survive; 0: none */
 };
 
 struct store_options {
@@ -59,8 +60,9 @@ struct store_options {
 int store_check_url(const char *db, struct diag *d);
 bool store_is_shared(const char *db); /* by several hubs: PostgreSQL */
 
-/* Blocks: for start-up. Applies missing migrations, all or none. ERR_STALE when the database was
- * written by a newer program, ERR_EXISTS when another process has it open (SQLite). */
+/* Blocks: for start-up. Applies missing migrations, all or none. A database of a newer program is
+ * used as it is, with what that has added left alone; ERR_STALE when it has a breaking step,
+ * ERR_EXISTS when another process has it open (SQLite). */
 int store_open(struct loop *l, const struct store_options *options, struct store **ret,
                struct diag *d);
 
@@ -169,8 +171,8 @@ int tx_query_int_values(struct tx *tx, int64_t *ret, const char *sql,
 
 /* ---- the feed of changes ---- */
 
-/* STORE_SESSION: of the object only who is logged in, and where, is another: a PUT to those whom that
- * concerns. */
+/* STORE_SESSION: of the object only who is logged in, and where, is another: a PUT to those whom
+ * that concerns. */
 enum store_op { STORE_PUT, STORE_DELETE, STORE_SESSION };
 
 struct store_change {

@@ -344,6 +344,15 @@ void tunnels_may_claim(struct tunnels *ts)
         tunnel_plan(n);
 }
 
+bool tunnels_are_held(const struct tunnels *ts)
+{
+    for (const struct tunnel_object *o = ts->objects; o; o = o->hh.next) {
+        if (tunnel_holder(o))
+            return true;
+    }
+    return false;
+}
+
 size_t tunnels_served_by(struct tunnels *ts, const char *hub)
 {
     size_t n = 0;

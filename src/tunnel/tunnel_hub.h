@@ -30,6 +30,8 @@ void tunnels_set_ticket_keys(struct tunnels *ts, const uint8_t (*keys)[TICKET_KE
 void tunnels_hub_up(struct tunnels *ts, struct fleet_pool *pool);
 void tunnels_hub_down(struct tunnels *ts, struct fleet_pool *pool);
 void tunnels_may_claim(struct tunnels *ts);
+/* Whether agents of this hub, or what they have left here, serve any tunnel. */
+bool tunnels_are_held(const struct tunnels *ts);
 size_t tunnels_served_by(struct tunnels *ts, const char *hub); /* of those that are active */
 
 /* Stops every exposure; `done` when the last stream is closed. Then tunnels_free. */

@@ -119,6 +119,12 @@ def test_the_last_hub_is_not_drained(bench, cluster):
     wait_until(lambda: hub(cluster, others[0], home)["phase"] == "ready", "the hub to be back", 20)
 
 
+def restart(hub):
+    hub.process.signal(signal.SIGTERM)
+    wait_until(lambda: not hub.process.alive(), "the hub to end", 40)
+    hub.start()
+
+
 def test_a_rolling_restart_is_not_felt(bench, cluster):
     agents = [cluster.agent(f"a{i}") for i in range(3)]
     echo = echo_at(bench, agents[0])
@@ -127,11 +133,52 @@ def test_a_rolling_restart_is_not_felt(bench, cluster):
         others = [h for h in cluster.hubs if h is not restarted]
         clients = Clients(cluster.client, *(f"{h.host}:{PORT}" for h in others))
         wait_until(lambda c=clients: c.ok > 5, "clients", 20)
-        restarted.process.signal(signal.SIGTERM)
-        wait_until(lambda h=restarted: not h.process.alive(), "the hub to end", 40)
-        restarted.start()
+        restart(restarted)
         wait_until(lambda: all(h.metric("warren_hubs") == 3 for h in cluster.hubs), "three hubs", 30)
         wait_until(lambda c=clients, n=clients.ok: c.ok > n + 5, "more clients", 30)
         clients.stop()
         print(f"\n{clients.ok} clients, slowest {clients.slowest:.3f} s")
         assert clients.failed == []
+
+
+FUTURE = """
+    begin;
+    alter table tunnel add column future text;
+    alter table agent_session add column future bigint not null default 7;
+    create table future (id text primary key);
+    insert into migration select 'tunnel', max(number) + 1, 0 from migration where capability = 'tunnel';
+    insert into migration select 'fleet', max(number) + 1, 0 from migration where capability = 'fleet';
+    insert into migration values ('future', 1, 0);
+    commit
+"""
+
+
+def test_hubs_run_on_tables_of_a_later_version(bench):
+    """As in a rolling upgrade: the first new hub has changed the tables, and old ones start on them."""
+    if not network.available():
+        pytest.skip("network namespaces need root")
+    postgres = bench.postgres()
+    cluster = Cluster(bench, postgres)
+    agent = cluster.agent("a1")
+    echo = echo_at(bench, agent)
+    cluster.tunnel(cluster.hubs[0], echo.address, endpoint={"listen": f"0.0.0.0:{PORT}"})
+    postgres.sql(FUTURE, cluster.database)
+    home = cluster.hub_of(agent)
+    others = [h for h in cluster.hubs if h is not home]
+    clients = Clients(cluster.client, *(f"{h.host}:{PORT}" for h in others))
+    restart(home)
+    wait_until(lambda: all(h.metric("warren_hubs") == 3 for h in cluster.hubs), "three hubs", 30)
+    wait_until(lambda n=clients.ok: clients.ok > n + 5, "more clients", 30)
+    clients.stop()
+    assert clients.failed == []
+    made = others[0].admin.post("/api/v1/tunnels", {"name": "new", "spec": {
+        "target": {"network": "lan", "address": echo.address},
+        "access": {"endpoint": {"listen": f"0.0.0.0:{PORT + 1}"}}}})
+    cluster.wait_active(made["id"])
+    assert serves(f"{home.host}:{PORT + 1}", cluster.client)
+    # and a step that says that it breaks older programs is heeded by those that start
+    postgres.sql("insert into migration_breaking values ('tunnel', 1000)", cluster.database)
+    home.process.stop(60)
+    home.start(wait=False)
+    home.process.wait_log("newer Warren.*'tunnel' tables need step 1000", 20)
+    assert serves(f"{others[0].host}:{PORT}", cluster.client)

@@ -87,10 +87,17 @@ static int empty_database(void **state)
 static void a_newer_database_is_refused_and_left_alone(void **state)
 {
     static const char *const steps[] = {"CREATE TABLE future (n BIGINT)", "SELECT 1"};
-    static const struct store_schema newer = {"contract", steps, 2}, older = {"contract", steps, 1};
+    static const struct store_schema newer = {"contract", steps, 2, 2};
+    static const struct store_schema added = {"contract", steps, 2, 0};
+    static const struct store_schema older = {"contract", steps, 1, 0};
     const struct store_schema *const now[] = {&newer}, *const before[] = {&older};
+    const struct store_schema *const more[] = {&added};
     struct store_bench b;
     struct diag d = {0};
+    assert_int_equal(store_bench_try(&b, more, 1, &d), 0);
+    store_bench_close(&b);
+    assert_int_equal(store_bench_try(&b, before, 1, &d), 0); /* it has only added */
+    store_bench_close(&b);
     assert_int_equal(store_bench_try(&b, now, 1, &d), 0);
     store_bench_close(&b);
     assert_int_equal(store_bench_try(&b, before, 1, &d), ERR_STALE);

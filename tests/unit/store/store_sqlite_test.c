@@ -69,11 +69,38 @@ static void a_second_process_is_kept_out(void **state)
     store_bench_close(&b);
 }
 
+static void what_a_newer_program_has_added_is_left_alone(void **state)
+{
+    static const char *const steps[] = {"CREATE TABLE future (n BIGINT)",
+                                        "ALTER TABLE future ADD COLUMN more TEXT"};
+    static const struct store_schema newer = {"contract", steps, 2, 0};
+    static const struct store_schema older = {"contract", steps, 1, 0};
+    const struct store_schema *const now[] = {&newer}, *const before[] = {&older};
+    struct loop *l;
+    struct store *s;
+    struct store_options options = {.db = store_contract_db, .schemas = now, .n_schemas = 1};
+    assert_int_equal(loop_new(&l), 0);
+    assert_int_equal(store_open(l, &options, &s, NULL), 0);
+    store_close(s);
+    options.schemas = before;
+    assert_int_equal(store_open(l, &options, &s, NULL), 0);
+    store_close(s);
+    options.n_schemas = 0; /* before the capability was there */
+    assert_int_equal(store_open(l, &options, &s, NULL), 0);
+    store_close(s);
+    options.schemas = now;
+    options.n_schemas = 1;
+    assert_int_equal(store_open(l, &options, &s, NULL), 0); /* and nothing is done twice */
+    store_close(s);
+    loop_free(l);
+}
+
 static void a_newer_database_is_refused_and_left_alone(void **state)
 {
     static const char *const steps[] = {"CREATE TABLE future (n BIGINT)", "SELECT 1"};
-    static const struct store_schema newer = {"contract", steps, 2}, other = {"other", steps, 1};
-    static const struct store_schema older = {"contract", steps, 1};
+    static const struct store_schema newer = {"contract", steps, 2, 2};
+    static const struct store_schema other = {"other", steps, 1, 0};
+    static const struct store_schema older = {"contract", steps, 1, 0};
     const struct store_schema *const both[] = {&newer, &other}, *const before[] = {&older};
     struct diag d;
     struct loop *l;
@@ -218,6 +245,7 @@ int main(void)
     const struct CMUnitTest own[] = {
         WITH_DIR(the_file_is_for_its_owner_only),
         WITH_DIR(a_second_process_is_kept_out),
+        WITH_DIR(what_a_newer_program_has_added_is_left_alone),
         WITH_DIR(a_newer_database_is_refused_and_left_alone),
         WITH_DIR(garbage_is_not_taken_for_a_database),
         WITH_DIR(a_missing_folder_is_named),
