@@ -20,6 +20,7 @@ from lib import network  # after place, which knows where it is
 IDLE_FLOWS = 10_000
 SCAN_PARALLEL = 1_000
 ROUNDS = 3  # where other things are measured as well
+WALK_OBJECTS, WALK_RTT_MS = 300, 50
 HUGE_MTU = 65520  # what pasta has by itself, and slirp4netns allows at most
 
 NATIVE, LEG, PASTA, SLIRP = "native", "mount leg", "pasta", "slirp4netns"
@@ -43,6 +44,9 @@ ROWS = [
     ("mount_udp64_rate", "64 flows, round trips", "1/s"),
     ("mount_udp_flood", "datagrams of 1,200 bytes that arrive, 16 flows", "1/s"),
     ("mount_idle", f"{IDLE_FLOWS:,} idle flows, memory of the mount", "MiB PSS"),
+    ("mount_walk", f"SNMP walk of all of mib-2, {WALK_RTT_MS} ms away", "s"),
+    ("mount_walk_few", f"of {WALK_OBJECTS} objects", "s"),
+    ("mount_walk_plain", "the same, nothing read ahead", "s"),
     ("mount_errors", "failed streams and exchanges, all rounds", ""),
 ]
 PEERS = [NATIVE, LEG, PASTA, SLIRP, WHOLE, WIREGUARD, NEBULA, SSH]
@@ -298,6 +302,24 @@ class Mounts:
             self.bench.finish(hold, peer)
 
 
+def walk(bench):
+    """A device on a LAN some way off, walked by a program on that LAN and by one in a mount."""
+    os.environ["WARREN_BUILD"] = bench.build  # where the tests' library finds the programs
+    from lib import snmp
+    from lib.plant import address
+    from lib.snmp_plant import DEVICE, SnmpPlant
+    plant = SnmpPlant(bench.directory, WALK_RTT_MS)
+    walks = {"walk": snmp.walk(address(DEVICE), root=".1.3.6.1.2.1"), "walk_few": snmp.walk(address(DEVICE))}
+    try:
+        plant.snmpd(WALK_OBJECTS)
+        for row, argv in [*walks.items()] * min(bench.o.rounds, ROUNDS):
+            bench.record(row, Native, plant.timed(argv, mounted=False)[1])
+            bench.record(row, Whole, plant.timed(argv)[1])
+        bench.record("walk_plain", Whole, plant.timed(walks["walk_few"], "--no-read-ahead")[1])
+    finally:
+        plant.close()
+
+
 def measure(bench, names, say):
     """All rows of mounts. Returns notes for the report."""
     if not network.available() or not os.path.exists("/dev/net/tun"):
@@ -309,6 +331,9 @@ def measure(bench, names, say):
         mounts.measure(say)
         if not bench.o.step or bench.o.step == "idle":
             mounts.idle()
+        if WHOLE in names and (not bench.o.step or bench.o.step == "walk"):
+            say("mounts: an SNMP walk")
+            walk(bench)
     finally:
         mounts.close()
         bench.prefix = ""

@@ -133,6 +133,7 @@ def mount_targets():
     for ours in mount.LEG, mount.WHOLE:
         yield f"{ours}: new connections a second", own("mount_conn16_rate", ours), ">=", 10_000
         yield f"{ours}: scan probes a second", own("mount_scan_rate", ours), ">=", 40_000
+    yield "SNMP walk through 50 ms / on the LAN", versus("mount_walk", mount.NATIVE, mount.WHOLE), "<=", 2
     yield "10,000 idle flows of a mount, MiB", own("mount_idle", mount.WHOLE), "<=", 10
     for ours in mount.LEG, mount.WHOLE:
         yield f"{ours}: failed streams and exchanges", own("mount_errors", ours), "<=", 0

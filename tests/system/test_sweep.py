@@ -111,6 +111,19 @@ def test_a_sweep_through_a_mount_takes_about_as_long_as_on_the_lan(site):
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/net/tun"), reason="no /dev/net/tun")
+def test_a_sweep_of_a_large_range_through_a_mount_takes_about_as_long_as_on_the_lan(site):
+    """By a program that is told to ask for many at a time, for each costs it the distance (docs/scan.md)."""
+    words = ["nmap", "-n", "-T4", "-oG", "-", "-Pn", "-sT", "-p", "22,8080", RANGE]
+    native, slow = site.on_the_lan(*words, "--send-ip", "--disable-arp-ping")
+    through, slower = site.mounted(*words, "--min-parallelism", "512")
+    hosts, seconds = site.mounted("nmap", "-n", "-T4", "-oG", "-", "-sn", "--min-parallelism", "512", RANGE)
+    print(f"nmap -sT of {RANGE}: {slow:.1f} s on the LAN, {slower:.1f} s through the mount; -sn there {seconds:.1f} s")
+    assert open_ports(through.stdout) == open_ports(native.stdout) == everything_open()
+    assert up_hosts(hosts.stdout) == {*LIVE, "10.20.0.2"}
+    assert slower < 1.5 * slow or SANITIZE
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/net/tun"), reason="no /dev/net/tun")
 def test_dead_addresses_delay_no_live_one(site):
     """Thousands of dials that nobody answers, beside connections to a host that is there."""
     text = f"""
@@ -134,6 +147,45 @@ print(sorted(times)[10])
     median = float(done.stdout)
     print(f"a connection beside 3,000 dials to dead addresses: {median * 1000:.0f} ms")
     assert median < 10 * ROUND_TRIP_MS / 1000 * SLOW
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/net/tun"), reason="no /dev/net/tun")
+def test_datagrams_to_dead_addresses_leave_the_machine_room(site):
+    """Its table of neighbours has 1,024 places, which others on it need."""
+    text = f"""
+import socket, time
+udp = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+echo = socket.socket(socket.AF_INET, socket.SOCK_DGRAM, socket.IPPROTO_ICMP)
+for n in range(1000):
+    at = f"10.20.{{n % 4}}.{{n // 4 + 1}}"
+    for s, to, data in ((udp, (at, 9), b"x"), (echo, (at, 0), b"\\x08" + b"\\0" * 7)):
+        try:
+            s.sendto(data, to)
+        except OSError:
+            pass
+print("sent", flush=True)
+live = socket.create_connection(("{LIVE[4]}", 22), 60)
+print("reached", flush=True)
+input()
+"""
+    mount = subprocess.Popen(
+        ["ip", "netns", "exec", site.hub_host.name, program("warren"), "mount", "--root", "plant", "--",
+         "/usr/bin/python3", "-c", text], env={**os.environ, **site.hub.environment()}, stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE, text=True)
+    assert mount.stdout.readline() == "sent\n"
+    began, most = time.monotonic(), 0
+
+    def dials():
+        return json.loads(run([program("warren-agent"), "inspect", "--data", site.agent.data]).stdout)["dials"]
+    wait_until(lambda: dials()["waiting_for_neighbours"] > 0, "the agent to have too many")
+    while (now := dials())["waiting_for_neighbours"]:
+        most = max(most, now["neighbours"])
+        assert now["neighbours"] <= now["neighbours_max"] < 800
+        assert time.monotonic() - began < 60 * SLOW
+    print(f"{most} at a time; all had their turn after {time.monotonic() - began:.1f} s")
+    assert most > 0
+    assert mount.stdout.readline() == "reached\n"
+    mount.communicate("\n", timeout=60 * SLOW)
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/net/tun"), reason="no /dev/net/tun")
