@@ -317,6 +317,7 @@ static int start_worker(struct hub *h, int fd)
         .n_web_lanes = LANE_HTTP2 + 1,
         .max_waiting = (uint32_t)MAX(s->limits.handshakes / n, (int64_t)1),
         .max_per_address = (uint32_t)MAX(s->limits.handshakes_per_address / n, (int64_t)1),
+        .handshakes_per_second = (uint32_t)(s->limits.handshakes_per_second + n - 1) / n,
         .on_conn = on_conn,
         .arg = h};
     struct worker *w;

@@ -137,6 +137,11 @@ static const struct conf_row rows[] = {
     {"limits.handshakes_per_address", CONF_INT, AT(limits.handshakes_per_address), "1024",
      "WARREN_LIMIT_HANDSHAKES_PER_ADDRESS", NULL, "N",
      "Unfinished TLS handshakes at a time, of one client address.", .min = 1, .max = 1000000},
+    {"limits.handshakes_per_second", CONF_INT, AT(limits.handshakes_per_second), "2000",
+     "WARREN_LIMIT_HANDSHAKES_PER_SECOND", NULL, "N",
+     "TLS handshakes that begin in a second; connections beyond are reset before they cost "
+     "anything, and agents come back later. 0: as many as come.",
+     .min = 0, .max = 10000000},
     {"limits.enroll_per_minute", CONF_INT, AT(limits.enroll_per_minute), "60",
      "WARREN_LIMIT_ENROLL", NULL, "N", "Enrolment attempts per minute and client address.",
      CONF_RELOADABLE, .min = 1, .max = 1000000},

@@ -63,7 +63,7 @@ static_assert(ARRAY_SIZE(phases) == TUNNEL_PHASE_COUNT, "a name for each phase")
 static const char *const directions[] = {"in", "out"};
 static const char *const beacon_refusals[] = {"foreign", "replayed", "elsewhere", "dropped"};
 static const char *const datagrams[] = {"in", "out", "dropped"};
-static const char *const handshake_results[] = {"finished", "failed", "evicted"};
+static const char *const handshake_results[] = {"finished", "failed", "evicted", "refused"};
 static const char *const header_results[] = {"accepted", "refused"};
 static const char *const status_classes[] = {"1xx", "2xx", "3xx", "4xx", "5xx"};
 static const char *const outcomes[] = {"done", "failed", "refused"};
@@ -214,6 +214,7 @@ static void collect_connections(struct hub *h, struct metrics *m)
         metric_add(m, HANDSHAKES, 0, (int64_t)atomic_load(&s->finished));
         metric_add(m, HANDSHAKES, 1, (int64_t)atomic_load(&s->failed));
         metric_add(m, HANDSHAKES, 2, (int64_t)atomic_load(&s->evicted));
+        metric_add(m, HANDSHAKES, 3, (int64_t)atomic_load(&s->refused));
         metric_add(m, HANDSHAKES_WAITING, 0, (int64_t)atomic_load(&s->waiting));
     }
     collect_web(h, m);

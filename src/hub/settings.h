@@ -49,6 +49,7 @@ struct hub_settings {
         int64_t reverse_connections;    /* of one agent */
         int64_t handshakes;             /* unfinished ones at a time */
         int64_t handshakes_per_address; /* of those, from one address */
+        int64_t handshakes_per_second;  /* begun; 0: as many as come */
         int64_t enroll_per_minute;      /* attempts per address */
         int64_t logins_per_second;      /* at which agents of a hub that is gone may come back */
     } limits;

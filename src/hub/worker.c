@@ -90,7 +90,8 @@ int worker_start(const struct worker_config *cfg, int fd, struct worker **ret)
                                              .raw = cfg->web ? &raw_ops : NULL,
                                              .arg = w,
                                              .max_waiting = cfg->max_waiting,
-                                             .max_per_address = cfg->max_per_address};
+                                             .max_per_address = cfg->max_per_address,
+                                             .handshakes_per_second = cfg->handshakes_per_second};
         rc = server_start(w->loop, fd, &server, &w->server);
     }
     if (rc == 0) {

@@ -4,6 +4,9 @@
  * oldest first: `silent` and `shaking`. When there are too many, the oldest silent one goes, or
  * else the oldest shaking one if it had its fair time; so strangers who say nothing, or dribble,
  * cannot keep out those who shake hands at once.
+ *
+ * A handshake takes a token when it begins, and whoever comes while there is none is reset before
+ * anything is known of it; unless some TLS is not ours, which needs a look at the name first.
  */
 #include "net/server.h"
 
@@ -18,6 +21,7 @@
 #include <errno.h>
 #include <malloc.h>
 #include <string.h>
+#include <sys/socket.h>
 #include <unistd.h>
 #include <uthash.h>
 #include <utlist.h>
@@ -58,7 +62,38 @@ struct server {
     struct timer sweep;
     struct server_stats stats;
     uint64_t finished_before, finished_at_trim; /* handshakes, at the last sweep and trim */
+    struct {
+        uint64_t thousandths, at_ms; /* of tokens, at that loop time */
+    } bucket;
 };
+
+/* ---- overload ---- */
+
+static bool has_token(struct server *s)
+{
+    uint64_t now = loop_now_ms(s->loop), rate = s->cfg.handshakes_per_second;
+    uint64_t gained = (now - s->bucket.at_ms) * rate; /* a token a second is one thousandth a ms */
+    s->bucket.thousandths = MIN(s->bucket.thousandths + gained, rate * 1000);
+    s->bucket.at_ms = now;
+    return !rate || s->bucket.thousandths >= 1000;
+}
+
+static bool take_token(struct server *s)
+{
+    if (!has_token(s))
+        return false;
+    if (s->cfg.handshakes_per_second)
+        s->bucket.thousandths -= 1000;
+    return true;
+}
+
+static void refuse(struct server *s, int fd)
+{
+    const struct linger reset = {.l_onoff = 1};
+    s->stats.refused++;
+    setsockopt(fd, SOL_SOCKET, SO_LINGER, &reset, sizeof(reset));
+    close(fd);
+}
 
 static struct origin *origin_of(struct server *s, const struct addr *peer)
 {
@@ -138,6 +173,11 @@ static void shake_hands(struct guest *g)
     int fd = g->io.fd;
     struct conn *c;
     io_stop(&g->io);
+    if (!take_token(s)) {
+        refuse(s, fd);
+        guest_free(g);
+        return;
+    }
     if (conn_new_server(s->loop, fd, &g->peer, s->cfg.tls, &c) < 0) {
         s->stats.failed++;
         guest_free(g);
@@ -241,6 +281,10 @@ static void on_accept(void *arg, int fd, const struct addr *peer)
 {
     struct server *s = arg;
     s->stats.accepted++;
+    if (!has_token(s) && !(s->cfg.raw && s->cfg.raw->has_any(s->cfg.arg))) {
+        refuse(s, fd);
+        return;
+    }
     struct origin *o = make_room(s) ? origin_of(s, peer) : NULL;
     if (!o || !make_room_of(s, o)) {
         s->stats.evicted++;
@@ -292,6 +336,8 @@ int server_start(struct loop *l, int fd, const struct server_config *cfg, struct
     struct server *s = NEW(struct server);
     s->loop = l;
     s->cfg = *cfg;
+    s->bucket.at_ms = loop_now_ms(l);
+    s->bucket.thousandths = (uint64_t)cfg->handshakes_per_second * 1000;
     int rc = listener_start(l, fd, on_accept, s, &s->listener);
     if (rc < 0) {
         mem_free(s);

@@ -3,6 +3,10 @@
  * lane's owner. Bounded against strangers: a connection has no TLS state before its first byte,
  * 10 s to finish its handshake, and unfinished ones are capped overall and per address (the oldest
  * give way).
+ *
+ * Bounded against too many friends, too: handshakes are what costs, and a server that begins more
+ * than it can finish in time finishes none. Beyond `handshakes_per_second` (with one second's worth
+ * in reserve) a connection is reset as soon as it is accepted, for the price of two system calls.
  */
 #pragma once
 
@@ -30,13 +34,14 @@ struct server_config {
     void (*on_conn)(void *arg, struct conn *c, size_t lane);
     const struct server_raw_ops *raw; /* NULL: all TLS is ours */
     void *arg;
-    uint32_t handshake_ms;    /* 0: 10 s */
-    uint32_t max_waiting;     /* unfinished, on this loop; 0: 4096 */
-    uint32_t max_per_address; /* unfinished, from one address, on this loop; 0: 1024 */
+    uint32_t handshake_ms;          /* 0: 10 s */
+    uint32_t max_waiting;           /* unfinished, on this loop; 0: 4096 */
+    uint32_t max_per_address;       /* unfinished, from one address, on this loop; 0: 1024 */
+    uint32_t handshakes_per_second; /* begun, on this loop; 0: as many as come */
 };
 
 struct server_stats { /* readable from any thread */
-    _Atomic uint64_t accepted, finished, failed, evicted;
+    _Atomic uint64_t accepted, finished, failed, evicted, refused;
     _Atomic uint32_t waiting;
 };
 

@@ -125,8 +125,9 @@ class Cluster:
     """`postgres`: a lib.postgres.Postgres that runs. `cut`: the numbers of hubs that come to it by a Wire,
     which are in `wires`. `clocks`: lib.clock.Clock of hubs, by their numbers."""
 
-    def __init__(self, bench, postgres, count=3, cut=(), clocks=None):
+    def __init__(self, bench, postgres, count=3, cut=(), clocks=None, env=None):
         self.bench = bench
+        self.env = env or {}
         self.clocks = clocks or {}
         self.directory = tempfile.mkdtemp(prefix="cluster", dir=bench.directory)
         self.net = bench.keep(Lans())
@@ -158,7 +159,7 @@ class Cluster:
             self.wires[number] = self.bench.keep(Wire(where, socket_path))
             db = self.postgres.url(self.database, where)
         hub = Hub(os.path.join(self.directory, f"hub{number + 1}"), host=address, namespace=namespace,
-                  env=self.clocks[number].env if number in self.clocks else None,
+                  env={**self.env, **(self.clocks[number].env if number in self.clocks else {})} or None,
                   options=("--db", db, "--ca-key-file", self.key_file, "--public-name", front))
         if self.hubs: # all have one administrator's token, which the first hub has made
             os.makedirs(hub.data, mode=0o700)

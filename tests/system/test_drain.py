@@ -1,5 +1,7 @@
 """Hubs that are drained and restarted: agents move before their session ends, and clients do not feel it."""
 
+import contextlib
+import json
 import signal
 import threading
 import time
@@ -182,3 +184,30 @@ def test_hubs_run_on_tables_of_a_later_version(bench):
     home.start(wait=False)
     home.process.wait_log("newer Warren.*'tunnel' tables need step 1000", 20)
     assert serves(f"{others[0].host}:{PORT}", cluster.client)
+
+
+def kept_hubs(agent):
+    with contextlib.suppress(FileNotFoundError), open(f"{agent.data}/hubs.json", encoding="utf-8") as f:
+        return {h["id"] for h in json.load(f)}
+
+
+def test_agents_of_a_killed_hub_come_back_one_after_the_other(bench):
+    """With one login a second and hub, six agents of a hub that dies have three seconds."""
+    if not network.available():
+        pytest.skip("network namespaces need root")
+    cluster = Cluster(bench, bench.postgres(), env={"WARREN_LIMIT_LOGINS": "1"})
+    agents = [cluster.agent(f"a{i}") for i in range(6)]
+    home = cluster.hub_of(agents[0])
+    for agent in agents:
+        assert cluster.hub_of(agent) is home
+        agent.process.wait_log("connected", 10)
+        wait_until(lambda a=agent: kept_hubs(a) == {cluster.id_of(h) for h in cluster.hubs}, "the list to be kept", 20)
+    home.process.kill()
+    killed = time.monotonic()
+    waits = []
+    for agent in agents:
+        waits.append(int(agent.process.wait_log(r"not connected .*retry_ms=(\d+)", 20)[1]))
+        wait_until(lambda a=agent: cluster.hub_of(a) not in (None, home), "an agent to be back", 40)
+    print(f"\nall back {time.monotonic() - killed:.1f} s after the hub was killed; they waited {sorted(waits)} ms")
+    assert max(waits) <= 3100
+    assert max(waits) - min(waits) > 200
