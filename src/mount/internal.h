@@ -5,6 +5,7 @@
 #include "mount/ahead.h"
 #include "mount/mount.h"
 #include "mount/reassembly.h"
+#include "mount/syn_queue.h"
 #include "mount/tcp.h"
 #include "mount/tun.h"
 #include "net/dial_gate.h"
@@ -69,6 +70,11 @@ struct mount {
     struct mount_uplink uplink;
     struct mount_tcp *tcp;               /* by ends */
     struct mount_tcp *dirty, *half_open; /* the latter longest first */
+    size_t n_half_open;
+    struct syn_queue syns; /* to be dialled */
+    unsigned flood_turns;
+    uint64_t strays_ms; /* when `strays` of them were answered */
+    unsigned strays;
     struct defer flush;
     struct dial_gate *gate;           /* bounds the dials */
     struct mount_udp *udp, *udp_idle; /* by ends; the same, longest idle first */

@@ -170,6 +170,7 @@ void mount_stop(struct mount *m)
         return;
     HASH_ITER (hh, m->tcp, f, next)
         mount_tcp_drop(f);
+    syn_queue_done(&m->syns);
     mount_icmp_stop(m);
     dial_gate_free(TAKE(m->gate));
     mount_udp_stop(m);

@@ -7,7 +7,8 @@
  *     anything else              silence: its kernel sends the SYN again, and a new dial begins
  *
  * A flow is half-open until the program has acknowledged our SYN-ACK, which takes it no time. Where
- * flows are too many the oldest half-open one gives way, so that invented SYNs keep nobody out.
+ * they or all flows are too many the oldest of them gives way, so that invented SYNs keep nobody
+ * out. Dialling waits for its turn: first comes what is to be read from the device.
  *
  * A dial is given up when the program seems to have done so: 5 s after its last SYN and twice the
  * time it has been trying, which is longer than any kernel's next interval.
@@ -31,6 +32,12 @@
 #define BULK_BYTES   (16 * 1024)       /* after so many at once more are likely to follow */
 #define CORK_TURNS   4                 /* of the loop, which others' bytes may take */
 #define SMALL_TTL    32                /* one that is meant, as traceroute does; nmap's are above */
+#define HALF_OPEN_MAX \
+    4096                /* an agent's kernel takes long to find a port for 14,000 to one target */
+#define SYNS_A_TURN 16  /* that are dialled */
+#define SYNS_MANY   256 /* so many wait, and there is more to read: a flood, of which ... */
+#define FLOOD_TURNS 4   /* ... one is dialled in so many turns */
+#define STRAYS_A_MS 4   /* that are answered */
 
 /* ---- the table ---- */
 
@@ -56,6 +63,7 @@ static void leave_half_open(struct mount_tcp *f)
     if (!f->is_half_open)
         return;
     f->is_half_open = false;
+    f->mount->n_half_open--;
     DL_DELETE2(f->mount->half_open, f, half_prev, half_next);
 }
 
@@ -125,6 +133,7 @@ static void on_headers(void *arg, struct h2_stream *s, const struct h2_headers *
         end_dialling(f, 0);
         tcp_accept(&f->tcp);
         f->is_half_open = true;
+        f->mount->n_half_open++;
         DL_APPEND2(f->mount->half_open, f, half_prev, half_next);
     } else {
         const char *field = h2_headers_get(h, "proxy-status");
@@ -240,7 +249,7 @@ static int open_stream(struct mount_tcp *f, uint8_t ttl)
 
 static bool make_room(struct mount *m)
 {
-    if (HASH_COUNT(m->tcp) >= MOUNT_FLOWS_MAX && m->half_open)
+    if (m->half_open && (HASH_COUNT(m->tcp) >= MOUNT_FLOWS_MAX || m->n_half_open >= HALF_OPEN_MAX))
         mount_tcp_drop(m->half_open);
     return HASH_COUNT(m->tcp) < MOUNT_FLOWS_MAX;
 }
@@ -308,6 +317,35 @@ void mount_tcp_drop(struct mount_tcp *f)
     free_flow(f);
 }
 
+/* Some of those that wait. */
+static void dial_waiting(struct mount *m)
+{
+    struct syn_waiting *w;
+    bool is_flood = m->tun.io.readable && m->syns.n > SYNS_MANY;
+    int n = !is_flood ? SYNS_A_TURN : m->flood_turns++ % FLOOD_TURNS == 0;
+    for (; n > 0; n--) {
+        if (!(w = syn_queue_take(&m->syns)))
+            return;
+        struct mount_tcp *f = find(m, &w->packet.ends);
+        if (f && tcp_is_replaced_by(&f->tcp, &w->packet))
+            mount_tcp_drop(TAKE(f));
+        if (!f)
+            dial(m, &w->packet);
+        mem_free(w);
+    }
+    if (m->syns.n)
+        loop_defer(m->loop, &m->flush);
+}
+
+static bool is_too_many_strays(struct mount *m)
+{
+    uint64_t now = loop_now_ms(m->loop);
+    if (m->strays_ms != now)
+        m->strays = 0;
+    m->strays_ms = now;
+    return m->strays++ >= STRAYS_A_MS;
+}
+
 /* Data of a connection that we know nothing of (any more): its sender learns that. Other strays are
  * met with silence: what the target would say to them, only it knows. */
 static void refuse_stray(struct mount *m, const struct packet *p)
@@ -315,7 +353,8 @@ static void refuse_stray(struct mount *m, const struct packet *p)
     uint8_t headers[PACKET_HEADER_MAX];
     const struct packet_tcp reset = {.seq = p->tcp.ack, .flags = PACKET_RST, .wscale = -1};
     struct tun_offload o = {.sum_offset = 16};
-    if ((p->tcp.flags & (PACKET_SYN | PACKET_ACK | PACKET_RST)) != PACKET_ACK || !p->payload_len)
+    if ((p->tcp.flags & (PACKET_SYN | PACKET_ACK | PACKET_RST)) != PACKET_ACK || !p->payload_len ||
+        is_too_many_strays(m))
         return;
     o.header_len = packet_put_tcp(headers, &p->ends, &reset, 0, &o.sum_at);
     tun_write(&m->tun, &o, headers, NULL, 0);
@@ -330,15 +369,12 @@ void mount_tcp_input(struct mount *m, const struct packet *p)
         take_syn(f, p); /* another try of a scanner: the dial is the same */
         return;
     }
-    if (f && is_first && tcp_is_replaced_by(&f->tcp, p)) {
-        mount_tcp_drop(f);
-        f = NULL;
+    if (is_first && (!f || tcp_is_replaced_by(&f->tcp, p))) {
+        syn_queue_put(&m->syns, p);
+        return;
     }
     if (!f) {
-        if (is_first)
-            dial(m, p);
-        else
-            refuse_stray(m, p);
+        refuse_stray(m, p);
         return;
     }
     if (is_first && f->dial)
@@ -394,6 +430,7 @@ static void pump(struct mount_tcp *f)
 /* Those that are dirty now; who becomes so meanwhile is for the next turn. */
 void mount_tcp_flush(struct mount *m)
 {
+    dial_waiting(m);
     const struct mount_tcp *last = m->dirty ? m->dirty->dirty_prev : NULL;
     for (bool is_last = !last; !is_last;) {
         struct mount_tcp *f = m->dirty;

@@ -8,6 +8,7 @@
 #define BACKOFFS_MAX   3  /* up to 2 s */
 #define TRIES_MAX      64 /* in a row, unanswered: some two minutes */
 #define SYN_TRIES_MAX  10 /* of a SYN-ACK: a quarter of one */
+#define SYN_TRIES_MIN  2  /* ... which it begins with: a second at first, as kernels wait */
 #define MSS_DEFAULT    536
 #define MSS_MIN        88 /* a program cannot make us send crumbs */
 #define WSCALE         7
@@ -137,6 +138,8 @@ static void look_for_loss(struct tcp *t, const struct packet_tcp *h, bool has_mo
         start_mending(t, arrived.begin);
     else if (t->is_recovering && has_moved)
         t->mend_end = has_hole ? arrived.begin : t->has_sack ? t->recover : end_of_first_segment(t);
+    if (before(t->mend_end, t->mend_next)) /* it is under way again */
+        t->mend_end = t->mend_next;
 }
 
 /* An answer that acknowledges nothing new: a third one in a row tells of a loss. */
@@ -467,6 +470,7 @@ bool tcp_next(struct tcp *t, uint64_t now_ms, size_t max, struct tcp_segment *re
         put_header(t, PACKET_SYN | PACKET_ACK, t->isn, ret);
         t->synack_due = false;
         t->snd_next = t->isn + 1;
+        t->tries = MAX(t->tries, SYN_TRIES_MIN);
         start_timer(t, now_ms);
         return true;
     }
