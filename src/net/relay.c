@@ -129,6 +129,7 @@ static void finish(struct relay *r)
     if (r->ops && r->ops->on_end)
         r->ops->on_end(r->arg, r, &res);
     buf_done(&r->stash);
+    buf_done(&r->more);
     mem_free(r->prefix);
     mem_free(r);
 }
@@ -149,6 +150,8 @@ void relay_cut(struct relay *r, enum relay_end end, int err)
     drop_chunks(r);
     relay_move_drop(r);
     buf_done(&r->stash);
+    buf_done(&r->more);
+    r->given = 0;
 }
 
 void relay_cut_both(struct relay *r, enum relay_end end, int err)
@@ -279,9 +282,15 @@ static void stash_rest(struct relay *r, const struct iovec *iov, int n, size_t w
             continue;
         }
         /* no limit needed: the stream's window is one */
-        (void)buf_append(&r->stash, (char *)iov[i].iov_base + written, iov[i].iov_len - written);
+        (void)buf_append(r->given ? &r->more : &r->stash, (char *)iov[i].iov_base + written,
+                         iov[i].iov_len - written);
         written = 0;
     }
+}
+
+size_t relay_count_kept(const struct relay *r)
+{
+    return r->stash.len - r->given + r->more.len;
 }
 
 void relay_keep(struct relay *r, const void *data, size_t len)
@@ -319,7 +328,7 @@ static size_t give_chunks(struct relay *r, uint8_t *out, size_t cap)
     return n;
 }
 
-/* A large stash leaves in many small pieces, and is not moved each time. */
+/* A large stash leaves in many small pieces, and is never moved. */
 static size_t give_kept(struct relay *r, uint8_t *out, size_t cap)
 {
     size_t kept = r->stash.len - r->given, may = relay_may_write(r);
@@ -330,9 +339,8 @@ static size_t give_kept(struct relay *r, uint8_t *out, size_t cap)
     r->given += (uint32_t)n;
     if (r->given == r->stash.len) {
         buf_done(&r->stash);
-        r->given = 0;
-    } else if (r->given >= r->stash.len / 2) {
-        buf_consume(&r->stash, r->given);
+        r->stash = r->more;
+        r->more = (struct buf){0};
         r->given = 0;
     }
     return n;

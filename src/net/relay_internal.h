@@ -23,6 +23,7 @@ struct relay {
     void *arg;
     struct h2conn_batch at_end;
     struct buf stash;
+    struct buf more; /* of a pair: what is kept while the stash is being given */
     uint16_t first_chunk, last_chunk;
     struct relay_move *move; /* while it changes connections */
     uint32_t old_bytes;      /* first ones of the stash: of a stream that is gone */
@@ -84,6 +85,7 @@ void relay_close_socket(struct relay *r, bool is_reset);
 void relay_shut_if_done(struct relay *r);
 void relay_keep(struct relay *r, const void *data, size_t len); /* bytes for the socket */
 void relay_write_kept(struct relay *r);
+size_t relay_count_kept(const struct relay *r);
 void relay_keep_chunks(struct relay *r); /* what this batch has brought, beyond its end */
 /* For the other of a pair: bytes that are kept, then those of this batch. */
 size_t relay_give(struct relay *r, uint8_t *out, size_t cap);

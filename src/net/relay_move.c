@@ -101,7 +101,7 @@ bool relay_move_finish(struct relay *r, struct h2_stream *old)
         h2_stream_set(r->stream, &relay_stream_ops, r);
         h2_stream_inherit(r->stream, old);
     }
-    r->old_bytes = (uint32_t)r->stash.len;
+    r->old_bytes = (uint32_t)relay_count_kept(r);
     r->stream_ended = m->new_ended;
     relay_keep(r, m->held.data, m->held.len);
     buf_done(&m->held);

@@ -132,9 +132,12 @@ void relay_pair_shut(struct relay *r)
 /* Its last words: see above. */
 static void leave_behind(struct relay *r)
 {
-    if (r->end == RELAY_END_STREAM_RESET || r->end == RELAY_END_LOST)
-        (void)buf_append(&r->pair->left[r->side], r->stash.data + r->given,
-                         MIN(r->stash.len - r->given, (size_t)LEFT_MAX));
+    struct buf *left = &r->pair->left[r->side];
+    if (r->end != RELAY_END_STREAM_RESET && r->end != RELAY_END_LOST)
+        return;
+    (void)buf_append(left, r->stash.data + r->given,
+                     MIN(r->stash.len - r->given, (size_t)LEFT_MAX));
+    (void)buf_append(left, r->more.data, MIN(r->more.len, LEFT_MAX - left->len));
 }
 
 void relay_pair_leave(struct relay *r)

@@ -31,7 +31,8 @@ struct rig {
     int ingress_ends, lane_ends, far_ends, agent_ends, opens, closed;
     struct relay *awaiting; /* the lane's newest */
     struct relay *far_relay;
-    bool drops; /* the lane's end of the pair */
+    bool drops;                   /* the lane's end of the pair */
+    struct h2conn *far2, *agent2; /* a second connection to the agent, where there is one */
 };
 
 static void on_open(void *arg, struct relay *r)
@@ -92,6 +93,11 @@ static void on_agent_request(void *arg, struct h2_stream *s, const struct h2_hea
 {
     struct rig *rig = arg;
     struct relay_accept_params p = {.set = &rig->agent_set, .ops = &agent_ops, .arg = rig};
+    uint32_t from, stream;
+    if (relay_is_move(h, &from, &stream)) {
+        assert_int_equal(relay_accept_move(s, rig->agent, stream), 0);
+        return;
+    }
     assert_int_equal(host_port_parse(h2_headers_get(h, ":authority"), false, &p.target, NULL), 0);
     relay_accept(s, &p);
 }
@@ -109,6 +115,7 @@ static const struct h2conn_ops agent_conn_ops = {.on_request = on_agent_request,
                                                  .on_close = on_link_close};
 static const struct h2conn_config client_config = {.h2 = {.stream_window_max = WINDOW_MAX}};
 static const struct h2conn_config server_config = {.h2 = {.is_server = true,
+                                                          .enable_connect = true,
                                                           .max_streams = 20000,
                                                           .stream_window_max = WINDOW_MAX,
                                                           .peer_is_trusted = true}};
@@ -145,7 +152,8 @@ static void rig_done(struct rig *rig)
 {
     lose(&rig->ingress, ERR_CANCELED);
     lose(&rig->far, ERR_CANCELED);
-    wait_for(rig->loop, rig->closed == 4);
+    lose(&rig->far2, ERR_CANCELED);
+    wait_for(rig->loop, rig->closed == (rig->agent2 ? 6 : 4));
     assert_null(rig->ingress_set.head);
     assert_null(rig->lane_set.head);
     assert_null(rig->far_set.head);
@@ -192,21 +200,32 @@ struct way {
     size_t bytes, sent, got;
 };
 
-static void move_some(struct way *w)
+static void send_some(struct way *w)
 {
-    static char out[200000], in[200000];
+    static char out[200000];
     for (size_t i = 0; i < sizeof(out) && w->sent + i < w->bytes; i++)
         out[i] = byte_at(w->sent + i);
     ssize_t n = w->sent < w->bytes
                     ? send(w->from, out, MIN(sizeof(out), w->bytes - w->sent), MSG_NOSIGNAL)
                     : 0;
     w->sent += n > 0 ? (size_t)n : 0;
-    n = recv(w->to, in, sizeof(in), 0);
+}
+
+static void receive_some(struct way *w)
+{
+    static char in[200000];
+    ssize_t n = recv(w->to, in, sizeof(in), 0);
     for (ssize_t i = 0; i < n; i++) {
         if (in[i] != byte_at(w->got + (size_t)i))
             fail_msg("byte %zu differs", w->got + (size_t)i);
     }
     w->got += n > 0 ? (size_t)n : 0;
+}
+
+static void move_some(struct way *w)
+{
+    send_some(w);
+    receive_some(w);
 }
 
 static void transfer(struct rig *rig, int from, int to, size_t bytes)
@@ -494,6 +513,36 @@ static void a_stalled_reader_stalls_only_itself_within_its_windows(void **state)
     rig_done(&rig);
 }
 
+static void a_stream_changes_its_connection_to_the_agent_while_bytes_are_kept(void **state)
+{
+    struct rig rig;
+    int client, target;
+    rig_new(&rig);
+    link_up(&rig, &rig.far2, &rig.agent2, &agent_conn_ops);
+    open_pair(&rig, &client, &target);
+    struct way down = {target, client, 40000000, 0, 0}, up = {client, target, 9000000, 0, 0};
+    uint64_t end = test_deadline();
+    for (int idle = 0; idle < 50; idle++) { /* until all on the way is full */
+        size_t before = down.sent;
+        send_some(&down);
+        test_turn(rig.loop);
+        idle = down.sent > before ? 0 : idle;
+    }
+    assert_int_equal(relay_move(rig.far_relay, rig.far2, 1), 0);
+    while (down.got < down.bytes || up.got < up.bytes) {
+        move_some(&down);
+        move_some(&up);
+        test_turn(rig.loop);
+        test_check_deadline(end, "both ways");
+    }
+    assert_ptr_equal(relay_conn(rig.far_relay), rig.far2);
+    close(client);
+    close(target);
+    wait_for(rig.loop, all_ended(&rig, 1));
+    assert_int_equal(rig.far_result.end, RELAY_END_FINISHED);
+    rig_done(&rig);
+}
+
 static void many_streams_share_the_links(void **state)
 {
     enum { N = 40 };
@@ -572,6 +621,7 @@ int main(void)
         cmocka_unit_test(a_dropped_end_is_a_reset),
         cmocka_unit_test(cutting_one_end_cuts_the_other),
         cmocka_unit_test(a_stalled_reader_stalls_only_itself_within_its_windows),
+        cmocka_unit_test(a_stream_changes_its_connection_to_the_agent_while_bytes_are_kept),
         cmocka_unit_test(many_streams_share_the_links),
         cmocka_unit_test(a_bandwidth_limit_holds_both_ways),
     };
