@@ -91,8 +91,7 @@ bool relay_pair_read(struct relay *r, uint8_t *out, size_t cap, size_t *ret_n)
     struct buf *left = &p->left[!r->side];
     if (other) {
         *ret_n = relay_give(other, out, cap);
-    } else {
-        *ret_n = MIN(cap, left->len);
+    } else if ((*ret_n = MIN(cap, left->len))) {
         memcpy(out, left->data, *ret_n);
         buf_consume(left, *ret_n);
     }
