@@ -28,6 +28,8 @@ enum error_category {
     X(ERR_RESET, "reset", ERROR_CLOSED, "the connection was reset")                 \
     X(ERR_CANCELED, "canceled", ERROR_CLOSED, "canceled")                           \
     X(ERR_UNAVAILABLE, "unavailable", ERROR_CLOSED, "not available now")            \
+    X(ERR_IN_DOUBT, "in_doubt", ERROR_CLOSED,                                       \
+      "the database did not answer in time: it may or may not have taken effect")   \
     X(ERR_REFUSED, "refused", ERROR_REFUSED, "connection refused")                  \
     X(ERR_TIMEOUT, "timeout", ERROR_TIMEOUT, "timed out")                           \
     X(ERR_PROTO, "protocol", ERROR_PROTO, "protocol violation")                     \

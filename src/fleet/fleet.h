@@ -131,6 +131,7 @@ struct fleet_config {
     struct loop *loop;
     struct store *store;
     struct store_hub hub;
+    const char *name;            /* of this hub's machine; outlives the fleet */
     const char *trust_domain;    /* outlives the fleet */
     uint32_t lease_ms, renew_ms; /* told to agents at login */
     uint32_t links_max;      /* reverse connections of an agent; 0: 32, at most FLEET_LINKS_MAX */
@@ -151,6 +152,7 @@ void fleet_observe(struct fleet *f, struct fleet_observer *o);
 struct rpc_server *fleet_rpc(struct fleet *f);
 
 const struct store_hub *fleet_hub(const struct fleet *f);
+const char *fleet_hub_name(const struct fleet *f); /* of this hub's machine */
 struct store *fleet_store(const struct fleet *f);
 struct loop *fleet_loop(const struct fleet *f);
 

@@ -67,16 +67,13 @@ static bool is_here(const struct fleet *f, const struct fleet_row *r)
     return strcmp(r->hub, f->cfg.hub.id) == 0 && r->hub_epoch == f->cfg.hub.epoch;
 }
 
-/* Its login is not in the database any more: the next one would get the same epoch, and must not
- * find this one still there. */
-static void end_lost_session(struct fleet *f, const struct fleet_row *row)
+/* Its login is not in the database any more. Where it is connected to another hub, that one sees to
+ * it. */
+static void take_lost_session(struct fleet *f, const struct fleet_row *row)
 {
-    struct fleet_agent *a = fleet_agent_find(f, row->id);
-    if (!a || a->epoch <= (uint64_t)row->epoch)
-        return;
-    if (a->call)
-        fleet_session_end(f, a, "the database has lost the agent's login");
-    a->epoch = 0;
+    const struct fleet_agent *a = fleet_agent_find(f, row->id);
+    if (a && a->call && a->epoch > (uint64_t)row->epoch && !row->revoked)
+        fleet_session_restore(f, a);
 }
 
 static void follow_agent(struct fleet *f, const struct fleet_row *row)
@@ -117,7 +114,7 @@ static void agents_read(void *arg, int err)
     for (size_t i = 0; i < r->n; i++) {
         struct reload_agent *a = &r->agents[i];
         if (err == 0 && a->row && a->is_undone)
-            end_lost_session(r->f, a->row);
+            take_lost_session(r->f, a->row);
         if (err == 0 && a->row)
             follow_agent(r->f, a->row);
         else if (err == 0 && a->is_undone)

@@ -179,8 +179,8 @@ static int write_login(struct tx *tx, void *arg)
     TRY(tx_query_int(tx, &epoch,
                      "INSERT INTO agent_session (agent, epoch, connected, disconnected, address, "
                      "hostname, version, allow, addresses, hub, hub_epoch) "
-                     "VALUES ($1, 1, $2, NULL, $3, $4, $5, $6, $7, $8, $9) "
-                     "ON CONFLICT (agent) DO UPDATE SET epoch = agent_session.epoch + 1, "
+                     "VALUES ($1, next_epoch(0), $2, NULL, $3, $4, $5, $6, $7, $8, $9) "
+                     "ON CONFLICT (agent) DO UPDATE SET epoch = next_epoch(agent_session.epoch), "
                      "connected = excluded.connected, disconnected = NULL, "
                      "address = excluded.address, hostname = excluded.hostname, "
                      "version = excluded.version, allow = excluded.allow, "
@@ -453,6 +453,11 @@ struct rpc_server *fleet_rpc(struct fleet *f)
 const struct store_hub *fleet_hub(const struct fleet *f)
 {
     return &f->cfg.hub;
+}
+
+const char *fleet_hub_name(const struct fleet *f)
+{
+    return f->cfg.name ? f->cfg.name : "";
 }
 
 struct store *fleet_store(const struct fleet *f)

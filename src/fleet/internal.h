@@ -92,6 +92,9 @@ int fleet_network_row_read(struct tx *tx, const char *network, struct fleet_netw
 int fleet_rows_read(struct tx *tx, const struct store_value *ids, size_t n,
                     void (*fn)(void *arg, const struct fleet_row *row), void *arg);
 
+/* fleet_undone.c: the agent is connected here, and the database does not know it any more. */
+void fleet_session_restore(struct fleet *f, const struct fleet_agent *a);
+
 /* fleet_view.c: what the database says. */
 struct fleet_agent *fleet_view_put_agent(struct fleet *f, const struct fleet_row *r);
 struct fleet_network *fleet_view_put_network(struct fleet *f, const struct fleet_network_row *r);

@@ -23,7 +23,7 @@ static const struct {
     {ERR_DENIED, 403},       {ERR_EXPIRED, 403}, {ERR_REVOKED, 403},     {ERR_NOT_FOUND, 404},
     {ERR_CONFLICT, 409},     {ERR_EXISTS, 409},  {ERR_STALE, 412},       {ERR_TOO_LARGE, 413},
     {ERR_PRECONDITION, 428}, {ERR_RATE, 429},    {ERR_UNSUPPORTED, 501}, {ERR_LIMIT, 503},
-    {ERR_UNAVAILABLE, 503},  {ERR_TIMEOUT, 504},
+    {ERR_UNAVAILABLE, 503},  {ERR_TIMEOUT, 504}, {ERR_IN_DOUBT, 503},
 };
 
 int http_status_of(int code)

@@ -237,6 +237,7 @@ static int open_fleet(struct hub *h, struct diag *d)
     const struct fleet_config cfg = {.loop = h->loop,
                                      .store = h->store,
                                      .hub = h->row,
+                                     .name = h->machine,
                                      .trust_domain = h->settings->trust_domain,
                                      .lease_ms = LEASE_LIFE_MS,
                                      .links_max = (uint32_t)h->settings->limits.reverse_connections,

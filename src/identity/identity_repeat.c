@@ -177,12 +177,26 @@ static bool is_final(int status)
     return status < 500 && status != 429;
 }
 
+/* Whether nobody knows if it took effect. */
+static bool is_in_doubt(int status, const void *body, size_t len)
+{
+    json_t *problem = status == 503 ? json_loadb(body, len, 0, NULL) : NULL;
+    const char *type = json_string_value(json_object_get(problem, "type"));
+    bool is = type && strcmp(type, "urn:warren:error:in_doubt") == 0;
+    json_decref(problem);
+    return is;
+}
+
 int repeat_after(struct http_request *req, int status, const void *body, size_t len, void *identity)
 {
     struct repeat *r = http_hook_data(req);
     if (!r)
         return 0;
     http_set_hook_data(req, NULL);
+    if (is_in_doubt(status, body, len)) { /* the key stays taken: 409 tells to look */
+        repeat_free(r);
+        return 0;
+    }
     if (is_final(status) && len <= ANSWER_MAX && seal(r->seal_key, body, len, &r->answer.body) == 0)
         r->answer.status = status;
     keep(r);

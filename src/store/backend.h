@@ -8,6 +8,8 @@
 
 struct backend;
 
+#define BACKEND_SLOW_MS 2000
+
 /* A commit whose answer was lost: was_committed tells, once there is a connection again. */
 #define STORE_UNSURE 1
 
@@ -22,6 +24,8 @@ struct backend_ops {
     /* Connects again if the connection was lost; at once when it was not. NULL: no connection. */
     int (*connect)(struct backend *b);
     bool (*is_lost)(struct backend *b);
+    /* `fn` is called now and then while one answer takes longer than BACKEND_SLOW_MS; or NULL. */
+    void (*on_slow)(struct backend *b, void (*fn)(void *arg), void *arg);
 
     int (*begin)(struct backend *b, enum store_mode mode);
     int (*commit)(struct backend *b, enum store_mode mode); /* 0, STORE_UNSURE or an error */

@@ -157,8 +157,9 @@ int store_hub_start(struct tx *tx, bool is_alone, const char *version, int64_t n
     if (!started.id[0])
         id_new(started.id, "hub");
     TRY(tx_query_int(tx, &started.epoch,
-                     "INSERT INTO hub (id, epoch, started, version) VALUES ($1, 1, $2, $3) "
-                     "ON CONFLICT (id) DO UPDATE SET epoch = hub.epoch + 1, "
+                     "INSERT INTO hub (id, epoch, started, version) "
+                     "VALUES ($1, next_epoch(0), $2, $3) "
+                     "ON CONFLICT (id) DO UPDATE SET epoch = next_epoch(hub.epoch), "
                      "started = excluded.started, version = excluded.version RETURNING epoch",
                      STORE_TEXT(started.id), STORE_INT(now_ms), STORE_TEXT(version)));
     *hub = started;

@@ -6,11 +6,14 @@
 #include "base/mem.h"
 #include "base/time.h"
 #include "conf/conf.h"
+#include "store/backend.h"
 
 #include <endian.h>
 #include <poll.h>
 #include <stdio.h>
 #include <string.h>
+
+#define TURN_MS 250 /* of a long wait */
 
 /* ---- errors ---- */
 
@@ -233,7 +236,9 @@ static int await(struct postgres_conn *c, uint64_t deadline)
                            .events = (short)(POLLIN | (unsent ? POLLOUT : 0))};
         if (now >= deadline)
             return fail_lost(c, "the database does not answer");
-        poll(&p, 1, (int)MIN(deadline - now, (uint64_t)INT32_MAX));
+        if (c->on_slow && now - c->asked_ms >= BACKEND_SLOW_MS)
+            c->on_slow(c->on_slow_arg);
+        poll(&p, 1, (int)MIN(deadline - now, (uint64_t)TURN_MS));
         if ((p.revents & ~POLLOUT) && !PQconsumeInput(c->pg))
             return fail_lost(c, NULL);
     }
@@ -276,7 +281,8 @@ static int take_sync(struct postgres_conn *c, uint64_t deadline)
 
 int postgres_flush(struct postgres_conn *c, uint32_t wait_ms, PGresult **ret)
 {
-    uint64_t deadline = time_mono_ms() + wait_ms;
+    c->asked_ms = time_mono_ms();
+    uint64_t deadline = c->asked_ms + wait_ms;
     PGresult *last = NULL;
     size_t n = c->sent;
     bool is_alive = c->pg && PQpipelineSync(c->pg);
@@ -298,7 +304,8 @@ int postgres_flush(struct postgres_conn *c, uint32_t wait_ms, PGresult **ret)
 
 int postgres_script(struct postgres_conn *c, const char *sql, uint32_t wait_ms)
 {
-    uint64_t deadline = time_mono_ms() + wait_ms;
+    c->asked_ms = time_mono_ms();
+    uint64_t deadline = c->asked_ms + wait_ms;
     PGresult *res;
     c->err = 0;
     if (!c->pg)

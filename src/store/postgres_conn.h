@@ -21,6 +21,10 @@ struct postgres_conn {
     size_t sent;     /* statements of the present group */
     int err;         /* the group's first failure */
     char error[320]; /* its text */
+
+    void (*on_slow)(void *arg); /* see backend_ops; NULL: nobody to tell */
+    void *on_slow_arg;
+    uint64_t asked_ms; /* monotonic clock: when the present group was sent */
 };
 
 /* Blocks for as long as `connect_timeout` says (3 s), for each host of the URL. Picks the host that

@@ -124,6 +124,7 @@ struct request *store_request_new(enum store_mode mode, int (*work)(struct tx *t
     r->work = work;
     r->done = done;
     r->arg = arg;
+    r->asked_ms = time_mono_ms();
     return r;
 }
 

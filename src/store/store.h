@@ -4,19 +4,21 @@
  *
  * A transaction is a function `work(tx, arg)` that runs on the store's thread and touches nothing
  * but `tx` and `arg`. Its result comes to `done(arg, err)` on the store's loop: always later,
- * exactly once, in order. `err` >= 0 means that the transaction is on stable storage; `err` < 0
- * that nothing of it is. Queued writes share one commit, but fail alone.
+ * exactly once, in order. `err` >= 0 means that the transaction is on stable storage; `err` < 0,
+ * but for ERR_IN_DOUBT, that nothing of it is. Queued writes share one commit, but fail alone.
  *
  * A database may be a file (SQLite, one hub) or PostgreSQL, which several hubs share. Either way
  * one transaction that writes runs at a time, so `work` sees a state that nobody changes under it.
  *
  * Errors beside those that `work` itself returns:
  *   ERR_UNAVAILABLE  too many transactions wait; the database is locked or read-only; it is away,
- * and has been for five seconds, or was lost while this transaction ran ERR_NO_SPACE     the disk
- * is full ERR_IO           the disk or the file is broken All three are transient as far as the
- * caller is concerned: nothing was changed. (A commit whose answer was lost is answered when the
- * database can be asked again; only store_close gives up, with ERR_UNAVAILABLE and a line in the
- * log.)
+ *                    and has been for five seconds, or was lost while this transaction ran
+ *   ERR_NO_SPACE     the disk is full
+ *   ERR_IO           the disk or the file is broken
+ *   ERR_IN_DOUBT     the commit was not answered, and for five seconds nobody could be asked
+ * All are transient as far as the caller is concerned. Of ERR_IN_DOUBT nobody knows whether it has
+ * taken effect: if so, subscribers hear of its changes later, as `is_elsewhere`. After the others
+ * nothing was changed.
  *
  * SQL is written once for every back end (README.md): placeholders `$1`..`$n`, BIGINT, TEXT, BYTEA,
  * ON CONFLICT, RETURNING. Prepared statements are cached by their text.

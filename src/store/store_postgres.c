@@ -39,7 +39,7 @@
 #include <strings.h>
 #include <utlist.h>
 
-#define ANSWER_MS    10000  /* a statement; longer than the server's own limits below */
+#define ANSWER_MS    6000   /* a statement; longer than the server's own limits below */
 #define MIGRATE_MS   600000 /* a statement of a migration, or waiting for another hub's */
 #define BATCH_MAX    60     /* savepoints that write; PostgreSQL caches 64 in a transaction */
 #define MARK_KEEP_MS 86400000
@@ -49,8 +49,9 @@
 #define LIMITS                                           \
     "SELECT set_config('statement_timeout', $1, true), " \
     "set_config('idle_in_transaction_session_timeout', $2, true)"
-#define STATEMENT_MS "8000"
-#define IDLE_MS      "5000"
+#define STATEMENT_MS "5500" /* longer than who holds the lock may be idle */
+#define IDLE_MS      "4000"
+#define RETRY_MS     1000 /* a connection that is found dead is so at once */
 
 /* The letters of "warren" and a 1: other programs may lock numbers of theirs in this database. */
 #define LOCK "SELECT pg_advisory_xact_lock(8602282598907904001)"
@@ -275,6 +276,12 @@ static bool postgres_is_lost(struct backend *b)
     return !b->conn.pg;
 }
 
+static void postgres_on_slow(struct backend *b, void (*fn)(void *arg), void *arg)
+{
+    b->conn.on_slow = fn;
+    b->conn.on_slow_arg = arg;
+}
+
 static void postgres_rollback(struct backend *b)
 {
     char why[sizeof(b->conn.error)];
@@ -293,8 +300,9 @@ static void postgres_rollback(struct backend *b)
 /* A connection that died unnoticed costs a second attempt, not the transaction. */
 static int begin_again(struct backend *b, enum store_mode mode, bool is_migration)
 {
+    uint64_t since = time_mono_ms();
     int rc = begin(b, mode, is_migration);
-    if (rc < 0 && !b->conn.pg) {
+    if (rc < 0 && !b->conn.pg && time_mono_ms() - since < RETRY_MS) {
         TRY(connect(b));
         rc = begin(b, mode, is_migration);
     }
@@ -487,6 +495,7 @@ const struct backend_ops store_postgres_ops = {
     .close = postgres_close,
     .connect = postgres_connect_again,
     .is_lost = postgres_is_lost,
+    .on_slow = postgres_on_slow,
     .begin = postgres_begin,
     .commit = postgres_commit,
     .was_committed = postgres_was_committed,

@@ -24,3 +24,11 @@ CREATE TABLE store_writer (
     batch BIGINT NOT NULL,  -- its last one that was committed
     at    BIGINT NOT NULL   -- wall clock, ms
 );
+
+-- migration 2: epochs that never come again
+-- At least the number of the server's timeline, which rises with each promotion of a replica, times
+-- 2^20: so no epoch is given twice that the old primary gave in commits that were lost.
+CREATE FUNCTION next_epoch(was BIGINT) RETURNS BIGINT LANGUAGE SQL VOLATILE AS $$
+    SELECT GREATEST(was + 1, (CAST(CAST('x' || substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8)
+                                        AS BIT(32)) AS BIGINT) - 1) * 1048576)
+$$;

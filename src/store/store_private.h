@@ -22,6 +22,7 @@ struct request {
     bool is_patient;  /* waits until the database is there */
     bool is_internal; /* nobody asked for it: not counted */
     bool was_put_back;
+    uint64_t asked_ms; /* monotonic clock */
     bool is_full;    /* a poll that read as much as it may */
     bool is_undoing; /* the database has lost changes, */
     int64_t kept;    /* those after this one */

@@ -409,8 +409,17 @@ static int take_lock(struct backend *b, const char *path, struct diag *d)
     return 0;
 }
 
+/* next_epoch(was): no commit of this database is ever lost. */
+static void next_epoch(sqlite3_context *ctx, int n, sqlite3_value **values)
+{
+    sqlite3_result_int64(ctx, sqlite3_value_int64(values[0]) + 1);
+}
+
 static int configure(struct backend *b)
 {
+    if (sqlite3_create_function(b->db, "next_epoch", 1, SQLITE_UTF8 | SQLITE_DETERMINISTIC, NULL,
+                                next_epoch, NULL, NULL) != SQLITE_OK)
+        return fail(b, "next_epoch");
     sqlite3_extended_result_codes(b->db, 1);
     sqlite3_busy_timeout(b->db, BUSY_TIMEOUT_MS);
     sqlite3_db_config(b->db, SQLITE_DBCONFIG_DEFENSIVE, 1, NULL);

@@ -4,7 +4,8 @@
  * While the database is away (a restart, a fail-over, a cut) requests wait for PATIENCE_MS, then
  * fail with ERR_UNAVAILABLE, and from then on at once, until it is back. Those that were lost with
  * the connection fail; what had not begun yet is tried again. A batch whose commit was not answered
- * is `unsure` until the database can be asked.
+ * is `unsure` until the database can be asked, or until the same patience is over: then its callers
+ * hear ERR_IN_DOUBT, and what it changed, if it did, comes from the feed like another hub's.
  */
 #include "store/store_private.h"
 
@@ -24,22 +25,6 @@ static int trim_work(struct tx *tx, void *arg)
 {
     struct store *s = arg;
     return store_feed_trim(tx, time_wall_ms(), s->options.feed_keep_ms, s->options.feed_keep_rows);
-}
-
-int store_thread_prepare(struct store *s)
-{
-    struct arena arena = {0};
-    struct tx tx;
-    s->changes_since_trim = FEED_TRIM_EVERY; /* what grew old while nobody ran */
-    s->backoff = (struct backoff){.first_ms = RECONNECT_FIRST, .max_ms = RECONNECT_MAX};
-    list_init(&s->unsure);
-    TRY(s->ops->begin(s->backend, STORE_READ));
-    tx_init(&tx, s->ops, s->backend, STORE_READ, &arena);
-    int rc = store_follow_begin(s, &tx);
-    s->ops->end_all(s->backend);
-    s->ops->rollback(s->backend);
-    arena_done(&arena);
-    return rc;
 }
 
 static size_t gather_new(const struct request_list *ran, struct change **ret)
@@ -282,14 +267,14 @@ static bool is_patience_over(const struct store *s)
     return s->stopping || time_mono_ms() - s->away_since >= PATIENCE_MS;
 }
 
-/* With the lock held. */
-static void refuse_waiting(struct store *s)
+/* With the lock held. Those that came after `since` may wait on. */
+static void refuse_waiting(struct store *s, uint64_t since)
 {
     struct request_list patient;
     struct request *r;
     list_init(&patient);
     while ((r = list_pop(&s->queue))) {
-        if (r->is_patient && !s->stopping) {
+        if ((r->is_patient || r->asked_ms > since) && !s->stopping) {
             list_push(&patient, r);
             continue;
         }
@@ -298,6 +283,48 @@ static void refuse_waiting(struct store *s)
         store_complete(s, r);
     }
     put_before_queue(s, &patient);
+}
+
+/* With the lock held. Nobody waits any longer to hear what became of the commit. */
+static void give_up_unsure(struct store *s)
+{
+    struct request_list patient;
+    struct request *r;
+    list_init(&patient);
+    if (s->unsure.head)
+        LOG_ERROR("the database has not answered a commit: its transactions may or may not have "
+                  "taken effect",
+                  LOG_INT("transactions", s->unsure.n));
+    while ((r = list_pop(&s->unsure))) {
+        if (r->is_patient && !s->stopping) {
+            r->err = 0;
+            list_push(&patient, r);
+            continue;
+        }
+        if (r->err >= 0)
+            r->err = r->mode == STORE_WRITE ? ERR_IN_DOUBT : ERR_UNAVAILABLE;
+        s->stats.failed += !r->is_internal;
+        store_complete(s, r);
+    }
+    put_before_queue(s, &patient);
+}
+
+/* With the lock held. */
+static void lose_patience(struct store *s)
+{
+    give_up_unsure(s);
+    refuse_waiting(s, UINT64_MAX);
+}
+
+/* The database takes long to answer: those behind whoever asked do not wait for ever. */
+static void on_slow(void *arg)
+{
+    struct store *s = arg;
+    pthread_mutex_lock(&s->lock);
+    if (s->away_since && is_patience_over(s))
+        give_up_unsure(s);
+    refuse_waiting(s, time_mono_ms() - PATIENCE_MS);
+    pthread_mutex_unlock(&s->lock);
 }
 
 /* With the lock held; `at_ms` of the monotonic clock, 0: never. */
@@ -320,7 +347,7 @@ static void wait_away(struct store *s)
     s->stats.is_away = true;
     do {
         if (is_patience_over(s))
-            refuse_waiting(s);
+            lose_patience(s);
         else
             until = MIN(until, s->away_since + PATIENCE_MS);
         if (s->stopping)
@@ -334,6 +361,8 @@ static bool is_there(struct store *s)
 {
     if (!s->ops->connect)
         return true;
+    if (s->away_since && is_patience_over(s))
+        lose_patience(s); /* to connect takes its time, too */
     pthread_mutex_unlock(&s->lock);
     int rc = s->ops->connect(s->backend);
     if (rc >= 0)
@@ -350,6 +379,24 @@ static bool is_there(struct store *s)
 }
 
 /* ---- the thread ---- */
+
+int store_thread_prepare(struct store *s)
+{
+    struct arena arena = {0};
+    struct tx tx;
+    s->changes_since_trim = FEED_TRIM_EVERY; /* what grew old while nobody ran */
+    s->backoff = (struct backoff){.first_ms = RECONNECT_FIRST, .max_ms = RECONNECT_MAX};
+    list_init(&s->unsure);
+    if (s->ops->on_slow)
+        s->ops->on_slow(s->backend, on_slow, s);
+    TRY(s->ops->begin(s->backend, STORE_READ));
+    tx_init(&tx, s->ops, s->backend, STORE_READ, &arena);
+    int rc = store_follow_begin(s, &tx);
+    s->ops->end_all(s->backend);
+    s->ops->rollback(s->backend);
+    arena_done(&arena);
+    return rc;
+}
 
 /* With the lock held. */
 static void take_batch(struct store *s, struct request_list *batch)
@@ -375,15 +422,6 @@ static bool wait_for_work(struct store *s)
     return s->queue.head || !s->stopping;
 }
 
-/* What nobody will ever be able to tell. */
-static void give_up_unsure(struct store *s)
-{
-    if (s->unsure.head)
-        LOG_ERROR("the last changes may or may not be in the database; its answer never came",
-                  LOG_INT("transactions", s->unsure.n));
-    complete_all(s, &s->unsure, ERR_UNAVAILABLE);
-}
-
 void *store_thread_main(void *arg)
 {
     struct store *s = arg;
@@ -399,7 +437,7 @@ void *store_thread_main(void *arg)
         run_batch(s, &batch);
         pthread_mutex_lock(&s->lock);
     }
-    pthread_mutex_unlock(&s->lock);
     give_up_unsure(s);
+    pthread_mutex_unlock(&s->lock);
     return NULL;
 }

@@ -130,12 +130,29 @@ class Postgres:
 
     # ---- replicas ----
 
-    def replica(self, directory):
-        """A streaming replica, running, that has all which was committed until now."""
+    def replica(self, directory, is_sync=False):
+        """A streaming replica, running, that has all which was committed until now; of `is_sync`
+        everything that is acknowledged."""
         r = Postgres(directory, self.port, self.options)
         self.program("pg_basebackup", "-D", r.data, "-d", self.url(), "-R", "-X", "stream", "-c", "fast",
                      "--no-sync")
-        return r.start()
+        r.start()
+        if is_sync:
+            self.sql("alter system set synchronous_standby_names = '*'")
+            self.sql("select pg_reload_conf()")
+            wait_until(lambda: self.sql("select sync_state from pg_stat_replication") == "sync",
+                       "the replica to be synchronous", 30)
+        return r
+
+    def fall_behind(self, primary):
+        """The replica has all that is there now, and nothing of what follows."""
+        position = primary.sql("select pg_current_wal_lsn()")
+        wait_until(lambda: self.sql(f"select pg_last_wal_replay_lsn() >= '{position}'") == "t",
+                   "the replica to have all", 30)
+        self.sql("alter system set primary_conninfo = ''")
+        self.sql("select pg_reload_conf()")
+        wait_until(lambda: primary.sql("select count(*) from pg_stat_replication") == "0",
+                   "the replica to be behind", 30)
 
     def promote(self):
         self.program("pg_ctl", "promote", "-D", self.data, "-w")
