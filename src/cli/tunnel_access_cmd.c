@@ -79,6 +79,29 @@ int access_from_flags(struct call *c, json_t *access, bool *has_endpoint)
     return 0;
 }
 
+int access_hubs_from_flags(struct call *c, json_t *access)
+{
+    const char *hub;
+    json_t *endpoint = json_object_get(access, "endpoint"), *hubs = json_array();
+    for (size_t i = 0; (hub = call_item(c, "--at-hub", i)); i++) {
+        if (strcmp(hub, "any") != 0)
+            json_array_append_new(hubs, json_string(hub));
+    }
+    if (!call_item(c, "--at-hub", 0)) {
+        json_decref(hubs);
+        return 0;
+    }
+    if (json_is_null(endpoint)) {
+        json_decref(hubs);
+        return call_fail(c, ERR_USAGE, NULL,
+                         "--at-hub says where --listen, --host or --sni counts");
+    }
+    if (!endpoint)
+        json_object_set_new(access, "endpoint", endpoint = json_object());
+    json_object_set_new(endpoint, "hubs", hubs);
+    return 0;
+}
+
 static const char *const auths[] = {"public", "basic", "api-token", "tenant-login", NULL};
 
 static const struct flag_row rows[] = {
@@ -90,6 +113,10 @@ static const struct flag_row rows[] = {
      .type = FLAG_TEXT,
      .metavar = "NAME",
      .help = "Pass TLS for this name, untouched, from the hub's own port to the target."},
+    {.name = "--at-hub",
+     .type = FLAG_LIST,
+     .metavar = "HUB",
+     .help = "Only at this hub of a cluster, by name or id; \"any\" lifts the limit."},
     {.name = "--auth",
      .type = FLAG_CHOICE,
      .metavar = "KIND",

@@ -11,3 +11,5 @@ extern const struct flag_set access_flags;
 
 /* Adds the members of spec.access that were given to `access`. `*has_endpoint`: one was. */
 int access_from_flags(struct call *c, json_t *access, bool *has_endpoint);
+/* Adds the hubs of the endpoint, which then is complete. */
+int access_hubs_from_flags(struct call *c, json_t *access);

@@ -95,8 +95,12 @@ static int access_body(struct call *c, json_t **ret)
                             json_pack("{s:s, s:n, s:n}", "listen", listen, "host", "sni"));
     if (internal)
         json_object_set_new(access, "internal", json_boolean(strcmp(internal, "yes") == 0));
-    *ret = access;
-    return 0;
+    rc = access_hubs_from_flags(c, access);
+    if (rc < 0)
+        json_decref(access);
+    else
+        *ret = access;
+    return rc;
 }
 
 /* What both commands say about the target beside its address; `target` may get members. */

@@ -8,9 +8,6 @@
 #include "base/log.h"
 #include "base/mem.h"
 
-#include <stdio.h>
-#include <stdlib.h>
-
 struct restoring {
     struct fleet_agent was; /* its own fields; no pointer is followed */
     char *allow, *addresses;
@@ -43,8 +40,8 @@ static void written(void *arg, int err)
     if (err < 0)
         LOG_WARN("an agent's login could not be written again", LOG_STR("agent", r->was.id),
                  LOG_ERR(err));
-    free(r->allow);
-    free(r->addresses);
+    mem_free(r->allow);
+    mem_free(r->addresses);
     mem_free(r);
 }
 
@@ -54,7 +51,7 @@ void fleet_session_restore(struct fleet *f, const struct fleet_agent *a)
     LOG_INFO("the database has lost an agent's login: written again", LOG_STR("agent", a->id),
              LOG_INT("epoch", a->epoch));
     r->was = *a;
-    r->allow = json_dumps(a->allow, JSON_COMPACT);
-    r->addresses = json_dumps(a->addresses, JSON_COMPACT);
+    r->allow = mem_strdup(a->allow);
+    r->addresses = mem_strdup(a->addresses);
     store_run(f->cfg.store, STORE_WRITE, write_session, written, r);
 }

@@ -24,6 +24,7 @@ struct bridge {
     struct buf said;
     bool local_ended; /* the local socket was read to its end */
     bool is_finished; /* bridge_finish came */
+    bool is_held;
     bool is_closing;
 };
 
@@ -95,7 +96,7 @@ static size_t on_fill(void *arg, uint8_t *out, size_t cap)
         buf_consume(&b->said, n);
         return n;
     }
-    return b->io.readable && !b->local_ended ? read_local(b, out, cap) : 0;
+    return b->io.readable && !b->is_held && !b->local_ended ? read_local(b, out, cap) : 0;
 }
 
 static void on_close(void *arg, int err)
@@ -143,6 +144,18 @@ void bridge_say(struct bridge *b, const void *data, size_t len)
     conn_wake(b->conn);
 }
 
+void bridge_hold(struct bridge *b)
+{
+    b->is_held = true;
+}
+
+void bridge_go_on(struct bridge *b)
+{
+    b->is_held = false;
+    b->io.readable = true;
+    conn_wake(b->conn);
+}
+
 void bridge_finish(struct bridge *b, int err)
 {
     if (err < 0)
@@ -150,6 +163,7 @@ void bridge_finish(struct bridge *b, int err)
     if (err < 0 || b->is_finished)
         return;
     b->is_finished = true;
+    b->is_held = false;
     if (!b->local_ended)
         b->io.readable = true; /* the end, if it was put off */
     conn_resume(b->conn);

@@ -31,6 +31,10 @@ int bridge_new(struct conn *c, int fd, const struct bridge_ops *ops, void *arg,
 /* Sends these bytes to the peer, before any of the local socket that have not left yet. */
 void bridge_say(struct bridge *b, const void *data, size_t len);
 
+/* Nothing of the local socket goes to the peer, until bridge_go_on or bridge_finish. */
+void bridge_hold(struct bridge *b);
+void bridge_go_on(struct bridge *b);
+
 /* The other end of the local socket is done with: 0: what it has sent goes out, then the connection
  * is closed; else the connection is reset, also after an earlier 0. on_end follows. */
 void bridge_finish(struct bridge *b, int err);

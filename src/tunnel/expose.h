@@ -54,7 +54,8 @@ struct exposure_turned {
     uint64_t epoch; /* of the route that it went by */
     int fd;
     struct addr peer;
-    struct exposure_dial *dial; /* NULL: a client of a listener */
+    struct exposure_dial *dial;   /* NULL: a client of a listener, or */
+    struct exposure_retry *retry; /* of the proxy over HTTP/1.1 */
 };
 void exposure_try_again(struct exposure_turned *t, struct exposure *e); /* which serves; frees t */
 void exposure_give_up(struct exposure_turned *t);                       /* frees t */

@@ -82,8 +82,23 @@ void exposure_dial_ended(struct exposure_dial *d, int err,
                          const struct icmp_cause *cause);   /* of the relay; last */
 bool exposure_dial_is_again(const struct exposure_dial *d); /* it was turned away once */
 
-/* Worker. The client is off to the main loop, for another try; `dial` may be NULL. expose_turn.c */
-void exposure_turn(struct exposure *e, struct exposure_dial *dial, int fd, const struct addr *peer);
+/* Worker. The client is off to the main loop, for another try; `dial` and `retry` may be NULL.
+ * expose_turn.c */
+void exposure_turn(struct exposure *e, struct exposure_dial *dial, struct exposure_retry *retry,
+                   int fd, const struct addr *peer);
+/* expose_retry.c: a client with a bridge, for which the main loop dials. Worker: begun before
+ * exposure_turn, ended when the bridge has, which is told how. Main: one of the other two, once. */
+struct client;
+struct exposure_retry *exposure_retry_new(struct exposure *e, struct client *c,
+                                          const struct exposure_goal *goal);
+void exposure_retry_end(struct exposure_retry *r, int err);
+bool exposure_retry_is_wanted(const struct exposure_retry *r);
+void exposure_retry_dial(struct exposure_retry *r, struct exposure *e, int fd,
+                         const struct addr *peer);
+void exposure_retry_give_up(struct exposure_retry *r);
+/* Worker. expose_stream.c is told how the dial goes. */
+void exposure_client_opened(struct client *c);
+void exposure_client_ended(struct client *c, int err);
 /* Main. expose_dial.c: the worker's part begins anew, or is over. */
 void exposure_dial_again(struct exposure_dial *d, struct exposure *e, int fd);
 void exposure_dial_turned_away(struct exposure_dial *d);

@@ -30,19 +30,22 @@ struct client {
     struct exposure *exposure;
     int64_t opened;
     struct relay *relay;
-    struct pool_bulk *bulk;     /* while it fills a connection */
-    struct bridge *bridge;      /* NULL: a socket of the listener, or gone */
-    struct exposure_dial *dial; /* NULL: nobody on the main loop asked for it */
-    struct relay_pair *pair;    /* in place of a socket, until the relay has it */
-    char token[ID_SIZE];        /* see exposure_goal */
-    bool is_udp;                /* it carries capsules: the agent's end is a flow */
-    bool is_for_agent;          /* ... is the agent itself */
-    bool has_left;              /* its connection was lost, not ended */
-    bool is_metered;            /* counts as an open stream of the meters */
-    bool is_watch;              /* to TUNNEL_LEASE */
-    bool is_other_hubs;         /* see exposure_dial */
-    bool is_again;              /* another hub has turned it away once */
-    struct client *prev, *next; /* of `proxied` while there is a bridge */
+    struct pool_bulk *bulk;       /* while it fills a connection */
+    struct bridge *bridge;        /* NULL: a socket of the listener, or gone */
+    struct exposure_dial *dial;   /* NULL: nobody on the main loop asked for it */
+    struct relay_pair *pair;      /* in place of a socket, until the relay has it */
+    char token[ID_SIZE];          /* see exposure_goal */
+    bool is_udp;                  /* it carries capsules: the agent's end is a flow */
+    bool is_for_agent;            /* ... is the agent itself */
+    bool has_left;                /* its connection was lost, not ended */
+    bool is_metered;              /* counts as an open stream of the meters */
+    bool is_watch;                /* to TUNNEL_LEASE */
+    bool is_other_hubs;           /* see exposure_dial */
+    bool is_again;                /* another hub has turned it away once */
+    bool is_open;                 /* of `retry`: the target was reached */
+    struct exposure_goal *goal;   /* of a bridge: what it asked for */
+    struct exposure_retry *retry; /* of a bridge: another exposure has its stream */
+    struct client *prev, *next;   /* of `proxied` while there is a bridge */
 };
 
 static const char *end_text(const struct exposure *e, const struct client *c,
@@ -97,6 +100,7 @@ static void free_if_gone(struct client *c)
         return;
     if (c->is_metered)
         exposure_leave(e);
+    mem_free(c->goal);
     mem_free(c);
     exposure_release(e);
 }
@@ -177,10 +181,37 @@ static bool is_turned(struct client *c, struct relay *r, const struct relay_resu
         reset_and_close(res->fd);
         return false;
     }
-    exposure_turn(c->exposure, TAKE(c->dial), res->fd, relay_peer(r));
     c->relay = NULL;
+    if (c->goal && !c->bridge) { /* its connection was lost meanwhile */
+        reset_and_close(res->fd);
+        free_if_gone(c);
+        return true;
+    }
+    if (c->bridge) {
+        DL_DELETE(c->exposure->proxied, c); /* what cuts this exposure cuts it no more */
+        bridge_hold(c->bridge);
+        c->retry = exposure_retry_new(c->exposure, c, c->goal);
+    }
+    exposure_turn(c->exposure, TAKE(c->dial), c->retry, res->fd, relay_peer(r));
     free_if_gone(c);
     return true;
+}
+
+void exposure_client_opened(struct client *c)
+{
+    c->is_open = true;
+    if (!c->bridge)
+        return;
+    say_opened(c->bridge, c->is_udp);
+    bridge_go_on(c->bridge);
+}
+
+void exposure_client_ended(struct client *c, int err)
+{
+    if (c->bridge && !c->is_open)
+        say_failed(c->bridge, err);
+    if (c->bridge)
+        bridge_finish(c->bridge, c->is_open && err ? ERR_RESET : 0);
 }
 
 static void on_relay_end(void *arg, struct relay *r, const struct relay_result *res)
@@ -297,7 +328,7 @@ static struct relay *open_relay(struct client *c, const struct exposure_goal *as
     char path[CONNECT_UDP_PATH_SIZE], authority[EXPOSURE_AUTHORITY_SIZE], ttl[4];
     char allow[TUNNEL_RANGES_TEXT];
     struct h2_header headers[EXPOSURE_HEADERS_MAX + 2];
-    bool may_turn = e->forward && !c->is_again && !c->bridge;
+    bool may_turn = e->forward && !c->is_again;
     struct relay_open_params params = {.peer = *peer,
                                        .authority = authority,
                                        .headers = headers,
@@ -396,8 +427,11 @@ static void on_bridge_end(void *arg, int err)
 {
     struct client *c = arg;
     c->bridge = NULL;
-    DL_DELETE(c->exposure->proxied, c);
     c->has_left = err < 0;
+    if (c->retry)
+        exposure_retry_end(TAKE(c->retry), err < 0 ? ERR_RESET : 0);
+    else
+        DL_DELETE(c->exposure->proxied, c);
     if (c->relay)
         relay_abort(c->relay, ERR_RESET);
     else
@@ -436,6 +470,7 @@ static void arrive_on_worker(void *arg)
         return;
     }
     DL_APPEND(e->proxied, c);
+    c->goal = mem_dup(&a->goal, sizeof(a->goal));
     open_relay(c, &a->goal, fds[1], &peer);
 }
 

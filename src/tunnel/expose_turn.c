@@ -23,11 +23,13 @@ static void turn_on_main(void *arg)
     m->exposure->ops->on_turned(m->exposure->arg, m->turned);
 }
 
-void exposure_turn(struct exposure *e, struct exposure_dial *dial, int fd, const struct addr *peer)
+void exposure_turn(struct exposure *e, struct exposure_dial *dial, struct exposure_retry *retry,
+                   int fd, const struct addr *peer)
 {
     struct exposure_turned *t = NEW(struct exposure_turned);
     struct turn *m = NEW(struct turn);
-    *t = (struct exposure_turned){.epoch = e->lease_epoch, .fd = fd, .peer = *peer, .dial = dial};
+    *t = (struct exposure_turned){
+        .epoch = e->lease_epoch, .fd = fd, .peer = *peer, .dial = dial, .retry = retry};
     snprintf(t->tunnel, sizeof(t->tunnel), "%s", e->tunnel);
     *m = (struct turn){e, t};
     loop_post(e->main, turn_on_main, m);
@@ -40,17 +42,22 @@ void exposure_give_up(struct exposure_turned *t)
     close(t->fd);
     if (t->dial)
         exposure_dial_turned_away(t->dial);
+    if (t->retry)
+        exposure_retry_give_up(t->retry);
     mem_free(t);
 }
 
 void exposure_try_again(struct exposure_turned *t, struct exposure *e)
 {
-    if (t->dial && !exposure_dial_is_wanted(t->dial)) {
+    if ((t->dial && !exposure_dial_is_wanted(t->dial)) ||
+        (t->retry && !exposure_retry_is_wanted(t->retry))) {
         exposure_give_up(t);
         return;
     }
     if (t->dial)
         exposure_dial_again(t->dial, e, t->fd);
+    else if (t->retry)
+        exposure_retry_dial(t->retry, e, t->fd, &t->peer);
     else
         exposure_give_again(e, t->fd, &t->peer);
     mem_free(t);

@@ -165,6 +165,15 @@ bool tunnel_is_ours_to_tell(const struct tunnel_object *o);
 /* Lets other hubs claim what no agent of this one can hold. */
 void tunnel_release_if_idle(struct tunnel_object *o);
 
+/* tunnel_hubs.c */
+bool tunnel_listens_here(const struct tunnel_object *o); /* it is reached from outside here */
+bool tunnel_is_served_at(const struct tunnel_object *o, const char *hub); /* ... or there, now */
+bool tunnel_is_nowhere(const struct tunnel_object *o); /* none of the selected hubs lives */
+/* Whether it is for another hub to choose the port that is free, and to store it. */
+bool tunnel_follows_port(const struct tunnel_object *o);
+/* Whether this hub keeps the status of a tunnel that `serving` serves. */
+bool tunnel_tells_for_serving(const struct tunnel_object *o, const char *serving);
+
 /* tunnel_network.c */
 void tunnel_network_init(struct tunnels *ts);
 
@@ -310,6 +319,9 @@ int tunnel_store_claim(struct tx *tx, const char *tunnel, const char *tenant, ui
                        struct tunnel_route *route);
 /* Gives it up, if it is still that one. */
 int tunnel_store_release(struct tx *tx, const char *tunnel, const char *tenant,
+                         const struct tunnel_route *route);
+/* Writes it again after the database has lost it, unless there is a newer one. */
+int tunnel_store_restore(struct tx *tx, const char *tunnel, const char *tenant,
                          const struct tunnel_route *route);
 int tunnel_store_read(struct tx *tx, const char *id, struct tunnel_stored *ret);
 int tunnel_store_each(struct tx *tx, void (*fn)(void *arg, const struct tunnel_stored *s),

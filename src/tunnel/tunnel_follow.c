@@ -53,8 +53,11 @@ bool tunnel_may_hold(const struct tunnel_object *o)
 
 bool tunnel_is_ours_to_tell(const struct tunnel_object *o)
 {
+    const struct fleet *f = o->owner->fleet;
     enum route_duty duty = duty_of(o);
-    return duty == ROUTE_SERVE || (duty != ROUTE_FORWARD && fleet_hub_is_first(o->owner->fleet));
+    if (duty == ROUTE_SERVE || duty == ROUTE_FORWARD)
+        return tunnel_tells_for_serving(o, o->route.hub);
+    return fleet_hub_is_first(f);
 }
 
 /* Streams of a lease that lingers go on: its agent still has them, wherever the next ones go. */
@@ -113,6 +116,20 @@ static int write_release(struct tx *tx, void *arg)
     return tunnel_store_release(tx, r->tunnel, r->tenant, &r->route);
 }
 
+static int write_restored(struct tx *tx, void *arg)
+{
+    const struct release *r = arg;
+    return tunnel_store_restore(tx, r->tunnel, r->tenant, &r->route);
+}
+
+static void restored(void *arg, int err)
+{
+    CLEANUP(mem_free) struct release *r = arg;
+    if (err < 0)
+        LOG_WARN("a tunnel's route could not be written again", LOG_STR("tunnel", r->tunnel),
+                 LOG_ERR(err));
+}
+
 static void released(void *arg, int err)
 {
     CLEANUP(mem_free) struct release *r = arg;
@@ -124,6 +141,16 @@ static void released(void *arg, int err)
         LOG_WARN("a tunnel could not be given up", LOG_STR("tunnel", r->tunnel), LOG_ERR(err));
     else if (o->route.epoch == r->route.epoch)
         o->route.hub[0] = '\0';
+}
+
+static struct release *release_new(struct tunnel_object *o)
+{
+    struct release *r = NEW(struct release);
+    r->tunnels = o->owner;
+    snprintf(r->tunnel, sizeof(r->tunnel), "%s", o->t.id);
+    snprintf(r->tenant, sizeof(r->tenant), "%s", o->t.tenant);
+    r->route = o->route;
+    return r;
 }
 
 /* Nobody here holds it or will, and nobody's streams are being cut. */
@@ -142,13 +169,15 @@ void tunnel_release_if_idle(struct tunnel_object *o)
     struct tunnels *ts = o->owner;
     if (!fleet_hubs(ts->fleet) || o->is_releasing || !is_idle(o) || duty_of(o) != ROUTE_SERVE)
         return;
-    struct release *r = NEW(struct release);
-    r->tunnels = ts;
-    snprintf(r->tunnel, sizeof(r->tunnel), "%s", o->t.id);
-    snprintf(r->tenant, sizeof(r->tenant), "%s", o->t.tenant);
-    r->route = o->route;
     o->is_releasing = true;
-    store_run(ts->store, STORE_WRITE, write_release, released, r);
+    store_run(ts->store, STORE_WRITE, write_release, released, release_new(o));
+}
+
+/* The database has lost the claim of this hub's lease, which agents and other hubs know. */
+static void restore_if_held(struct tunnel_object *o)
+{
+    if (duty_of(o) == ROUTE_SERVE && !is_idle(o))
+        store_run(o->owner->store, STORE_WRITE, write_restored, restored, release_new(o));
 }
 
 /* ---- rows ---- */
@@ -181,7 +210,11 @@ static struct tunnel_object *add_from(struct tunnels *ts, const struct tunnel_st
  */
 static void take_port(struct tunnel_object *o, const struct tunnel_stored *row)
 {
-    bool chooses = !o->is_followed && o->listen_fd < 0 && o->t.spec.has_endpoint &&
+    if (!tunnel_listens_here(o)) {
+        snprintf(o->t.endpoint, sizeof(o->t.endpoint), "%s", row->t.endpoint);
+        return;
+    }
+    bool chooses = !tunnel_follows_port(o) && o->listen_fd < 0 && o->t.spec.has_endpoint &&
                    o->t.phase != TUNNEL_FAILED && !tunnel_phase_is_over(o->t.phase);
     if (!chooses && (!tunnel_awaits_port(o) || !row->t.endpoint[0]))
         return;
@@ -212,19 +245,15 @@ static void take_row(struct tunnels *ts, const struct tunnel_stored *row)
     tunnel_take_route(o, &row->route);
 }
 
-/* What follows from commits that the database has lost must not outlive them. */
-static bool is_ahead(const struct tunnel_object *o, const struct tunnel_stored *row)
-{
-    return o->t.version > row->t.version || o->route.epoch > row->route.epoch;
-}
-
 static void follow_row(struct reread *r, int err)
 {
     struct tunnel_object *o = tunnel_find(r->tunnels, r->id);
     if (r->tunnels->is_draining)
         return;
-    if (err == 0 && r->is_undone && o && is_ahead(o, &r->row))
-        tunnel_remove(o);
+    if (err == 0 && r->is_undone && o && o->t.version > r->row.t.version)
+        tunnel_remove(o); /* what follows from commits that were lost must not outlive them */
+    else if (err == 0 && r->is_undone && o && o->route.epoch > r->row.route.epoch)
+        restore_if_held(o); /* but who serves is no matter of the database's memory */
     if (err == 0)
         take_row(r->tunnels, &r->row);
     else if (err == ERR_NOT_FOUND && o)
@@ -309,6 +338,8 @@ static void on_hubs(struct fleet_observer *ob)
         next = o->hh.next;
         if (o->route.hub[0] && o->is_forwarding != tunnel_is_forwarded(o))
             settle_route(o);
+        else if (o->t.spec.n_hubs)
+            tunnel_refresh_phase(o);
     }
 }
 

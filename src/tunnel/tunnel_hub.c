@@ -198,7 +198,8 @@ void tunnel_change(struct tunnel_object *o, const struct tunnel *to, int64_t end
     bool moved = was.has_endpoint != is->has_endpoint ||
                  (is->has_endpoint && !same_place(&was.listen, &is->listen)) ||
                  was.protocol != is->protocol || was.idle_timeout_ms != is->idle_timeout_ms ||
-                 strcmp(was.host, is->host) != 0 || was.is_sni != is->is_sni;
+                 strcmp(was.host, is->host) != 0 || was.is_sni != is->is_sni ||
+                 was.n_hubs != is->n_hubs || memcmp(was.hubs, is->hubs, sizeof(was.hubs)) != 0;
     if (moved || o->t.phase == TUNNEL_FAILED) {
         o->t.endpoint[0] = '\0';
         o->rebind = true;
@@ -310,7 +311,7 @@ json_t *tunnel_object_json(struct tunnel_object *o)
     shown.server = (struct tunnel_holder){0};
     if (!tunnel_phase_is_over(o->t.phase))
         fill_holders(o, &shown);
-    if (o->listen_fd < 0)
+    if (o->listen_fd < 0 && tunnel_listens_here(o))
         shown.endpoint[0] = '\0';
     json_t *json = tunnel_json(&shown, &traffic);
     json_object_set_new(json_object_get(json, "status"), "leases", tunnel_leases_json(o));

@@ -20,6 +20,7 @@
 #include "net/h2conn.h"
 #include "net/relay.h"
 #include "peer/peers.h"
+#include "scan/scan_stream.h"
 #include "tunnel/tunnel_forward.h"
 #include "tunnel/tunnel_proxy.h"
 #include "wire/connect_udp.h"
@@ -80,6 +81,7 @@ struct lane_stream {
     char *ticket;
     bool is_bad;                /* a header of it cannot be read */
     char worker[16];            /* the hub that forwards it is told; see RELAY_WORKER */
+    bool is_scan;               /* another hub's: the agent itself is meant */
     uint8_t ttl;                /* of what reaches for the target; 0: as usual */
     struct tunnel_ranges allow; /* of echoes that another hub forwards */
 
@@ -320,7 +322,10 @@ static int check_ticket(const struct lane_stream *s, struct ticket *ret)
 
 static int read_goal(const struct lane_stream *s, struct exposure_goal *ret)
 {
-    *ret = (struct exposure_goal){.is_udp = s->udp_path != NULL, .ttl = s->ttl, .allow = s->allow};
+    *ret = (struct exposure_goal){.is_udp = s->udp_path != NULL,
+                                  .ttl = s->ttl,
+                                  .allow = s->allow,
+                                  .protocol = s->is_scan ? SCAN_PROTOCOL : NULL};
     if (s->is_bad)
         return ERR_INVALID;
     if (s->udp_path)
@@ -493,6 +498,7 @@ static void start(struct tunnel_lane *lane, struct client_conn *conn, struct h2_
         s->is_bad = allow && tunnel_ranges_read(allow, &s->allow) < 0;
     }
     s->ttl = relay_read_ttl(h);
+    s->is_scan = !udp_path && h2_headers_get(h, ":protocol");
     s->relay = relay_await(h2, &lane->relays, &relay_ops, s);
     loop_post(lane->main, asked_on_main, s);
 }
@@ -504,7 +510,7 @@ static void answer(struct tunnel_lane *lane, struct client_conn *c, struct h2_st
     const char *protocol = h2_headers_get(h, ":protocol");
     if (protocol && strcmp(protocol, "connect-udp") == 0)
         start(lane, c, s, h, NULL, h2_headers_get(h, ":path"));
-    else if (protocol)
+    else if (protocol && !(c && c->hub[0] && strcmp(protocol, SCAN_PROTOCOL) == 0))
         h2_respond(s, H2_HEADERS({":status", "501"}), 1, false);
     else if (!authority)
         h2_respond(s, H2_HEADERS({":status", "400"}), 1, false);

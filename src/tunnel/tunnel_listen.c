@@ -150,15 +150,32 @@ static int listen_on(struct tunnel_object *o, struct diag *d)
     return 0;
 }
 
+/* A free port that one hub chooses for all. */
+static bool lacks_port(const struct tunnel_object *o)
+{
+    return o->t.spec.has_endpoint && !o->t.spec.listen.port && !o->t.endpoint[0] &&
+           o->listen_fd < 0 && tunnel_listens_here(o) && !tunnel_phase_is_over(o->t.phase);
+}
+
 bool tunnel_awaits_port(const struct tunnel_object *o)
 {
-    return o->is_followed && o->t.spec.has_endpoint && !o->t.spec.listen.port &&
-           !o->t.endpoint[0] && o->listen_fd < 0 && !tunnel_phase_is_over(o->t.phase);
+    return lacks_port(o) && tunnel_follows_port(o);
+}
+
+/* What other hubs do is shown only. */
+static void show_endpoint(struct tunnel_object *o)
+{
+    if (o->t.spec.has_endpoint && o->t.spec.listen.port)
+        host_port_format(&o->t.spec.listen, o->t.endpoint, sizeof(o->t.endpoint));
 }
 
 void tunnel_start_listening(struct tunnel_object *o)
 {
     struct diag d = {0};
+    if (!tunnel_listens_here(o)) {
+        show_endpoint(o);
+        return;
+    }
     if (tunnel_awaits_port(o)) {
         timer_start(&o->listen_timer, LISTEN_RETRY_MS);
         return;
@@ -187,7 +204,7 @@ void tunnel_start_listening(struct tunnel_object *o)
 static void on_listen_timer(struct timer *t)
 {
     struct tunnel_object *o = container_of(t, struct tunnel_object, listen_timer);
-    if (tunnel_awaits_port(o)) { /* nobody has told of it, or we missed it */
+    if (lacks_port(o) && o->t.phase != TUNNEL_FAILED) { /* nobody has told of it, or we missed it */
         o->is_followed = !tunnel_is_ours_to_tell(o);
         tunnel_reread(o->owner, o->t.id);
         timer_start(&o->listen_timer, LISTEN_RETRY_MS);

@@ -155,9 +155,27 @@ static int parse_name(const char *name, const char *field, struct tunnel_spec *s
     return 0;
 }
 
+static int parse_hubs(const json_t *hubs, struct tunnel_spec *spec, struct diag *d)
+{
+    static const char field[] = "spec.access.endpoint.hubs";
+    if (!hubs || json_is_null(hubs))
+        return 0;
+    if (!json_is_array(hubs) || json_array_size(hubs) > TUNNEL_HUBS_MAX)
+        return diag_set_field(d, ERR_INVALID, field,
+                              "must be a list of at most %d ids or names of hubs", TUNNEL_HUBS_MAX);
+    for (size_t i = 0; i < json_array_size(hubs); i++) {
+        const char *name = json_string_value(json_array_get(hubs, i));
+        if (!name || !*name || strlen(name) >= TUNNEL_NAME_SIZE)
+            return diag_set_field(d, ERR_INVALID, field, "must hold ids or names of hubs");
+        if (!spec->n_hubs || !tunnel_spec_selects(spec, name, name))
+            snprintf(spec->hubs[spec->n_hubs++], TUNNEL_NAME_SIZE, "%s", name);
+    }
+    return 0;
+}
+
 static int parse_endpoint(const json_t *endpoint, struct tunnel_spec *spec, struct diag *d)
 {
-    static const char *const members[] = {"listen", "host", "sni", NULL};
+    static const char *const members[] = {"listen", "host", "sni", "hubs", NULL};
     const char *listen, *host, *sni;
     TRY(tunnel_check_members(endpoint, "spec.access.endpoint", members, d));
     TRY(tunnel_get_string(endpoint, "host", "spec.access.endpoint.host", "", &host, d));
@@ -166,6 +184,7 @@ static int parse_endpoint(const json_t *endpoint, struct tunnel_spec *spec, stru
     if ((*listen != 0) + (*host != 0) + (*sni != 0) > 1)
         return diag_set_field(d, ERR_INVALID, "spec.access.endpoint",
                               "has more than one of listen, host and sni");
+    TRY(parse_hubs(json_object_get(endpoint, "hubs"), spec, d));
     spec->is_sni = *sni;
     if (*host)
         return parse_name(host, "spec.access.endpoint.host", spec, d);
@@ -415,15 +434,35 @@ static json_t *duration_json(int64_t ms)
     return json_string(text);
 }
 
+/* NULL: every hub. */
+static json_t *hubs_json(const struct tunnel_spec *spec)
+{
+    json_t *hubs = spec->n_hubs ? json_array() : NULL;
+    for (size_t i = 0; i < spec->n_hubs; i++)
+        json_array_append_new(hubs, json_string(spec->hubs[i]));
+    return hubs;
+}
+
 static json_t *endpoint_json(const struct tunnel_spec *spec)
 {
     char listen[HOST_SIZE + 16];
-    if (spec->host[0])
-        return json_pack("{s:s}", spec->is_sni ? "sni" : "host", spec->host);
-    if (!spec->has_endpoint)
+    if (!spec->host[0] && !spec->has_endpoint)
         return json_null();
     host_port_format(&spec->listen, listen, sizeof(listen));
-    return json_pack("{s:s}", "listen", listen);
+    return json_pack("{s:s, s:o*}",
+                     !spec->host[0] ? "listen"
+                     : spec->is_sni ? "sni"
+                                    : "host",
+                     spec->host[0] ? spec->host : listen, "hubs", hubs_json(spec));
+}
+
+bool tunnel_spec_selects(const struct tunnel_spec *spec, const char *hub, const char *name)
+{
+    for (size_t i = 0; i < spec->n_hubs; i++) {
+        if (strcmp(spec->hubs[i], hub) == 0 || strcmp(spec->hubs[i], name) == 0)
+            return true;
+    }
+    return spec->n_hubs == 0;
 }
 
 void tunnel_target_format(const struct tunnel_spec *spec, char *out, size_t size)

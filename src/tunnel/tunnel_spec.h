@@ -21,6 +21,7 @@
 #define TUNNEL_TTL_MAX_MS  (INT64_C(366) * 86400 * 1000)
 #define TUNNEL_IDLE_MIN_MS 1000
 #define TUNNEL_IDLE_MAX_MS (24 * 3600 * 1000)
+#define TUNNEL_HUBS_MAX    8
 
 enum tunnel_protocol {
     TUNNEL_TCP,
@@ -65,6 +66,8 @@ struct tunnel_spec {
     struct host_port listen; /* valid if has_endpoint; port 0: the hub chooses */
     char host[HOST_SIZE];    /* the public name by which it is reached; "" if none */
     bool is_sni;             /* ... as TLS that passes untouched, not as HTTP */
+    uint8_t n_hubs;          /* at which it is reached from outside; 0: at each */
+    char hubs[TUNNEL_HUBS_MAX][TUNNEL_NAME_SIZE]; /* ids or names */
     bool internal;
     enum tunnel_spread spread;
     struct tunnel_check check;
@@ -76,6 +79,9 @@ struct tunnel_spec {
 
 /* "host:port", or "*". */
 void tunnel_target_format(const struct tunnel_spec *spec, char *out, size_t size);
+
+/* Whether it is reached from outside at the hub of this id and name. */
+bool tunnel_spec_selects(const struct tunnel_spec *spec, const char *hub, const char *name);
 
 /* Every member is checked, unknown ones are errors; `d->field` is the JSON path at fault. The
  * network is a name or an id: the caller resolves it. */

@@ -73,9 +73,9 @@ int tunnel_store_delete(struct tx *tx, const struct tunnel *t, uint64_t if_versi
 
 /* A hub takes what is its own, and what it has seen to be free: another hub's lease stands while
  * that hub's own does, and its agent's session. What it has not seen may be of a hub that is only
- * cut from the database, and still serves. */
+ * cut from the database, and still serves. Of what it has seen the database may have lost some. */
 #define ROUTE_IS_FREE                                                                        \
-    "(lease_hub = $3 OR (lease_epoch = $7 AND (lease_hub IS NULL OR "                        \
+    "(lease_hub = $3 OR lease_epoch < $7 OR (lease_epoch = $7 AND (lease_hub IS NULL OR "    \
     "NOT EXISTS (SELECT 1 FROM hub_lease h WHERE h.hub = tunnel.lease_hub AND "              \
     "h.epoch = tunnel.lease_hub_epoch AND h.expires > $6) OR "                               \
     "(lease_session <> 0 AND NOT EXISTS (SELECT 1 FROM agent_session s WHERE "               \
@@ -90,7 +90,8 @@ int tunnel_store_claim(struct tx *tx, const char *tunnel, const char *tenant, ui
     TRY(tx_now_ms(tx, &now));
     TRY(tx_query_int(tx, &epoch,
                      "UPDATE tunnel SET lease_agent = $1, lease_session = $2, lease_hub = $3, "
-                     "lease_hub_epoch = $4, lease_epoch = lease_epoch + 1 "
+                     "lease_hub_epoch = $4, lease_epoch = "
+                     "next_epoch(CASE WHEN lease_epoch < $7 THEN $7 ELSE lease_epoch END) "
                      "WHERE id = $5 AND " ROUTE_IS_FREE " RETURNING lease_epoch",
                      STORE_TEXT(route->agent), STORE_INT(route->session), STORE_TEXT(route->hub),
                      STORE_INT(route->hub_epoch), STORE_TEXT(tunnel), STORE_INT(now),
@@ -106,6 +107,19 @@ int tunnel_store_release(struct tx *tx, const char *tunnel, const char *tenant,
                 "UPDATE tunnel SET lease_hub = NULL WHERE id = $1 AND lease_hub = $2 AND "
                 "lease_epoch = $3",
                 STORE_TEXT(tunnel), STORE_TEXT(route->hub), STORE_INT(route->epoch)));
+    if (tx_changed(tx) == 0)
+        return 0;
+    return store_publish(tx, tenant, "tunnel", tunnel, STORE_PUT);
+}
+
+int tunnel_store_restore(struct tx *tx, const char *tunnel, const char *tenant,
+                         const struct tunnel_route *route)
+{
+    TRY(tx_exec(tx,
+                "UPDATE tunnel SET lease_agent = $1, lease_session = $2, lease_hub = $3, "
+                "lease_hub_epoch = $4, lease_epoch = $5 WHERE id = $6 AND lease_epoch < $5",
+                STORE_TEXT(route->agent), STORE_INT(route->session), STORE_TEXT(route->hub),
+                STORE_INT(route->hub_epoch), STORE_INT(route->epoch), STORE_TEXT(tunnel)));
     if (tx_changed(tx) == 0)
         return 0;
     return store_publish(tx, tenant, "tunnel", tunnel, STORE_PUT);
@@ -265,7 +279,8 @@ static void save_batch(struct tunnels *ts)
     while (ts->dirty && b->n < STATUS_BATCH) {
         struct tunnel_object *o = ts->dirty;
         tunnel_forget_status(o);
-        b->items[b->n++] = (struct status){o->t, !tunnel_is_ours_to_tell(o), !o->is_followed};
+        b->items[b->n++] =
+            (struct status){o->t, !tunnel_is_ours_to_tell(o), !tunnel_follows_port(o)};
     }
     store_run(ts->store, STORE_WRITE, write_statuses, statuses_written, b);
 }

@@ -135,7 +135,8 @@ void tunnel_refresh_phase(struct tunnel_object *o)
         tunnel_set_phase(o, TUNNEL_ACTIVE, "%s: %.150s: %s", proxy_status_token(o->target_err),
                          target, error_text(o->target_err));
     else
-        tunnel_set_phase(o, TUNNEL_ACTIVE, "%s", "");
+        tunnel_set_phase(o, TUNNEL_ACTIVE, "%s",
+                         tunnel_is_nowhere(o) ? "none of its endpoint's hubs is there" : "");
 }
 
 /* ---- as JSON (api/openapi.yaml: tunnel.status.leases) ---- */

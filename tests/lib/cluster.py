@@ -14,6 +14,7 @@ import socket
 import tempfile
 import threading
 
+from lib.link import Link
 from lib.network import Lans
 from lib.process import Process, run, wait_until
 from lib.warren import Agent, Hub, Rest
@@ -24,6 +25,7 @@ class Balancer:
 
     def __init__(self, directory, address, namespace, hubs):
         self.address, self.namespace, self.hubs = address, namespace, hubs
+        self.home = self
         self.url = f"https://{address}:8443"
         self.agents = []
         servers = "\n".join(
@@ -122,17 +124,19 @@ class Wire:
 
 
 class Cluster:
-    """`postgres`: a lib.postgres.Postgres that runs. `cut`: the numbers of hubs that come to it by a Wire,
-    which are in `wires`. `clocks`: lib.clock.Clock of hubs, by their numbers."""
+    """`postgres`: a lib.postgres.Postgres that runs; `db`: the URL of a database of its own in it. `cut`:
+    the numbers of hubs that come to it by a Wire, which are in `wires`. `clocks`: lib.clock.Clock of hubs,
+    by their numbers."""
 
-    def __init__(self, bench, postgres, count=3, cut=(), clocks=None, env=None):
+    def __init__(self, bench, postgres, count=3, cut=(), clocks=None, env=None, db=None):
         self.bench = bench
         self.env = env or {}
         self.clocks = clocks or {}
         self.directory = tempfile.mkdtemp(prefix="cluster", dir=bench.directory)
         self.net = bench.keep(Lans())
+        self.hosts, self.links = {}, 0
         self.lan = self.net.lan(1)
-        self.db = postgres.new_database()
+        self.db = db or postgres.new_database()
         self.database = self.db.split("?")[0].rsplit("/", 1)[1]
         self.postgres, self.wires = postgres, {i: None for i in cut}
         self.key_file = os.path.join(self.directory, "ca.keyfile")
@@ -148,7 +152,20 @@ class Cluster:
     def host(self):
         """(namespace, address) of a new host."""
         host = self.lan.host()
+        self.hosts[host.name] = host
         return host.name, host.addresses["eth0"]
+
+    def link(self, one, other, **settings):
+        """A wire of their own between two hubs: a lib.link.Link, by which they reach each other from now
+        on."""
+        a, b = self.hosts[one.namespace], self.hosts[other.namespace]
+        self.links += 1
+        n = self.links
+        wire = self.bench.keep(Link(a, [f"10.99.{n}.1/30"], b, [f"10.99.{n}.2/30"], device=f"link{n}",
+                                    seed=n, **settings))
+        for host, own, far in ((a, one, other), (b, other, one)):
+            host.ip("route", "add", f"{far.host}/32", "dev", f"link{n}", "src", own.host)
+        return wire
 
     def add_hub(self, front, number):
         namespace, address = self.host()

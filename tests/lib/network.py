@@ -48,6 +48,31 @@ def ip(*words):
     subprocess.run(["ip", *words], check=True, capture_output=True)
 
 
+def ip_in(namespace, *words):
+    """`namespace` may be None: here."""
+    ip(*(["-n", namespace] if namespace else []), *words)
+
+
+def sysctl_in(namespace, name, value):
+    where = ["ip", "netns", "exec", namespace] if namespace else []
+    subprocess.run([*where, "sysctl", "-qw", f"{name}={value}"], check=True, capture_output=True)
+
+
+def interfaces(namespace):
+    """Names of those that are no loopback."""
+    where = ["-n", namespace] if namespace else []
+    shown = subprocess.run(["ip", *where, "-o", "link", "show"], check=True, capture_output=True, text=True)
+    names = [line.split(":")[1].strip().split("@")[0] for line in shown.stdout.splitlines()]
+    return [name for name in names if name != "lo"]
+
+
+def leave():
+    """This thread, and what it starts from now on, has a loopback of its own and nothing else."""
+    if _libc.unshare(CLONE_NEWNET) != 0:
+        raise OSError(ctypes.get_errno(), "unshare")
+    ip("link", "set", "lo", "up")
+
+
 class Host:
     """One namespace."""
 
@@ -71,8 +96,7 @@ class Host:
                        check=True, capture_output=True)
 
     def sysctl(self, name, value):
-        subprocess.run(["ip", "netns", "exec", self.name, "sysctl", "-qw", f"{name}={value}"],
-                       check=True, capture_output=True)
+        sysctl_in(self.name, name, value)
 
     def close(self):
         subprocess.run(["ip", "netns", "del", self.name], capture_output=True)

@@ -21,9 +21,10 @@ import tempfile
 from lib.datagram import Dnsmasq, Snmpd, UdpServer
 from lib.link import Link
 from lib.network import Host, wire
+from lib.pair import hub_of_test
 from lib.process import SLOW, Process
 from lib.service import Nginx, Sshd, TcpServer, echo
-from lib.warren import Hub, program
+from lib.warren import program
 
 # The last number of each host's address, 10.9.0.N and fd09::N.
 HOSTS = {
@@ -213,8 +214,8 @@ class Plant:
 
     def start(self, agent_options=(), agent_user=None):
         """A hub and an agent of network "plant"."""
-        self.hub = self._keep(Hub(os.path.join(self.directory, "hub"), host=HUB,
-                                  namespace=self.hosts["hub"].name)).start()
+        self.hub = self._keep(hub_of_test(os.path.join(self.directory, "hub"), host=HUB,
+                                          namespace=self.hosts["hub"].name)).start()
         self.agent = self.hub.agent("a1", network="plant", namespace=self.hosts["agent"].name,
                                     options=agent_options, user=agent_user)
         return self
@@ -254,6 +255,8 @@ class Plant:
         for part in self.parts:
             if isinstance(getattr(part, "process", None), Process):
                 yield part.process
+            if hasattr(part, "processes"):
+                yield from part.processes()
         if self.hub:
             yield from (agent.process for agent in self.hub.agents)
 

@@ -146,6 +146,7 @@ class Hub:
              *options],
             os.path.join(self.directory, "hub.log"), env=env, namespace=namespace)
         self.agents = []
+        self.home = self  # the hub to which its agents come
 
     def start(self, wait=True):
         self.process.start()
@@ -260,7 +261,7 @@ class Agent:
         hub.agents.append(self)
 
     def enroll(self, token, check=True):
-        argv = [program("warren-agent"), "enroll", "--hub", self.hub.url, "--token-file", "-",
+        argv = [program("warren-agent"), "enroll", "--hub", self.hub.home.url, "--token-file", "-",
                 "--data", self.data, "--name", self.name]
         if self.user:
             argv = ["setpriv", f"--reuid={self.user}", "--clear-groups", *argv]

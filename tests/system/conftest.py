@@ -11,17 +11,27 @@ import pytest
 
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
-from lib import network, postgres  # noqa: E402
+from lib import network, pair, postgres  # noqa: E402
+from lib.pair import hub_of_test  # noqa: E402
 from lib.plant import Plant  # noqa: E402
 from lib.process import SLOW  # noqa: E402
 from lib.service import Nginx, Sshd, TcpServer, echo  # noqa: E402
-from lib.warren import BUILD, Hub, program  # noqa: E402
+from lib.warren import BUILD, program  # noqa: E402
 from lib.web import App  # noqa: E402
 
 
 def pytest_configure(config):
+    config.addinivalue_line("markers", "one_hub(reason): says nothing about two (WARREN_TEST_HUBS=2)")
+    if pair.is_paired():
+        network.leave()
     if not os.path.exists(program("warren")):
         pytest.exit(f"no {program('warren')}: run make first, or set WARREN_BUILD (now {BUILD})", 2)
+
+
+def pytest_collection_modifyitems(items):
+    for item in items if pair.is_paired() else ():
+        for mark in item.iter_markers("one_hub"):
+            item.add_marker(pytest.mark.skip(reason=f"one hub: {mark.args[0]}"))
 
 
 def pytest_sessionfinish():
@@ -79,12 +89,10 @@ class Bench:
         return self.keep(postgres.Postgres(path, **kwargs).make().start())
 
     def hub(self, db=None, options=(), **kwargs):
-        """`db`: a URL. Without one SQLite, or with WARREN_TEST_DB=postgres a new database."""
+        """See lib.pair.hub_of_test."""
         self.count += 1
-        if db is None and os.environ.get("WARREN_TEST_DB") == "postgres":
-            db = postgres.shared().new_database()
-        kwargs["options"] = (*options, "--db", db) if db else options
-        return self.keep(Hub(os.path.join(self.directory, f"hub{self.count}"), **kwargs)).start()
+        path = os.path.join(self.directory, f"hub{self.count}")
+        return self.keep(hub_of_test(path, db=db, options=options, **kwargs)).start()
 
     def nginx(self, **kwargs):
         path = tempfile.mkdtemp(prefix="nginx", dir=self.directory)

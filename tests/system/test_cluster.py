@@ -54,6 +54,48 @@ def test_a_port_that_a_hub_chose_is_the_same_on_all(bench, cluster):
     wait_until(lambda: all(serves(f"{h.host}:9100", cluster.client) for h in cluster.hubs), "the new port", 20)
 
 
+def test_a_port_is_open_at_the_hubs_that_the_endpoint_selects_only(bench, cluster):
+    agent = cluster.agent("a1")
+    home = cluster.hub_of(agent)
+    one, other = [h for h in cluster.hubs if h is not home]
+    echo = echo_at(bench, agent)
+    blocked = bench.server(host="0.0.0.0", port=PORT, namespace=other.namespace)  # nobody's business
+    chosen = {"listen": f"0.0.0.0:{PORT}", "hubs": [cluster.id_of(one)]}
+    made = cluster.tunnel(home, echo.address, endpoint=chosen)
+    path = f"/api/v1/tunnels/{made['id']}"
+    assert serves(f"{one.host}:{PORT}", cluster.client)
+    assert refuses(f"{home.host}:{PORT}", cluster.client)
+    for hub in (home, other):
+        status = hub.admin.get(path)["status"]
+        assert (status["phase"], status["endpoint"]["address"]) == ("active", f"0.0.0.0:{PORT}")
+    blocked.close()
+    # another hub, and a port that the hub chooses at which the tunnel is not made
+    home.admin.patch(path, {"spec": {"access": {"endpoint": {
+        "listen": "0.0.0.0:0", "hubs": [cluster.id_of(other)]}}}})
+
+    def port():
+        shown = {h: h.admin.get(path)["status"]["endpoint"] for h in cluster.hubs}
+        ports = {e["address"].rsplit(":", 1)[1] if e else None for e in shown.values()}
+        return ports.pop() if len(ports) == 1 else None
+    found = wait_until(port, "all hubs to know the port", 20)
+    wait_until(lambda: serves(f"{other.host}:{found}", cluster.client), "the other hub to listen", 20)
+    assert all(refuses(f"{h.host}:{p}", cluster.client) for h in (home, one) for p in (PORT, found))
+    home.admin.patch(path, {"spec": {"access": {"endpoint": {"hubs": ["nobody"]}}}})
+    wait_until(lambda: "none of its endpoint's hubs" in (home.admin.get(path)["status"]["reason"] or ""),
+               "the tunnel to say that it is nowhere", 20)
+    home.cli("tunnel", "update", "web", "--at-hub", "any")
+    wait_until(lambda: len({serves(f"{h.host}:{port()}", cluster.client) for h in cluster.hubs}) == 1,
+               "all hubs to listen", 20)
+
+
+def refuses(address, namespace):
+    try:
+        connect(address, 2, namespace).close()
+    except ConnectionRefusedError:
+        return True
+    return False
+
+
 def test_every_kind_of_access_works_from_every_hub(bench, cluster):
     agent = cluster.agent("a1")
     nginx = bench.nginx(host=agent.address, namespace=agent.namespace)

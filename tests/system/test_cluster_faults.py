@@ -1,6 +1,9 @@
 """Faults of a cluster: hubs that freeze, that are cut from the database or from each other, a database that
 restarts. Each with a witness of who serves: never two agents in turns."""
 
+import base64
+import itertools
+import os
 import signal
 import threading
 import time
@@ -9,8 +12,9 @@ import pytest
 
 from lib import network
 from lib.cluster import Cluster
-from lib.process import wait_until
-from lib.service import connect, read_all
+from lib.process import SLOW, amount, wait_until
+from lib.service import connect, exchange, read_all, serves
+from lib.warren import tls_socket
 
 PORT = 9000
 
@@ -161,3 +165,139 @@ def test_hubs_show_each_other(bench, site):
         wait_until(lambda c=column: c("tunnels") == [1, 0, 0], "the tunnels to be shown")
         assert {h["phase"] for h in listed().values()} == {"ready"}
         assert hub.metric("warren_hub_lease_held") == 1
+
+
+def epochs(postgres, cluster):
+    """The highest that the database knows: (of the tunnel's leases, of agents' sessions)."""
+    return tuple(int(postgres.sql(f"select max({column}) from {table}", cluster.database))
+                 for column, table in (("lease_epoch", "tunnel"), ("epoch", "agent_session")))
+
+
+def test_a_fail_over_that_loses_commits_moves_nothing_and_repeats_no_epoch(bench):
+    if not network.available():
+        pytest.skip("network namespaces need root")
+    postgres = bench.postgres()
+    db = postgres.new_database()
+    database = db.split("?")[0].rsplit("/", 1)[1]
+    replica = bench.keep(postgres.replica(os.path.join(bench.directory, "replica")))
+    url = postgres.url(database, host=f"{postgres.directory},{replica.directory}")
+    cluster = Cluster(bench, postgres, db=url)
+    first, second = two_agents(bench, cluster)
+    assert answers(cluster, cluster.hubs[2]) == first.address
+    echo = bench.server(host=second.address, namespace=second.namespace)
+    cluster.tunnel(cluster.hubs[2], echo.address, name="echo", endpoint={"listen": f"0.0.0.0:{PORT + 1}"})
+    replica.fall_behind(postgres)
+
+    # what follows is acknowledged, and lost: the tunnel moves to the other agent, one is made
+    first.process.kill()
+    wait_until(lambda: answers(cluster, cluster.hubs[2]) == second.address, "the other agent to serve", 40)
+    lost = cluster.hubs[0].admin.post("/api/v1/tunnels", {"name": "lost", "spec": {
+        "target": {"network": "lan", "address": "127.0.0.1:1"}, "access": {"internal": True}}})["id"]
+    wait_until(lambda: all(lost in ids(h) for h in cluster.hubs), "all hubs to know the tunnel")
+    before = epochs(postgres, cluster)
+    witness = Witness(cluster, *(at(h) for h in cluster.hubs))
+    wait_until(lambda: witness.seen, "the witness to see the agent")
+    with connect(f"{cluster.hubs[0].host}:{PORT + 1}", namespace=cluster.client) as stream:
+        assert exchange(stream, b"before") == b"before"
+        postgres.stop(signal.SIGQUIT)
+        replica.promote()
+        began = time.monotonic()
+        for hub in cluster.hubs:
+            wait_until(lambda h=hub: lost not in ids(h), "what was lost to be gone", 30)
+        print(f"\nall hubs agree {time.monotonic() - began:.2f} s after the promotion")
+        wait_until(lambda: epochs(replica, cluster)[0] >= before[0], "the lease to be written again", 20)
+        assert exchange(stream, b"after") == b"after"
+        assert [answers(cluster, h) for h in cluster.hubs] == [second.address] * 3
+        assert witness.stop() == [second.address]
+    # the next lease and login have epochs that nobody ever had
+    first.start()
+    wait_until(lambda: cluster.hub_of(first), "the agent to be back", 40)
+    second.process.kill()
+    wait_until(lambda: answers(cluster, cluster.hubs[2]) == first.address, "the first agent to serve", 40)
+    assert all(now >= max(was + 1, 1 << 20) for now, was in zip(epochs(replica, cluster), before))
+
+
+def ids(hub):
+    return {t["id"] for t in hub.admin.items("/api/v1/tunnels")}
+
+
+def test_packet_loss_between_hubs_costs_time_and_nothing_else(bench, site):
+    cluster, _ = site
+    first, _ = two_agents(bench, cluster)
+    echo = bench.server(host=first.address, namespace=first.namespace)
+    one, _, ingress = cluster.hubs
+    cluster.tunnel(ingress, echo.address, name="echo", endpoint={"listen": f"0.0.0.0:{PORT + 1}"})
+    wires = [cluster.link(a, b, delay_ms=1) for a, b in itertools.combinations(cluster.hubs, 2)]
+    far = f"{ingress.host}:{PORT + 1}"
+    wait_until(lambda: serves(far, cluster.client), "the way between the hubs")
+    for wire in wires:
+        wire.set(loss=0.2)
+    witness = Witness(cluster, at(ingress), at(one))
+    times, cuts, data = [], 0, os.urandom(amount(1 << 20, 1 << 18))
+    until = time.monotonic() + 12
+    while time.monotonic() < until:
+        began = time.monotonic()
+        try:
+            with connect(far, 20 * SLOW, cluster.client) as sock:
+                assert exchange(sock, b"ping") == b"ping"
+            times.append(time.monotonic() - began)
+        except OSError:
+            cuts += 1
+    began = time.monotonic()
+    assert wait_until(lambda: exchange_all(cluster, far, data) == data, "a bulk transfer to pass whole", 90)
+    bulk = time.monotonic() - began
+    for wire in wires:
+        wire.set(loss=0)
+    assert witness.stop() == [first.address]
+    times.sort()
+    print(f"\n20 % loss: {len(times)} connections, {cuts} cut, p50 {times[len(times) // 2] * 1000:.0f} ms, "
+          f"longest {times[-1]:.2f} s, {len(data) >> 10} KiB both ways in {bulk:.1f} s; the witness saw "
+          f"{witness.failed} refused or late")
+    assert len(times) > 5 * cuts
+    lost = sum(s["lost"] for wire in wires for s in wire.stats().values())
+    assert lost > 50, "the wires did lose packets"
+
+
+def exchange_all(cluster, address, data):
+    with connect(address, 60 * SLOW, cluster.client) as sock:
+        return exchange(sock, data)
+
+
+def ask_proxy(hub, sock, target):
+    """For a tunnel's target, over HTTP/1.1."""
+    login = base64.b64encode(f"lan:{hub.token}".encode()).decode()
+    sock.sendall(f"CONNECT {target} HTTP/1.1\r\nHost: {target}\r\nProxy-Authorization: Basic {login}\r\n\r\n".encode())
+
+
+def test_a_stale_route_is_put_right_by_not_here(bench, site):
+    """The hub that forwards sleeps while the tunnel moves; what waited for it goes by the old route, is turned
+    away, and gets there all the same."""
+    cluster, _ = site
+    agents = dict(zip(("first", "second"), two_agents(bench, cluster)))
+    ingress = cluster.hubs[2]
+    target = ingress.admin.get("/api/v1/tunnels/web")["spec"]["target"]["address"]
+    serving, spare = "first", "second"
+    for attempt in range(10):
+        wait_until(lambda: answers(cluster, ingress) == agents[serving].address, "the right agent to serve", 20)
+        turned = ingress.metric("warren_streams_turned_total")
+        proxied = tls_socket(ingress, ["http/1.1"], timeout=30 * SLOW)
+        ingress.process.signal(signal.SIGSTOP)
+        agents[serving].process.kill()
+        wait_until(lambda: answers(cluster, cluster.hubs[0]) == agents[spare].address, "the other one to serve", 40)
+        clients = [connect(at(ingress), 20 * SLOW, cluster.client) for _ in range(8)]
+        ask_proxy(ingress, proxied, target)
+        ingress.process.signal(signal.SIGCONT)
+        for sock in clients:
+            sock.settimeout(20 * SLOW)
+            assert read_all(sock)[0].decode() == agents[spare].address
+            sock.close()
+        answer = read_all(proxied)
+        assert answer[0].endswith(b"\r\n\r\n" + agents[spare].address.encode()), answer
+        turned = ingress.metric("warren_streams_turned_total") - turned
+        if turned:
+            print(f"\n{turned:.0f} clients were turned away and served (attempt {attempt + 1})")
+            return
+        agents[serving].start()
+        wait_until(lambda: cluster.hub_of(agents[serving]), "the agent to be back", 40)
+        serving, spare = spare, serving
+    raise AssertionError("no route was ever stale")

@@ -58,6 +58,10 @@ static void each_mistake_names_its_field(void **state)
         {"{\"name\":\"x\",\"spec\":{" TARGET ",\"x\":1}}", "spec.x"},
         {"{\"name\":\"x\",\"spec\":{" TARGET ",\"access\":{\"endpoint\":{\"listen\":\"name:1\"}}}}",
          "spec.access.endpoint.listen"},
+        {"{\"name\":\"x\",\"spec\":{" TARGET ",\"access\":{\"endpoint\":{\"hubs\":\"edge\"}}}}",
+         "spec.access.endpoint.hubs"},
+        {"{\"name\":\"x\",\"spec\":{" TARGET ",\"access\":{\"endpoint\":{\"hubs\":[\"\"]}}}}",
+         "spec.access.endpoint.hubs"},
         {"{\"name\":\"x\",\"spec\":{\"target\":{\"network\":\"n\",\"address\":\"h:1\",\"protocol\":"
          "\"sctp\"}}}",
          "spec.target.protocol"},
@@ -70,6 +74,31 @@ static void each_mistake_names_its_field(void **state)
         assert_string_equal(d.field, rows[i].field);
         assert_true(d.text[0]);
     }
+}
+
+static void an_endpoint_is_at_every_hub_or_at_those_that_it_names(void **state)
+{
+    struct tunnel_spec spec;
+    char name[TUNNEL_NAME_SIZE], network[TUNNEL_NAME_SIZE];
+    struct diag d = {0};
+    assert_int_equal(parse("{\"name\":\"x\",\"spec\":{" TARGET
+                           ",\"access\":{\"endpoint\":{\"sni\":\"a.test\"}}}}",
+                           &spec, name, network, &d),
+                     0);
+    assert_true(tunnel_spec_selects(&spec, "hub_1", "edge-1"));
+    assert_int_equal(parse("{\"name\":\"x\",\"spec\":{" TARGET
+                           ",\"access\":{\"endpoint\":{\"listen\":\"0.0.0.0:0\",\"hubs\":"
+                           "[\"edge-1\",\"hub_2\",\"edge-1\"]}}}}",
+                           &spec, name, network, &d),
+                     0);
+    assert_int_equal(spec.n_hubs, 2);
+    assert_true(tunnel_spec_selects(&spec, "hub_1", "edge-1"));
+    assert_true(tunnel_spec_selects(&spec, "hub_2", "edge-2"));
+    assert_false(tunnel_spec_selects(&spec, "hub_3", "edge-3"));
+    json_t *json = tunnel_spec_json(&spec);
+    json_t *endpoint = json_object_get(json_object_get(json, "access"), "endpoint");
+    assert_int_equal(json_array_size(json_object_get(endpoint, "hubs")), 2);
+    json_decref(json);
 }
 
 static void a_spec_survives_json_and_a_merge_patch(void **state)
@@ -102,6 +131,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_full_object_is_read),
         cmocka_unit_test(each_mistake_names_its_field),
+        cmocka_unit_test(an_endpoint_is_at_every_hub_or_at_those_that_it_names),
         cmocka_unit_test(a_spec_survives_json_and_a_merge_patch),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
