@@ -17,6 +17,7 @@ import sys
 ADDITIVE = (
     r"CREATE TABLE ",
     r"CREATE INDEX ",
+    r"CREATE FUNCTION ",
     r"ALTER TABLE \w+ ADD COLUMN \w+ \w+( NOT NULL DEFAULT \S+| DEFAULT \S+)?$",
     r"INSERT INTO ",
     r"UPDATE ",
