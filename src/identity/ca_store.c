@@ -377,6 +377,11 @@ int ca_store_open(struct tx *tx, struct ca_keeper *k, int64_t now_ms, struct ca_
 
 /* ---- rotation ---- */
 
+/* Roots that wait to sign. The eldest that is trusted is none, whatever its row says. */
+#define WAITING                                   \
+    "signs IS NULL AND retired IS NULL AND id > " \
+    "(SELECT MIN(id) FROM ca WHERE retired IS NULL)"
+
 static int last_id(struct tx *tx, int64_t *ret)
 {
     return tx_query_int(tx, ret, "SELECT COALESCE(MAX(id), 0) FROM ca");
@@ -445,8 +450,7 @@ int ca_store_start(struct tx *tx, struct ca_keeper *k, int64_t now_ms)
 
 int ca_store_sign(struct tx *tx, struct ca_keeper *k, int64_t now_ms)
 {
-    TRY(tx_exec(tx, "UPDATE ca SET signs = $1 WHERE signs IS NULL AND retired IS NULL",
-                STORE_INT(now_ms)));
+    TRY(tx_exec(tx, "UPDATE ca SET signs = $1 WHERE " WAITING, STORE_INT(now_ms)));
     return tx_changed(tx) ? 0 : diag_set(&k->d, ERR_CONFLICT, "no new root waits to sign");
 }
 
@@ -461,8 +465,8 @@ int ca_store_finish(struct tx *tx, struct ca_keeper *k, int64_t now_ms)
 
 int ca_store_cancel(struct tx *tx, struct ca_keeper *k, int64_t now_ms)
 {
-    TRY(tx_exec(tx, "UPDATE ca SET retired = $1, key = $2 WHERE signs IS NULL AND retired IS NULL",
-                STORE_INT(now_ms), STORE_BLOB("", 0)));
+    TRY(tx_exec(tx, "UPDATE ca SET retired = $1, key = $2 WHERE " WAITING, STORE_INT(now_ms),
+                STORE_BLOB("", 0)));
     return tx_changed(tx) ? 0
                           : diag_set(&k->d, ERR_CONFLICT,
                                      "no rotation can be given up: none is under way, or the new "
