@@ -16,6 +16,7 @@
 #define LONG_UNSENT               (256u << 10)
 #define LONG_PATH_US              5000
 #define BUSY_BYTES                (1u << 20) /* in a tick: worth another measurement of the path */
+#define IDLE_BYTES                4096 /* in a tick: pings, and what is said at the beginning */
 #define CONNECT_PROTOCOL_SETTING  8
 #define DEFAULT(value, otherwise) ((value) ? (value) : (otherwise))
 
@@ -29,7 +30,8 @@ struct h2conn {
     struct h2conn_batch push;
     struct timer keepalive, grace;
     uint32_t ping_ms, dead_ms;
-    uint64_t bytes_before;    /* received, at the last tick */
+    uint64_t bytes_before; /* received, at the last tick */
+    uint64_t all_bytes_before;
     uint64_t pinged_after_ms; /* the last input when a ping asked for more; once for each silence */
     bool is_ending, is_mixed, is_long;
     int err; /* why we end it; 0: not, or orderly */
@@ -178,12 +180,16 @@ static void read_rtt(struct h2conn *hc)
         h2_set_rtt(hc->h2, MIN(info.tcpi_min_rtt, 1000000u));
 }
 
-static void measure_if_busy(struct h2conn *hc)
+/* A connection on which nothing but pings moves costs no system call for this. */
+static void measure_path(struct h2conn *hc)
 {
-    uint64_t bytes = conn_bytes_in(hc->conn);
-    if (bytes - hc->bytes_before > BUSY_BYTES)
+    uint64_t in = conn_bytes_in(hc->conn), all = in + conn_bytes_out(hc->conn);
+    if (all - hc->all_bytes_before > IDLE_BYTES)
+        read_rtt(hc);
+    if (in - hc->bytes_before > BUSY_BYTES)
         h2_ping(hc->h2);
-    hc->bytes_before = bytes;
+    hc->bytes_before = in;
+    hc->all_bytes_before = all;
 }
 
 static void on_keepalive(struct timer *t)
@@ -192,9 +198,8 @@ static void on_keepalive(struct timer *t)
     uint64_t last_input_ms = conn_last_input_ms(hc->conn);
     uint64_t silent = loop_now_ms(hc->loop) - last_input_ms;
     h2_tick(hc->h2);
-    read_rtt(hc);
     if (silent < hc->ping_ms) {
-        measure_if_busy(hc);
+        measure_path(hc);
         timer_start(t, hc->ping_ms - silent);
         return;
     }

@@ -14,6 +14,11 @@
 #define BACKLOG_DEFAULT  (1024 * 1024)
 #define DRAIN_MS         30000
 
+/* A client pings after 5 s: who waits a little longer never has to, and both find a dead peer
+ * within 15 s. */
+#define PING_MS 7500
+#define DEAD_MS 7500
+
 int rpc_server_new(const struct rpc_server_config *cfg, struct rpc_server **ret)
 {
     struct rpc_server *s = NEW(struct rpc_server);
@@ -71,7 +76,9 @@ void rpc_server_take(struct rpc_server *s, struct conn *c)
                                              .max_streams = s->cfg.calls_per_session,
                                              .stream_window = 64 * 1024,
                                              .stream_window_max = 256 * 1024,
-                                             .connection_window = 1024 * 1024}};
+                                             .connection_window = 1024 * 1024},
+                                      .ping_ms = PING_MS,
+                                      .dead_ms = DEAD_MS};
     session->hc = h2conn_new(c, &cfg, &h2conn_ops, session);
     DL_APPEND(s->sessions, session);
     s->stats.sessions++;
