@@ -187,7 +187,7 @@ static void on_change(struct store_subscriber *sub, const struct store_change *c
         fleet_view_remove_network(f, change->id);
     else if (!is_agent)
         reload_network(f, change);
-    else if (change->op != STORE_SESSION || change->is_elsewhere)
+    else if (change->op != STORE_STATE || change->is_elsewhere)
         reload_agent(f, change);
 }
 

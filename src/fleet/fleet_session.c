@@ -58,7 +58,7 @@ static int write_departure(struct tx *tx, void *arg)
     const struct departure *d = arg;
     TRY(tx_exec(tx, "UPDATE agent_session SET disconnected = $1 WHERE agent = $2 AND epoch = $3",
                 STORE_INT(d->at), STORE_TEXT(d->agent), STORE_INT(d->epoch)));
-    return store_publish(tx, d->tenant, "agent", d->agent, STORE_SESSION);
+    return store_publish(tx, d->tenant, "agent", d->agent, STORE_STATE);
 }
 
 static void departure_written(void *arg, int err)
@@ -193,7 +193,7 @@ static int write_login(struct tx *tx, void *arg)
     *r = stored;
     if (in->discovery)
         TRY(network_keys_write(tx, r->tenant, r->connected, LAN_KEY_LIFE_MS, false, &in->keys));
-    return store_publish(tx, r->tenant, "agent", r->id, STORE_SESSION);
+    return store_publish(tx, r->tenant, "agent", r->id, STORE_STATE);
 }
 
 static void on_cancel(struct rpc_call *call, void *arg)

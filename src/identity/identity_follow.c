@@ -83,7 +83,7 @@ static void on_change(struct store_subscriber *sub, const struct store_change *c
     }
     while (kind < FOLLOWED_COUNT && strcmp(change->kind, kinds[kind]) != 0)
         kind++;
-    if (!change->is_elsewhere || kind == FOLLOWED_COUNT || change->op == STORE_SESSION)
+    if (!change->is_elsewhere || kind == FOLLOWED_COUNT || change->op == STORE_STATE)
         return;
     if (change->op == STORE_DELETE) {
         if (kind == FOLLOWED_TENANT)

@@ -173,9 +173,9 @@ int tx_query_int_values(struct tx *tx, int64_t *ret, const char *sql,
 
 /* ---- the feed of changes ---- */
 
-/* STORE_SESSION: of the object only who is logged in, and where, is another: a PUT to those whom
- * that concerns. */
-enum store_op { STORE_PUT, STORE_DELETE, STORE_SESSION };
+/* STORE_STATE: nothing of the object is another but its state: who is logged in, whether it serves.
+ * A PUT to those who show it. */
+enum store_op { STORE_PUT, STORE_DELETE, STORE_STATE };
 
 struct store_change {
     int64_t seq; /* rises with each change of any tenant */

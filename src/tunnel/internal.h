@@ -49,6 +49,7 @@ struct tunnel_object {
     char pending[TUNNEL_REASON_SIZE]; /* see tunnel_pending_reason */
     struct tunnel_traffic past;       /* of exposures that are gone, and of earlier hubs */
     struct tunnel_traffic saved;      /* what the database has */
+    size_t n_unpruned;                /* rows of the access log since the oldest were dropped */
     struct timer end_timer, hold_timer, idle_timer;
     struct timer listen_timer;         /* tries again to listen */
     uint64_t used_ms;                  /* loop time of the last use of one made on demand */

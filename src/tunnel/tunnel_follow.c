@@ -307,7 +307,7 @@ void tunnel_turned(struct tunnels *ts, struct exposure_turned *t)
 static void on_change(struct store_subscriber *sub, const struct store_change *change)
 {
     struct tunnels *ts = container_of(sub, struct tunnels, feed);
-    if (!change->is_elsewhere || strcmp(change->kind, "tunnel") != 0)
+    if (!change->is_elsewhere || strcmp(change->kind, "tunnel") != 0 || change->op == STORE_STATE)
         return;
     struct reread *r = reread_new(ts, change->id);
     r->is_undone = change->is_undone;

@@ -1,7 +1,9 @@
 #include "tunnel/internal.h"
 
+#include "base/buf.h"
 #include "base/error.h"
 #include "base/log.h"
+#include "base/macro.h"
 #include "base/mem.h"
 #include "identity/identity.h"
 #include "wire/proxy_status.h"
@@ -11,7 +13,8 @@
 #include <string.h>
 #include <utlist.h>
 
-#define RECORDS_KEEP 10000 /* ended connections kept per tunnel */
+#define RECORDS_KEEP  10000 /* ended connections kept per tunnel, */
+#define RECORDS_PRUNE 1000  /* and so many more before the oldest go */
 
 /* As it is stored; for free(). */
 static char *spec_text(const struct tunnel_spec *spec)
@@ -237,9 +240,11 @@ static int write_endpoint(struct tx *tx, const struct status *s)
 static int write_one_status(struct tx *tx, const struct status *s)
 {
     const struct tunnel *t = &s->t;
+    bool is_chosen = s->is_chooser && t->spec.has_endpoint; /* a port that others follow */
+    enum store_op op = is_chosen ? STORE_PUT : STORE_STATE;
     TRY(write_endpoint(tx, s));
     if (s->is_told)
-        return store_publish(tx, t->tenant, "tunnel", t->id, STORE_PUT);
+        return store_publish(tx, t->tenant, "tunnel", t->id, op);
     TRY(tx_exec(tx,
                 "UPDATE tunnel SET phase = $1, reason = $2, started = $3, closed = $4 "
                 "WHERE id = $5",
@@ -247,7 +252,7 @@ static int write_one_status(struct tx *tx, const struct status *s)
                 nonzero(t->closed), STORE_TEXT(t->id)));
     if (tx_changed(tx) == 0)
         return 0; /* deleted meanwhile */
-    return store_publish(tx, t->tenant, "tunnel", t->id, STORE_PUT);
+    return store_publish(tx, t->tenant, "tunnel", t->id, op);
 }
 
 static int write_statuses(struct tx *tx, void *arg)
@@ -393,11 +398,55 @@ void tunnel_save_traffic(struct tunnels *ts)
 
 /* ---- the access log ---- */
 
+#define RECORD_COLUMNS  11
+#define RECORDS_AT_ONCE 5
+
 struct record_batch {
     char hub[ID_SIZE];
+    bool prunes;
     size_t n;
     struct exposure_record records[];
 };
+
+/* One row of the statement; its texts live in `ids` and `clients`. */
+static void record_values(const struct record_batch *b, const struct exposure_record *r,
+                          struct store_value v[RECORD_COLUMNS], char id[ID_SIZE],
+                          char client[ADDR_TEXT_SIZE])
+{
+    id_new_at(id, "con", r->closed);
+    addr_format(&r->client, client, ADDR_TEXT_SIZE);
+    const struct store_value row[RECORD_COLUMNS] = {
+        STORE_TEXT(id),
+        STORE_TEXT(r->tunnel),
+        STORE_TEXT(r->agent),
+        STORE_TEXT(b->hub),
+        STORE_TEXT(client),
+        STORE_INT(r->opened),
+        STORE_INT(r->closed),
+        STORE_INT(r->bytes_in),
+        STORE_INT(r->bytes_out),
+        STORE_TEXT(r->end),
+        STORE_TEXT(r->error ? proxy_status_token(r->error) : NULL)};
+    memcpy(v, row, sizeof(row));
+}
+
+/* Several rows with one statement: on PostgreSQL each is a round trip. */
+static int write_some(struct tx *tx, const struct record_batch *b, size_t first, size_t n)
+{
+    struct store_value values[RECORDS_AT_ONCE * RECORD_COLUMNS];
+    char ids[RECORDS_AT_ONCE][ID_SIZE], clients[RECORDS_AT_ONCE][ADDR_TEXT_SIZE];
+    CLEANUP(buf_done) struct buf sql = {0};
+    TRY(buf_puts(&sql, "INSERT INTO connection (id, tunnel, agent, hub, client, opened, closed, "
+                       "bytes_in, bytes_out, ended, error) VALUES "));
+    for (size_t i = 0; i < n; i++) {
+        record_values(b, &b->records[first + i], &values[i * RECORD_COLUMNS], ids[i], clients[i]);
+        TRY(buf_puts(&sql, i ? ", (" : "("));
+        for (size_t k = 1; k <= RECORD_COLUMNS; k++)
+            TRY(buf_printf(&sql, "$%zu%s", i * RECORD_COLUMNS + k,
+                           k < RECORD_COLUMNS ? ", " : ")"));
+    }
+    return tx_exec_values(tx, buf_text(&sql), values, n * RECORD_COLUMNS);
+}
 
 static int write_records(struct tx *tx, void *arg)
 {
@@ -407,24 +456,23 @@ static int write_records(struct tx *tx, void *arg)
                      STORE_TEXT(b->records[0].tunnel)));
     if (!there)
         return 0; /* deleted, and its access log with it */
-    for (size_t i = 0; i < b->n; i++) {
-        const struct exposure_record *r = &b->records[i];
-        char id[ID_SIZE], client[ADDR_TEXT_SIZE];
-        id_new_at(id, "con", r->closed);
-        addr_format(&r->client, client, sizeof(client));
-        TRY(tx_exec(tx,
-                    "INSERT INTO connection (id, tunnel, agent, hub, client, opened, closed, "
-                    "bytes_in, bytes_out, ended, error) "
-                    "VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)",
-                    STORE_TEXT(id), STORE_TEXT(r->tunnel), STORE_TEXT(r->agent), STORE_TEXT(b->hub),
-                    STORE_TEXT(client), STORE_INT(r->opened), STORE_INT(r->closed),
-                    STORE_INT(r->bytes_in), STORE_INT(r->bytes_out), STORE_TEXT(r->end),
-                    STORE_TEXT(r->error ? proxy_status_token(r->error) : NULL)));
-    }
+    for (size_t i = 0; i < b->n; i += RECORDS_AT_ONCE)
+        TRY(write_some(tx, b, i, MIN(b->n - i, (size_t)RECORDS_AT_ONCE)));
+    if (!b->prunes)
+        return 0;
     return tx_exec(tx,
                    "DELETE FROM connection WHERE tunnel = $1 AND opened < (SELECT opened FROM "
                    "connection WHERE tunnel = $1 ORDER BY opened DESC LIMIT 1 OFFSET $2)",
                    STORE_TEXT(b->records[0].tunnel), STORE_INT(RECORDS_KEEP));
+}
+
+/* Finding the oldest row to keep is a walk over all that are kept. */
+static bool is_to_prune(struct tunnel_object *o, size_t added)
+{
+    if (!o || (o->n_unpruned += added) < RECORDS_PRUNE)
+        return false;
+    o->n_unpruned = 0;
+    return true;
 }
 
 void tunnel_save_records(struct tunnels *ts, const struct exposure_record *records, size_t n)
@@ -432,6 +480,7 @@ void tunnel_save_records(struct tunnels *ts, const struct exposure_record *recor
     struct record_batch *b = mem_new(sizeof(*b) + n * sizeof(*records));
     copy(b->hub, sizeof(b->hub), fleet_hub(ts->fleet)->id);
     b->n = n;
+    b->prunes = is_to_prune(tunnel_find(ts, records[0].tunnel), n);
     memcpy(b->records, records, n * sizeof(*records));
     store_run(ts->store, STORE_WRITE, write_records, written, b);
 }

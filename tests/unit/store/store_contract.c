@@ -409,9 +409,10 @@ static void subscribers_hear_of_commits_in_order_and_before_done(void **state)
 
 static int put_three(struct tx *tx, void *arg)
 {
-    TRY(put(tx, "a"));
-    TRY(store_publish(tx, "ten_1", "item", "b", STORE_SESSION));
-    return put(tx, "c");
+    static char a[] = "a", c[] = "c";
+    TRY(put(tx, a));
+    TRY(store_publish(tx, "ten_1", "item", "b", STORE_STATE));
+    return put(tx, c);
 }
 
 static void on_told(struct store_subscriber *sub)
@@ -421,7 +422,7 @@ static void on_told(struct store_subscriber *sub)
 
 static void on_change_elsewhere(struct store_subscriber *sub, const struct store_change *change)
 {
-    note(change->op == STORE_SESSION ? "s" : "o", change->id);
+    note(change->op == STORE_STATE ? "s" : "o", change->id);
 }
 
 static void each_subscriber_hears_a_whole_transaction_before_the_next_one(void **state)
