@@ -4,6 +4,7 @@
 #include "base/macro.h"
 #include "base/mem.h"
 #include "base/time.h"
+#include "net/arp.h"
 #include "net/errqueue.h"
 #include "net/pinger.h"
 #include "scan/snmp_get.h"
@@ -13,6 +14,7 @@
 #include <netinet/tcp.h>
 #include <string.h>
 #include <unistd.h>
+#include <utlist.h>
 
 #define ANSWER_BYTES 2048
 #define ECHOES_MAX   4096 /* under way */
@@ -30,10 +32,12 @@ struct echoes {
 struct prober {
     struct loop *loop;
     struct echoes echoes[2]; /* IPv4, IPv6 */
+    struct arp arp;
+    struct probe *asked; /* by ARP */
 };
 
 struct probe {
-    struct io io; /* fd -1: an echo */
+    struct io io; /* fd -1: by a socket of the prober */
     struct probe_params p;
     struct prober *prober;
     struct timer timer;
@@ -42,6 +46,7 @@ struct probe {
     uint16_t number; /* of an echo */
     bool was_repeated, is_over;
     struct probe_result result;
+    struct probe *prev, *next; /* by ARP */
 };
 
 static bool is_v6(const struct probe *p)
@@ -62,6 +67,8 @@ static void let_go(struct probe *p)
     struct echoes *e = echoes_of(p);
     if (p->p.kind == PROBE_ECHO && e->asked && e->asked[p->number % ECHOES_MAX] == p)
         e->asked[p->number % ECHOES_MAX] = NULL;
+    if (p->p.kind == PROBE_ARP)
+        DL_DELETE(p->prober->asked, p);
     if (p->io.fd < 0)
         return;
     if (p->p.kind == PROBE_TCP)
@@ -133,13 +140,16 @@ static int ask(struct probe *p)
         if (send(p->io.fd, message, snmp_get_write(p->p.community, message), 0) < 0)
             errnum = errno;
         break;
+    case PROBE_ARP:
+        errnum = arp_ask(&p->prober->arp, &p->p.target);
+        break;
     default:
         break;
     }
     if (errnum == ENOBUFS || errnum == ENOMEM)
         return ERR_LIMIT;
     /* On a socket of its own an error is about what was sent before. */
-    return errnum && p->p.kind == PROBE_ECHO ? error_from_errno(errnum) : 0;
+    return errnum && p->io.fd < 0 ? error_from_errno(errnum) : 0;
 }
 
 static void on_timer(struct timer *t)
@@ -187,6 +197,17 @@ static void on_echo(struct pinger *pinger, const struct ping_answer *a)
         end(p, PROBE_SILENT, is_target(p, a->cause.from));
     else if (is_target(p, a->from))
         end(p, PROBE_OPEN, true);
+}
+
+static void on_arp(struct arp *a, struct in_addr ip, const uint8_t mac[6])
+{
+    struct prober *r = container_of(a, struct prober, arp);
+    struct probe *p, *next;
+    (void)mac; /* the kernel's table has it as soon as anything else is asked */
+    DL_FOREACH_SAFE (r->asked, p, next) {
+        if (!p->is_over && p->p.target.in4.sin_addr.s_addr == ip.s_addr)
+            end(p, PROBE_OPEN, true);
+    }
 }
 
 static void on_tcp_event(struct io *io)
@@ -283,7 +304,10 @@ static int begin_socket(struct probe *p)
 
 static int begin(struct probe *p)
 {
-    TRY(p->p.kind == PROBE_ECHO ? begin_echo(p) : begin_socket(p));
+    if (p->p.kind == PROBE_ARP)
+        DL_APPEND(p->prober->asked, p);
+    else
+        TRY(p->p.kind == PROBE_ECHO ? begin_echo(p) : begin_socket(p));
     TRY(ask(p));
     if (!p->is_over)
         timer_start(&p->timer, p->p.kind == PROBE_TCP ? p->p.timeout_ms : p->p.timeout_ms / 2);
@@ -317,7 +341,14 @@ struct prober *prober_new(struct loop *l)
     struct prober *r = NEW(struct prober);
     r->loop = l;
     r->echoes[0].pinger.io.fd = r->echoes[1].pinger.io.fd = -1;
+    r->arp.on_answer = on_arp;
+    (void)arp_start(&r->arp, l); /* else the kernel has to ask */
     return r;
+}
+
+bool prober_has_arp(const struct prober *r, const struct addr *a)
+{
+    return arp_reaches(&r->arp, a);
 }
 
 void prober_free(struct prober *r)
@@ -328,5 +359,6 @@ void prober_free(struct prober *r)
         pinger_stop(&r->echoes[i].pinger);
         mem_free(r->echoes[i].asked);
     }
+    arp_stop(&r->arp);
     mem_free(r);
 }

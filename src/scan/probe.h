@@ -1,10 +1,12 @@
 /*
- * One question to one address, and what came of it. Each has a socket of its own, but for echoes.
+ * One question to one address, and what came of it. Each has a socket of its own, but for echoes
+ * and ARP.
  *
  *     TCP   a connection: accepted, refused, or neither; reset as soon as it is accepted
  *     UDP   an empty datagram to a port that nobody uses: a host that is there refuses it
  *     ECHO  an ICMP echo request, where the system lets us make one
  *     SNMP  v2c: who are you (sysDescr, sysName)
+ *     ARP   who has the address, where the system lets us ask (net/arp.h)
  *
  * All but TCP, where the kernel does, ask a second time after half of the time.
  */
@@ -17,7 +19,7 @@
 #define PROBE_UDP_PORT  40125 /* not registered, and seldom an ephemeral one */
 #define PROBE_SNMP_PORT 161
 
-enum probe_kind { PROBE_TCP, PROBE_UDP, PROBE_ECHO, PROBE_SNMP, PROBE_KIND_COUNT };
+enum probe_kind { PROBE_TCP, PROBE_UDP, PROBE_ECHO, PROBE_SNMP, PROBE_ARP, PROBE_KIND_COUNT };
 
 /* SILENT: nothing came, or only that the address cannot be reached. */
 enum probe_end { PROBE_OPEN, PROBE_REFUSED, PROBE_SILENT };
@@ -44,6 +46,7 @@ struct probe;
 
 struct prober *prober_new(struct loop *l);
 void prober_free(struct prober *r); /* its probes have ended; NULL is fine */
+bool prober_has_arp(const struct prober *r, const struct addr *a); /* for this address */
 
 /* ERR_LIMIT: out of descriptors, or of the kernel's room; not now. Else the probe cannot be made
  * here: ERR_DENIED (no echo), ERR_UNREACHABLE (no route)… */

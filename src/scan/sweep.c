@@ -22,6 +22,7 @@
 #define PUT_OFF_MS    10000 /* then it counts as not there */
 #define TABLE_MS      200   /* how old a copy of the table of neighbours may be */
 #define HARDWARE_MS   1250  /* then nobody has the address: the kernel has asked twice for it */
+#define ARP_MS        1000  /* ... where we ask: twice, too */
 #define DOUBT_MS      6000  /* ... for one that was there: it asks after 5 s whether it still is */
 
 /* Ports that most hosts answer on, one way or the other. */
@@ -227,7 +228,8 @@ static void note_snmp(struct target *t, const struct probe_result *r)
 
 static void note_sign(struct target *t, const struct ask *a, const struct probe_result *r)
 {
-    static const enum sweep_sign signs[] = {SWEEP_TCP, SWEEP_UDP, SWEEP_ECHO, SWEEP_SNMP};
+    static const enum sweep_sign signs[] = {SWEEP_TCP, SWEEP_UDP, SWEEP_ECHO, SWEEP_SNMP,
+                                            SWEEP_NEIGHBOUR};
     static_assert(ARRAY_SIZE(signs) == PROBE_KIND_COUNT, "a sign each");
     t->host.port = a->port;
     t->host.has_answered = true;
@@ -236,6 +238,7 @@ static void note_sign(struct target *t, const struct ask *a, const struct probe_
 }
 
 static void look_last(struct target *t);
+static void arp_answered(struct target *t);
 
 static void on_probe_end(void *arg, const struct probe_result *r)
 {
@@ -244,6 +247,13 @@ static void on_probe_end(void *arg, const struct probe_result *r)
     a->probe = NULL;
     drop_ask(a);
     wake(t->sweep);
+    if (copy.kind == PROBE_ARP) {
+        if (r->is_alive)
+            arp_answered(t);
+        else
+            finish(t);
+        return;
+    }
     if (copy.kind == PROBE_SNMP && r->end == PROBE_OPEN)
         note_snmp(t, r);
     if (!copy.is_finding)
@@ -256,9 +266,11 @@ static void on_probe_end(void *arg, const struct probe_result *r)
         advance(t);
 }
 
-static uint32_t time_for(const struct target *t)
+static uint32_t time_for(const struct target *t, enum probe_kind kind)
 {
     uint32_t ms = t->sweep->request.timeout_ms;
+    if (kind == PROBE_ARP)
+        return MIN(ms, (uint32_t)ARP_MS);
     return t->is_unresolved ? MIN(ms, (uint32_t)HARDWARE_MS) : t->is_doubtful ? DOUBT_MS : ms;
 }
 
@@ -270,7 +282,7 @@ static int start_ask(struct target *t, enum probe_kind kind, uint16_t port, bool
     struct probe_params p = {.kind = kind,
                              .target = t->host.addr,
                              .community = s->request.community,
-                             .timeout_ms = time_for(t),
+                             .timeout_ms = time_for(t, kind),
                              .on_end = on_probe_end,
                              .arg = a};
     addr_set_port(&p.target, port);
@@ -427,6 +439,13 @@ static void plan_finding(struct target *t)
         plan(t, PROBE_SNMP, 0, PROBE_SNMP_PORT);
 }
 
+/* Somebody has the address; the kernel will learn that at once. */
+static void arp_answered(struct target *t)
+{
+    if (dial_gate_enter(t->sweep->cfg.gate, &t->ticket, &t->host.addr) != DIAL_GATE_WAIT)
+        find_out(t);
+}
+
 static void take_address(struct sweep *s)
 {
     struct target *t = NEW(struct target);
@@ -445,6 +464,8 @@ static void take_address(struct sweep *s)
         finish(t);
         return;
     }
+    if (prober_has_arp(s->prober, &t->host.addr) && start_ask(t, PROBE_ARP, 0, true) == 0)
+        return;
     int rc = dial_gate_enter(s->cfg.gate, &t->ticket, &t->host.addr);
     if (rc == 0) {
         find_out(t);

@@ -5,6 +5,8 @@
  *     address ─► its turn (net/dial_gate) ─► asked in several ways ─┬► nobody
  *                                                                   └► there: its ports ─► on_host
  *
+ * Where we may ask by ARP, that is done first, and only who has answered goes on from there.
+ *
  * A host is there if it answers anything at all: a port that accepts or refuses, an ICMP error of
  * its own, an echo, SNMP; or, on an attached network, if the kernel has its hardware address. Bound
  * by a rate of probes, by what is under way at once, and by the owner's ceiling for each probe.
