@@ -3,6 +3,7 @@
 #   make                 builds build/warren and build/warren-agent
 #   make demo [KEEP=1]   shows the whole thing on this machine; KEEP=1 leaves it running
 #   make test            unit tests and system tests
+#   make test-cluster    those about tunnels, proxy and mounts again: agents at one hub, clients at another
 #   make lint            format, layers, REST contract, static analysis
 #   make bench           measures against loopback, ssh -R and haproxy
 #   make scale           many agents, tunnels and rows: docs/performance.md; SCALE_FLAGS="--agents 1000"
@@ -53,6 +54,13 @@ system: deps-build-demo-test compile
 
 test: unit system
 
+CLUSTER_TESTS ?= connect_udp faithful forward mount mount_programs mount_tcp proxy proxy_h2 proxy_http \
+    proxy_protocol read_ahead socks sweep transfer udp web web_access web_names
+
+test-cluster: deps-build-demo-test compile
+	WARREN_TEST_HUBS=2 WARREN_BUILD=$(abspath $(BUILD)) SANITIZE=$(SANITIZE) $(PYTHON) -m pytest \
+	    $(CLUSTER_TESTS:%=tests/system/test_%.py) -n $(WORKERS) $(PYTEST_FLAGS)
+
 demo: deps-build-demo compile
 	@KEEP=$(KEEP) scripts/demo $(BUILD)
 
@@ -84,4 +92,4 @@ deb-test: deps-test
 clean:
 	rm -rf build build-*
 
-.PHONY: all compile build unit system test demo lint bench scale fuzz soak install deb deb-test clean
+.PHONY: all compile build unit system test test-cluster demo lint bench scale fuzz soak install deb deb-test clean
