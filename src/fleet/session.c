@@ -9,21 +9,16 @@
  * So there are at most three: the session, the one that is being made instead of it, and the one
  * before it. A leg that fails is freed at the end of the turn.
  */
-#include "fleet/session.h"
+#include "fleet/session_internal.h"
 
-#include "base/addr.h"
-#include "base/backoff.h"
 #include "base/error.h"
+#include "base/id.h"
 #include "base/log.h"
 #include "base/macro.h"
 #include "base/mem.h"
-#include "base/time.h"
-#include "fleet/hub_probe.h"
-#include "fleet/link.h"
 #include "fleet/reverse.h"
-#include "net/conn.h"
 #include "net/dialer.h"
-#include "net/interface.h"
+#include "net/tls.h"
 #include "warren/v1/agent.pb-c.h"
 
 #include <stdio.h>
@@ -33,53 +28,12 @@
 #define MAX_DELAY_MS        30000
 #define BUSY_DELAY_MS       1000 /* ... at a hub that is overloaded */
 #define BUSY_MAX_MS         120000
-#define UNANSWERED_DELAY_MS 500 /* between dials that nobody answered; the dial itself repeats */
 #define SUPERSEDED_DELAY_MS 30000
-#define WELCOME_MS          15000 /* for the hub to answer Connect */
 #define REPORT_MS           10000
-#define CLUSTER_DIAL_MS     3000  /* for a hub of the cluster, where there are others */
 #define LEFT_SPARE_MS       5000  /* that what was left may stay after its hub's own time is over */
 #define MEASURE_MS          60000 /* over which agents that get a new list measure it, at most */
-#define ADDRESSES_MAX       8     /* of this machine that the hub is told */
 
-/* A login at one hub: being made, the session itself, or left behind. */
-struct leg {
-    struct session *session; /* NULL: over, to be freed */
-    struct hub_entry hub;
-    char name[HOST_SIZE + 16]; /* as it is told to people */
-    char hub_id[ID_SIZE];      /* after its welcome */
-    struct tls_client *control, *reverse;
-    struct dial *dial;
-    struct rpc_client *rpc;
-    struct reverse_pool *pool;
-    struct timer timer; /* for its welcome; for what was left */
-    struct leg *next_over;
-};
-
-struct session {
-    struct session_config cfg;
-    struct hub_list hubs;
-    struct hub_probe *probe;
-    struct leg *leg;  /* the session, or the attempt to have one; NULL: between attempts */
-    struct leg *next; /* the attempt to have another one instead, which moves */
-    struct leg *left; /* the one before, of which streams may go on */
-    struct leg *over;
-    struct defer bury;
-    struct backoff backoff, busy, move_backoff;
-    struct timer retry, move;
-    uint64_t left_ends_ms; /* loop time */
-    uint32_t return_ms;
-    bool is_up;
-    uint64_t epoch;
-    bool wants_reverse;
-    bool is_told_revoked; /* in the log */
-    uint32_t n_reverse;   /* if any; as the hub says */
-    char **allow;
-    size_t n_allow;
-    char status[256];
-};
-
-static uint32_t random_below(uint32_t n)
+uint32_t session_random_below(uint32_t n)
 {
     uint32_t random;
     random_bytes(&random, sizeof(random));
@@ -87,20 +41,6 @@ static uint32_t random_below(uint32_t n)
 }
 
 /* ---- legs ---- */
-
-static void leg_free(struct leg *l)
-{
-    timer_stop(&l->timer);
-    if (l->dial)
-        dial_cancel(l->dial);
-    if (l->pool)
-        reverse_pool_free(l->pool);
-    if (l->rpc)
-        rpc_client_free(l->rpc);
-    tls_client_unref(l->control);
-    tls_client_unref(l->reverse);
-    mem_free(l);
-}
 
 /* Callbacks of its connection may be what ends it: it is freed a little later. */
 static void leg_end(struct session *s, struct leg *l)
@@ -121,7 +61,7 @@ static void bury_all(struct session *s)
     while (s->over) {
         struct leg *l = s->over;
         s->over = l->next_over;
-        leg_free(l);
+        session_leg_free(l);
     }
 }
 
@@ -169,7 +109,7 @@ static void leave(struct session *s)
     }
 }
 
-static void look_at_certificate(struct session *s, int err)
+void session_look_at_certificate(struct session *s, int err)
 {
     if (err == ERR_TLS || err == ERR_REVOKED || err == ERR_EXPIRED)
         s->cfg.on_certificate(s->cfg.arg);
@@ -205,10 +145,10 @@ static void fail(struct session *s, const struct diag *why, uint32_t delay_ms)
 static uint32_t back_in(struct session *s)
 {
     uint32_t delay_ms = backoff_next(&s->backoff);
-    return s->is_up ? delay_ms + random_below(s->return_ms) : delay_ms;
+    return s->is_up ? delay_ms + session_random_below(s->return_ms) : delay_ms;
 }
 
-static void leg_fail(struct leg *l, const struct diag *why, uint32_t delay_ms)
+void session_leg_fail(struct leg *l, const struct diag *why, uint32_t delay_ms)
 {
     struct session *s = l->session;
     if (l == s->left)
@@ -305,14 +245,14 @@ static void on_hubs(struct session *s, const Warren__V1__Hubs *m)
         told[n++] = (struct hub_told){m->hubs[i]->id, m->hubs[i]->address, m->hubs[i]->leaving};
     hub_list_replace(&s->hubs, told, n);
     if (n)
-        hub_probe_soon(s->probe, random_below(MIN(s->return_ms, (uint32_t)MEASURE_MS)));
+        hub_probe_soon(s->probe, session_random_below(MIN(s->return_ms, (uint32_t)MEASURE_MS)));
 }
 
 static void on_drain(struct session *s, const Warren__V1__Drain *m)
 {
     if (!m->move)
         return;
-    uint32_t delay_ms = random_below(m->within_ms);
+    uint32_t delay_ms = session_random_below(m->within_ms);
     LOG_INFO("the hub is being drained: moving to another one", LOG_INT("in_ms", delay_ms),
              LOG_INT("grace_ms", m->grace_ms));
     s->left_ends_ms = loop_now_ms(s->cfg.loop) + m->grace_ms;
@@ -320,7 +260,7 @@ static void on_drain(struct session *s, const Warren__V1__Drain *m)
         timer_start(&s->move, delay_ms);
 }
 
-static void on_message(void *arg, const ProtobufCMessage *msg)
+void session_on_message(void *arg, const ProtobufCMessage *msg)
 {
     struct leg *l = arg;
     struct session *s = l->session;
@@ -342,7 +282,7 @@ static void on_message(void *arg, const ProtobufCMessage *msg)
         s->cfg.on_event(s->cfg.arg, e);
 }
 
-static void on_stream_end(void *arg, const struct rpc_result *r)
+void session_on_stream_end(void *arg, const struct rpc_result *r)
 {
     struct leg *l = arg;
     struct session *s = l->session;
@@ -358,11 +298,11 @@ static void on_stream_end(void *arg, const struct rpc_result *r)
     if (!d.code)
         diag_set(&d, ERR_CLOSED, "the hub has ended the session");
     if (l != s->left)
-        look_at_certificate(s, d.code);
-    leg_fail(l, &d, delay);
+        session_look_at_certificate(s, d.code);
+    session_leg_fail(l, &d, delay);
 }
 
-static void on_rpc_close(void *arg, int err)
+void session_on_rpc_close(void *arg, int err)
 {
     struct leg *l = arg;
     struct session *s = l->session;
@@ -371,178 +311,32 @@ static void on_rpc_close(void *arg, int err)
     if (!s)
         return;
     diag_set(&d, err, "the connection to the hub was lost: %s", error_text(err));
-    leg_fail(l, &d, l == s->leg ? back_in(s) : 0);
+    session_leg_fail(l, &d, l == s->leg ? back_in(s) : 0);
 }
 
-static void on_no_welcome(struct timer *t)
-{
-    struct leg *l = container_of(t, struct leg, timer);
-    struct diag d = {0};
-    diag_set(&d, ERR_TIMEOUT, "the hub does not answer the login");
-    leg_fail(l, &d, backoff_next(&l->session->backoff));
-}
-
-/* Fills `list`, whose texts are in `room`. */
-static size_t own_addresses(struct conn *c, char (*room)[ADDR_TEXT_SIZE], char **list)
-{
-    struct addr own = {.len = sizeof(own.in6)};
-    if (getsockname(conn_fd(c), &own.sa, &own.len) < 0)
-        return 0;
-    size_t n = interface_addresses(&own, room, ADDRESSES_MAX);
-    for (size_t i = 0; i < n; i++)
-        list[i] = room[i];
-    return n;
-}
-
-static int open_stream(struct leg *l, struct conn *c)
-{
-    struct session *s = l->session;
-    char addresses[ADDRESSES_MAX][ADDR_TEXT_SIZE], *list[ADDRESSES_MAX];
-    char authority[HOST_SIZE + 8];
-    host_port_format(&l->hub.at, authority, sizeof(authority));
-    size_t n_addresses = own_addresses(c, addresses, list);
-    int rc = rpc_client_new(c, authority, on_rpc_close, l, &l->rpc);
-    if (rc < 0)
-        return rc;
-    static char version[] = WARREN_VERSION;
-    Warren__V1__ConnectRequest req = WARREN__V1__CONNECT_REQUEST__INIT;
-    req.version = version;
-    req.hostname = (char *)s->cfg.hostname;
-    req.instance = (char *)s->cfg.instance;
-    req.discovery = s->cfg.discovery;
-    req.n_allow = s->n_allow;
-    req.allow = s->allow;
-    req.n_addresses = n_addresses;
-    req.addresses = list;
-    req.roots = s->cfg.identity->roots_digest;
-    timer_start(&l->timer, WELCOME_MS);
-    rpc_call_stream(l->rpc, "/warren.v1.AgentService/Connect", &req.base,
-                    &warren__v1__hub_event__descriptor, 0, on_message, on_stream_end, l);
-    return 0;
-}
-
-/* The hub has hung up before it said a word: it has more to do than it can. */
-static bool is_busy(const struct dial_result *r)
-{
-    return r->is_answered && (r->err == ERR_RESET || r->err == ERR_CLOSED);
-}
-
-static uint32_t delay_after(struct session *s, const struct dial_result *r)
-{
-    if (is_busy(r) && !hub_list_has_untried(&s->hubs, ""))
-        return backoff_next(&s->busy) + random_below(s->return_ms);
-    return r->is_answered ? backoff_next(&s->backoff) : UNANSWERED_DELAY_MS;
-}
-
-static void on_dialled(void *arg, const struct dial_result *r)
-{
-    struct leg *l = arg;
-    struct session *s = l->session;
-    struct diag d = r->diag;
-    l->dial = NULL;
-    if (r->err == 0) {
-        struct hub_entry *e = hub_list_find(&s->hubs, l->hub.id, &l->hub.at);
-        l->hub.known = r->peer;
-        if (e)
-            e->known = r->peer;
-        int rc = open_stream(l, r->conn);
-        if (rc == 0)
-            return;
-        diag_set(&d, rc, "cannot open a session: %s", error_text(rc));
-    }
-    if (is_busy(r))
-        diag_set(&d, r->err, "the hub is overloaded: it has hung up");
-    if (!d.code)
-        diag_set(&d, r->err, "%s", error_text(r->err));
-    look_at_certificate(s, r->err);
-    leg_fail(l, &d, delay_after(s, r));
-}
-
-/* ---- dialling ---- */
-
-static int make_tls(const struct session *s, const struct leg *l, const char *alpn,
-                    struct tls_client **ret, struct diag *d)
-{
-    const struct agent_identity *id = s->cfg.identity;
-    const struct tls_client_config cfg = {.ca_pem = id->ca_pem,
-                                          .chain_pem = id->cert_pem,
-                                          .key_pem = &id->key_pem,
-                                          .server_name = l->hub.id[0] ? l->hub.id : l->hub.at.host,
-                                          .alpn = {alpn}};
-    return tls_client_new(&cfg, ret, d);
-}
-
-static int leg_load_tls(struct leg *l, struct diag *d)
-{
-    struct tls_client *control, *reverse;
-    TRY(make_tls(l->session, l, "warren-agent/1", &control, d));
-    int rc = make_tls(l->session, l, "warren-reverse/1", &reverse, d);
-    if (rc < 0) {
-        tls_client_unref(control);
-        return rc;
-    }
-    tls_client_unref(l->control);
-    tls_client_unref(l->reverse);
-    l->control = control;
-    l->reverse = reverse;
-    if (l->pool)
-        reverse_pool_set_tls(l->pool, l->reverse);
-    return 0;
-}
-
-static struct leg *leg_new(struct session *s, const struct hub_entry *e)
-{
-    struct leg *l = NEW(struct leg);
-    char at[HOST_SIZE + 8];
-    l->session = s;
-    l->hub = *e;
-    host_port_format(&e->at, at, sizeof(at));
-    snprintf(l->name, sizeof(l->name), "https://%s", at);
-    timer_init(&l->timer, s->cfg.loop, on_no_welcome);
-    return l;
-}
-
-static int leg_dial(struct leg *l, struct diag *d)
-{
-    struct session *s = l->session;
-    bool has_others = s->hubs.n > 1 && l->hub.id[0];
-    if (agent_identity_is_expired(s->cfg.identity, time_wall_ms())) {
-        s->cfg.on_certificate(s->cfg.arg);
-        return diag_set(d, ERR_EXPIRED, "the certificate has ended; renewing it first");
-    }
-    TRY(leg_load_tls(l, d));
-    const struct dial_params p = {.target = l->hub.at,
-                                  .deadline_ms = has_others ? CLUSTER_DIAL_MS : 0,
-                                  .is_persistent = true,
-                                  .known = l->hub.known,
-                                  .tls = l->control,
-                                  .on_done = on_dialled,
-                                  .arg = l};
-    l->dial = dial_start(s->cfg.loop, &p);
-    return 0;
-}
+/* ---- which hub ---- */
 
 static void on_retry(struct timer *t)
 {
     struct session *s = container_of(t, struct session, retry);
     struct diag d = {0};
-    s->leg = leg_new(s, hub_list_next(&s->hubs, "", random_below(UINT32_MAX)));
-    if (leg_dial(s->leg, &d) < 0)
-        leg_fail(s->leg, &d, backoff_next(&s->backoff));
+    s->leg = session_leg_new(s, hub_list_next(&s->hubs, "", session_random_below(UINT32_MAX)));
+    if (session_leg_dial(s->leg, &d) < 0)
+        session_leg_fail(s->leg, &d, backoff_next(&s->backoff));
 }
 
 static void on_move(struct timer *t)
 {
     struct session *s = container_of(t, struct session, move);
     struct diag d = {0};
-    struct hub_entry *e = s->is_up && !s->next
-                              ? hub_list_next(&s->hubs, s->leg->hub_id, random_below(UINT32_MAX))
-                              : NULL;
+    struct hub_entry *e = s->is_up && !s->next ? hub_list_next(&s->hubs, s->leg->hub_id,
+                                                               session_random_below(UINT32_MAX))
+                                               : NULL;
     if (!e)
         return;
-    s->next = leg_new(s, e);
-    if (leg_dial(s->next, &d) < 0)
-        leg_fail(s->next, &d, 0);
+    s->next = session_leg_new(s, e);
+    if (session_leg_dial(s->next, &d) < 0)
+        session_leg_fail(s->next, &d, 0);
 }
 
 /* ---- set-up ---- */
@@ -564,8 +358,8 @@ static int parse_hub(const char *url, struct host_port *ret, struct diag *d)
 int session_reload(struct session *s, struct diag *d)
 {
     if (s->next)
-        TRY(leg_load_tls(s->next, d));
-    return s->leg ? leg_load_tls(s->leg, d) : 0;
+        TRY(session_leg_load_tls(s->next, d));
+    return s->leg ? session_leg_load_tls(s->leg, d) : 0;
 }
 
 static void on_measured(void *arg)
@@ -593,9 +387,9 @@ static int read_hubs(struct session *s, struct diag *d)
 /* Whether its files make a TLS client. */
 static int check_identity(struct session *s, struct diag *d)
 {
-    struct leg *l = leg_new(s, &s->hubs.entries[0]);
-    int rc = leg_load_tls(l, d);
-    leg_free(l);
+    struct leg *l = session_leg_new(s, &s->hubs.entries[0]);
+    int rc = session_leg_load_tls(l, d);
+    session_leg_free(l);
     return rc;
 }
 
