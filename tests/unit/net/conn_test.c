@@ -386,8 +386,8 @@ static void a_reloaded_certificate_is_used_and_a_bad_one_changes_nothing(void **
     struct diag d = {0};
     struct test_identity *id = &rig.certs.client; /* carries the same names */
     assert_int_equal(tls_server_reload(rig.tls, "garbage", &id->key, NULL, &d), ERR_TLS);
-    assert_int_equal(
-        tls_server_reload(rig.tls, rig.certs.server.chain_pem, &id->key, NULL, &d), ERR_TLS);
+    assert_int_equal(tls_server_reload(rig.tls, rig.certs.server.chain_pem, &id->key, NULL, &d),
+                     ERR_TLS);
     join(&rig, NULL, NULL);
     conn_abort(rig.at_client.conn, ERR_CANCELED);
     assert_int_equal(tls_server_reload(rig.tls, id->chain_pem, &id->key, NULL, &d), 0);
