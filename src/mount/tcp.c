@@ -117,8 +117,8 @@ static bool find_hole(const struct tcp *t, const struct packet_tcp *h, struct pa
     bool found = false;
     for (size_t i = 0; t->has_sack && i < h->n_sacks; i++) {
         const struct packet_range *r = &h->sacks[i];
-        if (!before(t->snd_una, r->begin) || !before(r->begin, r->end) ||
-            before(t->snd_next, r->end))
+        uint32_t begin = r->begin - t->snd_una, end = r->end - t->snd_una; /* not before(): any */
+        if (!begin || begin >= end || end > in_flight(t))
             continue; /* of what came twice (RFC 2883), or nonsense */
         if (!found || before(r->begin, ret->begin))
             ret->begin = r->begin;

@@ -327,6 +327,21 @@ static void of_what_was_lost_only_the_holes_are_sent_again(void **state)
     tcp_done(&b.tcp);
 }
 
+static void ranges_of_what_was_never_sent_are_ignored(void **state)
+{
+    struct bench b;
+    open_with_sack(&b);
+    send_ten(&b);
+    acknowledge(&b, 0, 1, (uint32_t[]){1000, 10001});
+    acknowledge(&b, 0, 1,
+                (uint32_t[]){0x40000000, 0x90000000}); /* its end is behind, going round */
+    acknowledge(&b, 0, 2, (uint32_t[]){5000, 5000, 0, 1000});
+    acknowledge(&b, 1000, 1, (uint32_t[]){500, 2000});
+    assert_sends_nothing(&b);
+    assert_false(b.tcp.is_recovering);
+    tcp_done(&b.tcp);
+}
+
 static void what_was_lost_twice_is_sent_a_third_time(void **state)
 {
     struct bench b;
@@ -598,6 +613,7 @@ int main(void)
         cmocka_unit_test(bytes_pass_both_ways_and_both_sides_end),
         cmocka_unit_test(nothing_is_lost_over_a_wire_that_loses_packets),
         cmocka_unit_test(of_what_was_lost_only_the_holes_are_sent_again),
+        cmocka_unit_test(ranges_of_what_was_never_sent_are_ignored),
         cmocka_unit_test(what_was_lost_twice_is_sent_a_third_time),
         cmocka_unit_test(a_time_out_sends_one_segment_and_the_rest_if_it_was_needed),
         cmocka_unit_test(an_end_that_was_lost_is_sent_again),
