@@ -286,7 +286,7 @@ static struct renewal *renewal_new(struct peers *p)
 static void renew(struct peers *p)
 {
     p->is_renewing = true;
-    store_run(p->cfg.store, STORE_WRITE, write_renewal, renewed, renewal_new(p));
+    store_run_first(p->cfg.store, write_renewal, renewed, renewal_new(p));
 }
 
 static void on_timer(struct timer *t)

@@ -137,7 +137,10 @@ static void submit(struct store *s, struct request *r)
         store_complete(s, r);
         return;
     }
-    list_push(&s->queue, r);
+    if (r->is_first)
+        list_unshift(&s->queue, r);
+    else
+        list_push(&s->queue, r);
     pthread_cond_signal(&s->wake);
 }
 
@@ -152,6 +155,14 @@ void store_run(struct store *s, enum store_mode mode, int (*work)(struct tx *tx,
                void (*done)(void *arg, int err), void *arg)
 {
     enqueue(s, store_request_new(mode, work, done, arg));
+}
+
+void store_run_first(struct store *s, int (*work)(struct tx *tx, void *arg),
+                     void (*done)(void *arg, int err), void *arg)
+{
+    struct request *r = store_request_new(STORE_WRITE, work, done, arg);
+    r->is_first = true;
+    enqueue(s, r);
 }
 
 void store_reread(struct store *s, int (*work)(struct tx *tx, void *arg),

@@ -83,6 +83,11 @@ enum store_mode { STORE_READ, STORE_WRITE };
 void store_run(struct store *s, enum store_mode mode, int (*work)(struct tx *tx, void *arg),
                void (*done)(void *arg, int err), void *arg);
 
+/* STORE_WRITE that comes before all that waits: for what must not be late, such as a lease, and is
+ * about nothing that others write. */
+void store_run_first(struct store *s, int (*work)(struct tx *tx, void *arg),
+                     void (*done)(void *arg, int err), void *arg);
+
 /* STORE_READ for those who follow the feed: one that waits for as long as the database is away, and
  * is run again if it was lost, so that no change is missed. Fails like that at store_close only. */
 void store_reread(struct store *s, int (*work)(struct tx *tx, void *arg),

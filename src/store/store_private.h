@@ -19,14 +19,15 @@ struct request {
     void (*done)(void *arg, int err); /* NULL: nobody to tell */
     void *arg;
     int err;
+    bool is_first;    /* before all that waits */
     bool is_patient;  /* waits until the database is there */
     bool is_internal; /* nobody asked for it: not counted */
     bool was_put_back;
     uint64_t asked_ms; /* monotonic clock */
-    bool is_full;    /* a poll that read as much as it may */
-    bool is_undoing; /* the database has lost changes, */
-    int64_t kept;    /* those after this one */
-    int *waiter;     /* where store_run_wait looks for the result; 1 means not yet */
+    bool is_full;      /* a poll that read as much as it may */
+    bool is_undoing;   /* the database has lost changes, */
+    int64_t kept;      /* those after this one */
+    int *waiter;       /* where store_run_wait looks for the result; 1 means not yet */
     struct arena arena;
     struct change *changes; /* told if all went well */
     struct request *next;
@@ -77,6 +78,15 @@ static inline void list_push(struct request_list *list, struct request *r)
     r->next = NULL;
     *list->tail = r;
     list->tail = &r->next;
+    list->n++;
+}
+
+static inline void list_unshift(struct request_list *list, struct request *r)
+{
+    r->next = list->head;
+    list->head = r;
+    if (!r->next)
+        list->tail = &r->next;
     list->n++;
 }
 
