@@ -14,10 +14,9 @@
 #include <utlist.h>
 
 #define DEFAULT(value, otherwise) ((value) ? (value) : (otherwise))
-#define FRAME_BYTES               (256 << 10) /* received ones; they are not buffered, so length costs nothing \
-                                               */
-#define PING_RTT_MAX_US       2000000
-#define PEER_STREAMS_AT_FIRST 1000 /* until its SETTINGS arrive */
+#define FRAME_BYTES               (256 << 10) /* received ones are not buffered: length costs nothing */
+#define PING_RTT_MAX_US           2000000
+#define PEER_STREAMS_AT_FIRST     1000 /* until its SETTINGS arrive */
 
 static nghttp2_session_callbacks *callbacks;
 static pthread_once_t callbacks_once = PTHREAD_ONCE_INIT;
