@@ -23,7 +23,7 @@ int identity_der_make(EVP_PKEY *key, X509 *cert, struct identity_der *ret)
 {
     int key_len = i2d_PrivateKey(key, NULL), cert_len = i2d_X509(cert, NULL);
     uint8_t *at = ret->data;
-    if (key_len <= 0 || cert_len <= 0 || (size_t)(key_len + cert_len) > sizeof(ret->data))
+    if (key_len <= 0 || cert_len <= 0 || (size_t)key_len + (size_t)cert_len > sizeof(ret->data))
         return ERR_TOO_LARGE;
     ret->key_len = (uint16_t)i2d_PrivateKey(key, &at);
     ret->cert_len = (uint16_t)i2d_X509(cert, &at);
@@ -83,7 +83,7 @@ static void put_row(FILE *f, const struct identity_issue *i, size_t number, cons
             number % i->networks, number, serial);
     for (size_t k = 0; k < sizeof(hash); k++)
         fprintf(f, "%02x", hash[k]);
-    fprintf(f, "\t%lld\t%lld\n", (long long)(now + LIFE_MS), (long long)now);
+    fprintf(f, "\t%lld\t%lld\n", (long long)now + LIFE_MS, (long long)now);
 }
 
 void identity_issue(const struct identity_issue *i)

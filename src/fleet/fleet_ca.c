@@ -366,9 +366,8 @@ static json_t *facts_json(struct facts *s)
                                rest_time(s->old ? s->old_ends : 0));
     return json_pack("{s:s, s:s, s:o, s:o, s:I, s:{s:I, s:I, s:o}}", "stage", stage_of(s),
                      "kept_in", kept_in(s), "roots", roots, "agents", agents, "old_tokens",
-                     (json_int_t)s->tokens, "hubs", "total",
-                     (json_int_t)hubs, "aware", (json_int_t)(hubs - n_behind), "waiting_for",
-                     behind);
+                     (json_int_t)s->tokens, "hubs", "total", (json_int_t)hubs, "aware",
+                     (json_int_t)(hubs - n_behind), "waiting_for", behind);
 }
 
 /* ---- rows ---- */

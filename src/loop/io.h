@@ -25,8 +25,9 @@ struct io {
  * tells the present state (so a fresh socket gets one event at once). */
 int io_start(struct io *io, struct loop *l, int fd, void (*on_event)(struct io *io));
 
-/* `to` watches what `from` watched, which is free then: half the system calls of a stop and a start.
- * As after a start the first event tells the present state. On failure `from` is as it was. */
+/* `to` watches what `from` watched, which is free then: half the system calls of a stop and a
+ * start. As after a start the first event tells the present state. On failure `from` is as it was.
+ */
 int io_move(struct io *to, struct io *from, void (*on_event)(struct io *io));
 
 /* Stops watching without closing; no event arrives after this, not even one already collected. */

@@ -89,6 +89,7 @@ static void append_block(struct ring *r)
 
 static void drop_first_block(struct ring *r)
 {
+    assert(r->last);
     struct ring_block *b = r->last->next;
     r->last->next = b->next;
     if (b == r->last)
@@ -129,7 +130,8 @@ size_t ring_take(struct ring *r, uint8_t *out, size_t cap)
 {
     size_t taken = 0;
     while (taken < cap && r->len) {
-        size_t n = MIN(MIN(cap - taken, (size_t)r->len), RING_BLOCK - r->head);
+        size_t wanted = MIN(cap - taken, (size_t)r->len), n = MIN(wanted, RING_BLOCK - r->head);
+        assert(r->last);
         memcpy(out + taken, r->last->next->data + r->head, n);
         ring_drop(r, n);
         taken += n;

@@ -9,7 +9,7 @@
 #define H2_CONTROL_ALLOWANCE  2000 /* control frames between two h2_tick */
 #define H2_OF_LATE_US         1000000
 #define H2_SMALL_OF_LATE_US   50000u /* every new stream begins with something small */
-#define H2_SMALL_BYTES        2048    /* pieces of a bulk stream are larger on average */
+#define H2_SMALL_BYTES        2048   /* pieces of a bulk stream are larger on average */
 #define H2_FRAME_HEADER_BYTES 9
 
 /* A header block while it arrives: texts packed behind each other, items by offset. */
