@@ -303,7 +303,12 @@ class Agent:
     def wait_online(self, seconds=10):
         def online():
             assert self.process.alive(), f"the agent ended:\n{self.process.log()[-3000:]}"
-            return self.identity()["status"]["phase"] == "online"
+            try:
+                return self.identity()["status"]["phase"] == "online"
+            except Problem as p:
+                if p.status == 404:  # it enrolled at another hub, of which this one will hear
+                    return False
+                raise
         wait_until(online, f"agent {self.name} to be online", seconds)
 
 
