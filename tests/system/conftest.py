@@ -24,6 +24,9 @@ def pytest_configure(config):
     config.addinivalue_line("markers", "one_hub(reason): says nothing about two (WARREN_TEST_HUBS=2)")
     if pair.is_paired():
         network.leave()
+    for number in (signal.SIGINT, signal.SIGQUIT):  # what a job in the background ignores, its programs would
+        if signal.getsignal(number) == signal.SIG_IGN:
+            signal.signal(number, signal.SIG_DFL)
     if not os.path.exists(program("warren")):
         pytest.exit(f"no {program('warren')}: run make first, or set WARREN_BUILD (now {BUILD})", 2)
 
