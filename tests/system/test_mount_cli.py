@@ -472,8 +472,8 @@ def test_a_terminal_shows_the_wait_and_its_keys_reach_the_program(site, lan):
     here, there = os.openpty()
     p = mounted(site, lan, PYTHON, "-c", """
 import sys, time
-print("begins", flush=True)
 try:
+    print("begins", flush=True)
     time.sleep(1000)
 except KeyboardInterrupt:
     print("interrupted", flush=True)
