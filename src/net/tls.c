@@ -97,6 +97,8 @@ static int trust(SSL_CTX *ctx, const char *pem, struct diag *d)
     size_t n = 0;
     X509 *cert;
     while ((cert = PEM_read_bio_X509(bio, NULL, NULL, NULL))) {
+        X509_check_purpose(cert, -1,
+                           0); /* reads its extensions now, not when two threads need it */
         int ok = X509_STORE_add_cert(SSL_CTX_get_cert_store(ctx), cert);
         X509_free(cert);
         if (ok != 1)
