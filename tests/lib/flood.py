@@ -1,6 +1,6 @@
 """Raw TCP packets as fast as one thread of a program sends them (sendmmsg), until it is killed.
 
-    python3 flood.py KIND HOST PORT      says when it is under way
+    python3 flood.py KIND HOST PORT [RATE]      says when it is under way; RATE: at most that many a second
 
 `syn`: connections from invented addresses; `stray`: data of connections that there never were; `own`: data of a
 connection of its own, which is open, with invented numbers.
@@ -11,6 +11,7 @@ import random
 import socket
 import struct
 import sys
+import time
 
 PACKETS = 40000  # more than a mount has flows
 BATCH = 512
@@ -60,6 +61,7 @@ def messages(packets):
 
 def main():
     kind, host, port = sys.argv[1], sys.argv[2], int(sys.argv[3])
+    pause = BATCH / float(sys.argv[4]) if len(sys.argv) > 4 else 0
     to = host, port
     if kind == "own":
         own = socket.create_connection(to)
@@ -71,9 +73,12 @@ def main():
     raw.connect((host, 0))
     send = ctypes.CDLL(None).sendmmsg
     print("under way", flush=True)
+    due = time.monotonic()
     while True:
         for batch in batches:
             send(raw.fileno(), batch, len(batch), 0)
+            due += pause
+            time.sleep(max(0, due - time.monotonic()))
 
 
 if __name__ == "__main__":
