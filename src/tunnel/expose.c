@@ -237,6 +237,16 @@ static void on_pool_gone(struct pool_user *u)
     stop_listening(container_of(u, struct exposure, pool_user));
 }
 
+static void start_listening(struct exposure *e)
+{
+    int err = e->udp ? exposure_udp_start(e->udp, e->listen_fd)
+                     : listener_start(e->worker, e->listen_fd, exposure_accept, e, &e->listener);
+    if (err < 0)
+        LOG_ERROR("cannot accept clients", LOG_STR("tunnel", e->tunnel), LOG_ERR(err));
+    else if (!e->udp)
+        listener_trust(e->listener, e->trust);
+}
+
 static void start_on_worker(void *arg)
 {
     struct exposure *e = arg;
@@ -249,14 +259,25 @@ static void start_on_worker(void *arg)
         return; /* gone meanwhile; main will stop this exposure */
     e->pool_user.on_gone = on_pool_gone;
     fleet_pool_use(e->pool, &e->pool_user);
-    if (e->listen_fd < 0)
+    if (e->listen_fd >= 0)
+        start_listening(e);
+}
+
+struct late_socket {
+    struct exposure *exposure;
+    int fd;
+};
+
+static void listen_on_worker(void *arg)
+{
+    CLEANUP(mem_free) struct late_socket *l = arg;
+    struct exposure *e = l->exposure;
+    if (e->listen_fd >= 0 || e->is_closed || !fleet_pool_is_usable(e->pool)) {
+        close(l->fd);
         return;
-    int err = e->udp ? exposure_udp_start(e->udp, e->listen_fd)
-                     : listener_start(e->worker, e->listen_fd, exposure_accept, e, &e->listener);
-    if (err < 0)
-        LOG_ERROR("cannot accept clients", LOG_STR("tunnel", e->tunnel), LOG_ERR(err));
-    else if (!e->udp)
-        listener_trust(e->listener, e->trust);
+    }
+    e->listen_fd = l->fd;
+    start_listening(e);
 }
 
 static void stop_on_worker(void *arg)
@@ -323,14 +344,17 @@ static void retarget_on_worker(void *arg)
 /* ---- main: after exposure_stop nothing is posted to the worker any more, for the answer that
  * frees the exposure may be on its way ---- */
 
+static int duplicate(int fd)
+{
+    int copy = fcntl(fd, F_DUPFD_CLOEXEC, 3);
+    return copy < 0 ? error_from_errno(errno) : copy;
+}
+
 int exposure_start(const struct exposure_config *cfg, struct exposure **ret)
 {
-    int fd = -1;
-    if (cfg->listen_fd >= 0) {
-        fd = fcntl(cfg->listen_fd, F_DUPFD_CLOEXEC, 3);
-        if (fd < 0)
-            return error_from_errno(errno);
-    }
+    int fd = cfg->listen_fd < 0 ? -1 : duplicate(cfg->listen_fd);
+    if (fd < 0 && cfg->listen_fd >= 0)
+        return fd;
     struct exposure *e = NEW(struct exposure);
     e->main = cfg->main;
     e->pool = cfg->pool;
@@ -377,6 +401,19 @@ void exposure_linger(struct exposure *e)
         return;
     e->is_lingering = true;
     loop_post(e->worker, linger_on_worker, e);
+}
+
+int exposure_listen(struct exposure *e, int fd)
+{
+    if (e->is_stopping || e->is_lingering)
+        return 0;
+    int copy = duplicate(fd);
+    if (copy < 0)
+        return copy;
+    struct late_socket *l = NEW(struct late_socket);
+    *l = (struct late_socket){e, copy};
+    loop_post(e->worker, listen_on_worker, l);
+    return 0;
 }
 
 void exposure_retarget(struct exposure *e, const char *authority, enum proxy_version proxy)

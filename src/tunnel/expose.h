@@ -47,15 +47,22 @@ struct exposure_goal {
     const char *protocol;
 };
 
-/* A client whose stream another hub has turned away, for it does not serve the tunnel (any more).
- * Its bytes are all still to be read. One of the two below, once. */
+/* A client whose stream did not reach the target through another hub, which does not serve the
+ * tunnel (any more), or was lost on the way. Its bytes are all still to be read. One of the two
+ * below, once. */
 struct exposure_turned {
     char tunnel[ID_SIZE];
     uint64_t epoch; /* of the route that it went by */
+    bool is_lost;   /* ... which may be right */
+    bool is_shown;  /* in the access log, if it is not served in the end */
     int fd;
     struct addr peer;
+    int64_t opened;               /* wall ms */
     struct exposure_dial *dial;   /* NULL: a client of a listener, or */
     struct exposure_retry *retry; /* of the proxy over HTTP/1.1 */
+    /* Whoever keeps it meanwhile. */
+    uint64_t ends_ms;
+    struct exposure_turned *prev, *next;
 };
 void exposure_try_again(struct exposure_turned *t, struct exposure *e); /* which serves; frees t */
 void exposure_give_up(struct exposure_turned *t);                       /* frees t */
@@ -109,6 +116,9 @@ int exposure_start(const struct exposure_config *cfg, struct exposure **ret);
 void exposure_stop(struct exposure *e, int err);
 /* No new streams; those that are open go on until they end or it is stopped. */
 void exposure_linger(struct exposure *e);
+/* It began without a listener, whose socket (duplicated) is there now. ERR_LIMIT: out of
+ * descriptors. */
+int exposure_listen(struct exposure *e, int fd);
 /* New streams go to another target, or with another header. */
 void exposure_retarget(struct exposure *e, const char *authority, enum proxy_version proxy);
 /* New clients come from other sources. */

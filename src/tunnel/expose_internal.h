@@ -69,7 +69,8 @@ bool exposure_admits(const struct exposure *e, const struct addr *client); /* by
 void exposure_accept(void *arg, int fd, const struct addr *peer); /* a client of the listener */
 void exposure_cut_proxied(
     struct exposure *e); /* whose relay has ended; they take their last bytes */
-void exposure_end_watches(struct exposure *e); /* flows to TUNNEL_LEASE */
+void exposure_end_watches(struct exposure *e);     /* flows to TUNNEL_LEASE */
+int64_t exposure_opened_at(const struct relay *r); /* wall ms */
 /* Relays `fd` or `pair` (taken) to the target for `d`; NULL: exposure_dial_ended was
  * called. */
 struct relay *exposure_open_dial(struct exposure *e, struct exposure_dial *d,
@@ -82,10 +83,9 @@ void exposure_dial_ended(struct exposure_dial *d, int err,
                          const struct icmp_cause *cause);   /* of the relay; last */
 bool exposure_dial_is_again(const struct exposure_dial *d); /* it was turned away once */
 
-/* Worker. The client is off to the main loop, for another try; `dial` and `retry` may be NULL.
+/* Worker. The client is off to the main loop, for another try; tunnel and epoch are filled in.
  * expose_turn.c */
-void exposure_turn(struct exposure *e, struct exposure_dial *dial, struct exposure_retry *retry,
-                   int fd, const struct addr *peer);
+void exposure_turn(struct exposure *e, const struct exposure_turned *t);
 /* expose_retry.c: a client with a bridge, for which the main loop dials. Worker: begun before
  * exposure_turn, ended when the bridge has, which is told how. Main: one of the other two, once. */
 struct client;

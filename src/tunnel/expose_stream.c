@@ -22,8 +22,6 @@
 #include <unistd.h>
 #include <utlist.h>
 
-#define LIST_MAX 10000 /* open connections shown */
-
 /* One client's connection, the relay's argument. It lives until both are gone: the relay, and the
  * bridge of a client that came through the proxy. */
 struct client {
@@ -47,6 +45,11 @@ struct client {
     struct exposure_retry *retry; /* of a bridge: another exposure has its stream */
     struct client *prev, *next;   /* of `proxied` while there is a bridge */
 };
+
+int64_t exposure_opened_at(const struct relay *r)
+{
+    return ((const struct client *)relay_arg(r))->opened;
+}
 
 static const char *end_text(const struct exposure *e, const struct client *c,
                             const struct relay_result *res)
@@ -172,28 +175,46 @@ static void reset_and_close(int fd)
     close(fd);
 }
 
-/* Whether it was turned away by another hub: then it is off for another try. */
+/* It has not reached the other hub, or not come back from it. */
+static bool is_lost_on_the_way(int err)
+{
+    return err == ERR_CLOSED || err == ERR_CANCELED || err == ERR_UNAVAILABLE;
+}
+
+/* The client is off for another try, unless its connection was lost meanwhile. Takes `fd`. */
+static void turn(struct client *c, int fd, const struct addr *peer, int err)
+{
+    struct exposure *e = c->exposure;
+    c->relay = NULL;
+    if (c->goal && !c->bridge) {
+        reset_and_close(fd);
+        free_if_gone(c);
+        return;
+    }
+    if (c->bridge) {
+        DL_DELETE(e->proxied, c); /* what cuts this exposure cuts it no more */
+        bridge_hold(c->bridge);
+        c->retry = exposure_retry_new(e, c, c->goal);
+    }
+    exposure_turn(e, &(struct exposure_turned){.is_lost = err != ERR_STALE,
+                                               .fd = fd,
+                                               .peer = *peer,
+                                               .opened = c->opened,
+                                               .dial = TAKE(c->dial),
+                                               .retry = c->retry});
+    free_if_gone(c);
+}
+
+/* Whether it was turned away by another hub, or lost on the way. */
 static bool is_turned(struct client *c, struct relay *r, const struct relay_result *res)
 {
     if (res->fd < 0)
         return false;
-    if (res->err != ERR_STALE) {
+    if (res->err != ERR_STALE && !is_lost_on_the_way(res->err)) {
         reset_and_close(res->fd);
         return false;
     }
-    c->relay = NULL;
-    if (c->goal && !c->bridge) { /* its connection was lost meanwhile */
-        reset_and_close(res->fd);
-        free_if_gone(c);
-        return true;
-    }
-    if (c->bridge) {
-        DL_DELETE(c->exposure->proxied, c); /* what cuts this exposure cuts it no more */
-        bridge_hold(c->bridge);
-        c->retry = exposure_retry_new(c->exposure, c, c->goal);
-    }
-    exposure_turn(c->exposure, TAKE(c->dial), c->retry, res->fd, relay_peer(r));
-    free_if_gone(c);
+    turn(c, res->fd, relay_peer(r), res->err);
     return true;
 }
 
@@ -371,6 +392,10 @@ static struct relay *open_relay(struct client *c, const struct exposure_goal *as
     }
     if (res.err == 0)
         return c->relay;
+    if (rc == 0 && may_turn && is_lost_on_the_way(res.err)) {
+        turn(c, fd, peer, res.err);
+        return NULL;
+    }
     if (!hc || may_turn)
         drop_near_side(c, fd);
     add_record(e, c, peer, &res);
@@ -536,54 +561,4 @@ void exposure_give(struct exposure *e, int fd, const struct addr *peer)
 void exposure_give_again(struct exposure *e, int fd, const struct addr *peer)
 {
     give(e, fd, peer, true);
-}
-
-struct listing {
-    struct exposure *exposure;
-    void (*done)(void *arg, const struct exposure_record *records, size_t n);
-    void *arg;
-    struct exposure_record *records;
-    size_t n;
-};
-
-static void listed_on_main(void *arg)
-{
-    CLEANUP(mem_free) struct listing *l = arg;
-    l->done(l->arg, l->records, l->n);
-    mem_free(l->records);
-}
-
-static void list_on_worker(void *arg)
-{
-    struct listing *l = arg;
-    struct exposure *e = l->exposure;
-    uint32_t open = atomic_load(&e->relays.open) + (e->udp ? exposure_udp_open(e->udp) : 0);
-    size_t room = MIN(open, (uint32_t)LIST_MAX);
-    l->records = mem_new(room * sizeof(*l->records));
-    for (const struct relay *r = e->relays.head; r && l->n < room; r = relay_next(r)) {
-        const struct client *c = relay_arg(r);
-        l->records[l->n++] = (struct exposure_record){.client = *relay_peer(r),
-                                                      .opened = c->opened,
-                                                      .bytes_in = relay_bytes_read(r),
-                                                      .bytes_out = relay_bytes_written(r)};
-    }
-    if (e->udp)
-        l->n += exposure_udp_list(e->udp, l->records + l->n, room - l->n);
-    for (size_t i = 0; i < l->n; i++) {
-        exposure_name_record(e, &l->records[i]);
-        l->records[i].end = "open";
-    }
-    loop_post(e->main, listed_on_main, l);
-}
-
-void exposure_list_open(struct exposure *e,
-                        void (*done)(void *arg, const struct exposure_record *records, size_t n),
-                        void *arg)
-{
-    struct listing *l = NEW(struct listing);
-    *l = (struct listing){.exposure = e, .done = done, .arg = arg};
-    if (e->is_stopping)
-        loop_post(e->main, listed_on_main, l);
-    else
-        loop_post(e->worker, list_on_worker, l);
 }

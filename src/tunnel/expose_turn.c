@@ -23,13 +23,12 @@ static void turn_on_main(void *arg)
     m->exposure->ops->on_turned(m->exposure->arg, m->turned);
 }
 
-void exposure_turn(struct exposure *e, struct exposure_dial *dial, struct exposure_retry *retry,
-                   int fd, const struct addr *peer)
+void exposure_turn(struct exposure *e, const struct exposure_turned *from)
 {
-    struct exposure_turned *t = NEW(struct exposure_turned);
+    struct exposure_turned *t = mem_dup(from, sizeof(*from));
     struct turn *m = NEW(struct turn);
-    *t = (struct exposure_turned){
-        .epoch = e->lease_epoch, .fd = fd, .peer = *peer, .dial = dial, .retry = retry};
+    t->epoch = e->lease_epoch;
+    t->is_shown = !e->is_any;
     snprintf(t->tunnel, sizeof(t->tunnel), "%s", e->tunnel);
     *m = (struct turn){e, t};
     loop_post(e->main, turn_on_main, m);

@@ -97,7 +97,12 @@ struct tunnels {
     struct tunnel_await *awaiting;
     size_t n_awaiting;
     struct timer await_timer;
-    uint64_t turned; /* clients that other hubs turned away */
+    uint64_t turned; /* clients that other hubs turned away, or that were lost on the way there */
+    struct exposure_turned *turned_clients; /* who wait for another try */
+    size_t n_turned_clients;
+    struct timer turned_timer;
+    uint64_t troubles_since_ms; /* the second in which the last ones were */
+    uint32_t n_troubles;        /* in it */
     struct store_subscriber feed;
     size_t n_exposures;
     bool is_draining;
@@ -155,8 +160,7 @@ void tunnel_follow_init(struct tunnels *ts);
 void tunnel_follow_free(struct tunnels *ts);
 /* Reads the object's row, for what is not as it was thought to be. */
 void tunnel_reread(struct tunnels *ts, const char *id);
-/* A client came to a hub that is not the right one any more: tries where the row says, once. */
-void tunnel_turned(struct tunnels *ts, struct exposure_turned *t);
+void tunnel_reread_for(struct tunnels *ts, struct exposure_turned *t); /* then decides about it */
 /* The database has this route now. Leases of this hub that it does away with are lost. */
 void tunnel_take_route(struct tunnel_object *o, const struct tunnel_route *r);
 bool tunnel_is_forwarded(const struct tunnel_object *o); /* another hub serves it */
@@ -165,6 +169,16 @@ bool tunnel_may_hold(const struct tunnel_object *o);     /* agents of this hub m
 bool tunnel_is_ours_to_tell(const struct tunnel_object *o);
 /* Lets other hubs claim what no agent of this one can hold. */
 void tunnel_release_if_idle(struct tunnel_object *o);
+
+/* tunnel_turned.c: clients that came to a hub which is not the right one (any more). They are tried
+ * once more where the row says, as soon as somebody serves there, within TUNNEL_HOLD_MS. */
+void tunnel_turned_init(struct tunnels *ts);
+void tunnel_turned(struct tunnels *ts, struct exposure_turned *t);
+void tunnel_turned_decide(struct tunnels *ts, struct exposure_turned *t); /* the row is read */
+void tunnel_turned_look(struct tunnels *ts, const char *tunnel); /* it may be served, or is gone */
+void tunnel_turned_end(struct tunnels *ts);                      /* all are given up */
+/* Whether one of the hub's own troubles with clients is written down: of a flood not all are. */
+bool tunnel_shows_trouble(struct tunnels *ts);
 
 /* tunnel_hubs.c */
 bool tunnel_listens_here(const struct tunnel_object *o); /* it is reached from outside here */
@@ -180,7 +194,9 @@ void tunnel_network_init(struct tunnels *ts);
 
 /* tunnel_listen.c */
 void tunnel_listen_init(struct tunnel_object *o);
-void tunnel_start_listening(struct tunnel_object *o);   /* if it shall and does not; may fail it */
+void tunnel_start_listening(struct tunnel_object *o); /* if it shall and does not; may fail it */
+/* The port is known now. What other hubs' clients and the proxy's have open goes on. */
+void tunnel_listen_late(struct tunnel_object *o);
 void tunnel_stop_listening(struct tunnel_object *o);    /* the address is free at once */
 void tunnel_hold_clients(struct tunnel_object *o);      /* they wait from now on, for a while */
 bool tunnel_awaits_port(const struct tunnel_object *o); /* that another hub chooses */

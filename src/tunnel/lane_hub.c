@@ -67,7 +67,7 @@ static int await_lease(struct lane_stream *s, const struct ticket *t)
 
 void lane_hub_admit(struct lane_stream *s)
 {
-    struct ticket t;
+    struct ticket t = {0};
     struct exposure_goal goal = {0};
     int rc = check_ticket(s, &t);
     if (rc == 0)
@@ -78,6 +78,8 @@ void lane_hub_admit(struct lane_stream *s)
         rc = await_lease(s, &t);
     if (rc == 0)
         return;
-    LOG_INFO("another hub's client refused", LOG_STR("hub", s->hub), LOG_ERR(rc));
+    if (tunnel_shows_trouble(s->lane->tunnels))
+        LOG_INFO("another hub's client refused", LOG_STR("hub", s->hub),
+                 LOG_STR("tunnel", t.tunnel), LOG_INT("epoch", t.lease_epoch), LOG_ERR(rc));
     lane_stream_refuse(s, rc);
 }

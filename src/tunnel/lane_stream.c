@@ -178,9 +178,20 @@ static void on_dial_open(void *arg)
     send_news(news_new(arg), confirm_on_lane);
 }
 
+/* It is who serves that has gone, not the target: another hub's client has not lost a byte, and may
+ * be served elsewhere. */
+static bool was_left(int err)
+{
+    return err == ERR_STALE || err == ERR_UNAVAILABLE || err == ERR_CLOSED || err == ERR_CANCELED;
+}
+
 static void on_dial_end(void *arg, int err)
 {
     struct lane_stream *s = arg;
+    if (!s->is_open && s->hub[0] && was_left(err)) {
+        lane_stream_refuse(s, ERR_STALE);
+        return;
+    }
     if (!s->is_open) {
         fail_because(s, err, exposure_dial_cause(s->dial), NULL);
         return;

@@ -84,11 +84,17 @@ static struct exposure *own_exposure(struct tunnel_object *o, uint64_t epoch)
 
 /* ---- clients of other hubs that are early ---- */
 
-static bool is_coming(struct tunnel_object *o, uint64_t epoch)
+/* Other hubs may read a lease's row before this one hears that it has been written, and of which
+ * epoch it is. */
+static bool is_coming(const struct tunnel_object *o, uint64_t epoch)
 {
-    const struct tunnel_lease *l = tunnel_lease_find(o, epoch);
-    return l && (lease_is_coming(&l->l) || l->l.state == LEASE_HELD) && !o->is_deleted &&
-           !o->owner->is_draining;
+    const struct tunnel_lease *l;
+    DL_FOREACH (o->leases, l) {
+        bool may_be_it = l->l.epoch == epoch || l->l.state == LEASE_WRITING;
+        if (may_be_it && (lease_is_coming(&l->l) || l->l.state == LEASE_HELD))
+            return !o->is_deleted && !o->owner->is_draining;
+    }
+    return false;
 }
 
 int tunnel_await_start(struct tunnel_object *o, uint64_t epoch, struct tunnel_await *w)

@@ -219,10 +219,8 @@ static void take_port(struct tunnel_object *o, const struct tunnel_stored *row)
     if (!chooses && (!tunnel_awaits_port(o) || !row->t.endpoint[0]))
         return;
     snprintf(o->t.endpoint, sizeof(o->t.endpoint), "%s", row->t.endpoint);
-    o->rebind = true;
-    tunnel_stop_exposures(o, ERR_CANCELED);
-    if (!o->exposures)
-        tunnel_all_stopped(o);
+    if (!o->rebind) /* else it will listen there when what stops has stopped */
+        tunnel_listen_late(o);
 }
 
 static void take_row(struct tunnels *ts, const struct tunnel_stored *row)
@@ -262,23 +260,12 @@ static void follow_row(struct reread *r, int err)
         LOG_ERROR("cannot follow the feed", LOG_STR("id", r->id), LOG_ERR(err));
 }
 
-/* The row is what counts: a client goes where it says, or nowhere. */
-static void try_again(struct tunnels *ts, struct exposure_turned *t)
-{
-    struct tunnel_object *o = tunnel_find(ts, t->tunnel);
-    struct exposure *e = o ? tunnel_pick_exposure(o) : NULL;
-    if (e && !ts->is_draining && exposure_epoch(e) != t->epoch)
-        exposure_try_again(t, e);
-    else
-        exposure_give_up(t);
-}
-
 static void row_read(void *arg, int err)
 {
     CLEANUP(mem_free) struct reread *r = arg;
     follow_row(r, err);
     if (r->turned)
-        try_again(r->tunnels, r->turned);
+        tunnel_turned_decide(r->tunnels, r->turned);
 }
 
 static struct reread *reread_new(struct tunnels *ts, const char *id)
@@ -294,11 +281,8 @@ void tunnel_reread(struct tunnels *ts, const char *id)
     store_reread(ts->store, read_row, row_read, reread_new(ts, id));
 }
 
-void tunnel_turned(struct tunnels *ts, struct exposure_turned *t)
+void tunnel_reread_for(struct tunnels *ts, struct exposure_turned *t)
 {
-    LOG_DEBUG("another hub turned a client away", LOG_STR("tunnel", t->tunnel),
-              LOG_INT("epoch", t->epoch));
-    ts->turned++;
     struct reread *r = reread_new(ts, t->tunnel);
     r->turned = t;
     store_run(ts->store, STORE_READ, read_row, row_read, r);

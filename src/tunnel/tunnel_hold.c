@@ -95,6 +95,7 @@ static void end(struct tunnel_lease *l)
         o->want = NULL;
     if (p)
         tunnel_peer_left_idle(p);
+    tunnel_await_look(o);
     if (tunnel_free_if_over(o))
         return;
     proceed_others(o);
@@ -280,6 +281,7 @@ static void offer(struct tunnel_lease *l)
     tunnel_tell_offer(l);
     timer_start(&l->timer, OFFER_MS);
     tunnel_refresh_phase(l->object);
+    tunnel_await_look(l->object); /* its epoch is known now */
 }
 
 static void not_granted(struct tunnels *ts, struct tunnel_lease *l)

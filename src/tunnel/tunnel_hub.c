@@ -261,6 +261,7 @@ void tunnel_remove(struct tunnel_object *o)
         tunnel_plan_later(n);
     tunnel_forget_status(o);
     o->is_deleted = true;
+    tunnel_turned_look(ts, o->t.id);
     tunnel_demand_changed(ts);
     timer_stop(&o->end_timer);
     timer_stop(&o->idle_timer);
@@ -348,6 +349,7 @@ int tunnels_new(struct fleet *f, struct tunnels **ret, struct diag *d)
     timer_init(&ts->save_timer, ts->loop, on_save_timer);
     timer_init(&ts->status_timer, ts->loop, tunnel_status_timer);
     timer_init(&ts->await_timer, ts->loop, tunnel_await_timer);
+    tunnel_turned_init(ts);
     tunnel_serve_init(ts);
     ts->write_grants.fn = tunnel_grants_write;
     int rc = store_run_wait(ts->store, STORE_READ, load_all, ts);
@@ -376,6 +378,7 @@ void tunnels_set_trust(struct tunnels *ts, struct proxy_trust *trust)
 void tunnels_drain(struct tunnels *ts)
 {
     ts->is_draining = true;
+    tunnel_turned_end(ts);
     tunnel_demand_changed(ts);
     for (struct tunnel_object *o = ts->objects; o; o = o->hh.next) {
         tunnel_stop_listening(o);
@@ -405,6 +408,7 @@ void tunnels_free(struct tunnels *ts)
     timer_stop(&ts->status_timer);
     timer_stop(&ts->await_timer);
     timer_stop(&ts->serve_timer);
+    timer_stop(&ts->turned_timer);
     loop_defer_cancel(&ts->write_grants);
     tunnel_follow_free(ts);
     tunnel_demands_free(ts);

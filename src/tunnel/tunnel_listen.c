@@ -200,6 +200,25 @@ void tunnel_start_listening(struct tunnel_object *o)
              LOG_STR("address", o->t.endpoint));
 }
 
+static int give_socket(struct tunnel_object *o)
+{
+    if (o->listen_fd < 0 || o->t.spec.spread == TUNNEL_SPREAD_CONNECTION)
+        return 0;
+    for (struct exposure *e = o->exposures; e; e = exposure_next(e))
+        TRY(exposure_listen(e, o->listen_fd));
+    return 0;
+}
+
+void tunnel_listen_late(struct tunnel_object *o)
+{
+    tunnel_start_listening(o);
+    int rc = o->t.phase == TUNNEL_FAILED ? ERR_UNAVAILABLE : give_socket(o);
+    if (rc < 0)
+        tunnel_stop_exposures(o, rc); /* those that begin anew have it */
+    tunnel_save_status(o);
+    tunnel_serve(o);
+}
+
 /* An address that was taken or not there may have become free. */
 static void on_listen_timer(struct timer *t)
 {

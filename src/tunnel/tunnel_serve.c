@@ -113,6 +113,7 @@ void tunnel_serve(struct tunnel_object *o)
         tunnel_share_clients(o);
     tunnel_refresh_phase(o);
     tunnel_await_look(o);
+    tunnel_turned_look(o->owner, o->t.id);
 }
 
 /* Descriptors may be there again. */

@@ -36,13 +36,13 @@ def tunnel_through(cluster, hub, token, target):
     return sock
 
 
-def seconds_to_end(sock):
-    began = time.monotonic()
+def wait_end(sock):
+    """When it was."""
     sock.settimeout(20 * SLOW)
-    with contextlib.suppress(ConnectionError, OSError):
+    with contextlib.suppress(ConnectionError):
         while sock.recv(4096):
             pass
-    return time.monotonic() - began
+    return time.monotonic()
 
 
 def open_streams(cluster, made, echo):
@@ -65,9 +65,10 @@ def test_a_token_revoked_at_one_hub_cuts_its_streams_at_the_others(bench, cluste
     others = first.admin.post("/api/v1/tokens", {"kind": "api", "name": "other"})
     streams, going_on = open_streams(cluster, made, echo), open_streams(cluster, others, echo)
     first.admin.post("/api/v1/tokens/ci:revoke")
-    ends = [seconds_to_end(sock) for sock in streams]
-    print(f"\ncut {max(ends):.2f} s after the revocation at another hub")
-    assert max(ends) < LIMIT
+    revoked = time.monotonic()
+    last = max(wait_end(sock) for sock in streams) - revoked
+    print(f"\ncut at all hubs {last:.3f} s after the revocation was answered")
+    assert last < LIMIT
     for sock in going_on:
         assert exchange(sock, b"still here") == b"still here"
 
@@ -80,7 +81,7 @@ def test_what_a_token_opened_ends_when_it_expires(bench, cluster):
     made = cluster.hubs[0].admin.post("/api/v1/tokens", {"kind": "api", "ttl": f"{seconds}s"})
     streams = open_streams(cluster, made, echo)
     for sock in streams:
-        seconds_to_end(sock)
+        wait_end(sock)
     over = time.monotonic() - began
     print(f"\nends {over - seconds:.2f} s after the token")
     assert seconds - 1 < over < seconds + LIMIT

@@ -156,6 +156,45 @@ static void the_streams_of_a_revoked_token_are_cut_and_no_others(void **state)
     bench_agent_stop(&a);
 }
 
+static int write_port(struct tx *tx, void *arg)
+{
+    return tx_exec(tx, "UPDATE tunnel SET endpoint = $1", STORE_TEXT(arg));
+}
+
+/* As at a hub whose agent serves a tunnel that was made at another one, which chooses its port. */
+static void a_port_that_is_known_late_cuts_no_stream(void **state)
+{
+    struct bench *b = *state;
+    struct bench_agent a;
+    struct dialled d;
+    char port[ADDR_TEXT_SIZE];
+    struct tunnel_object *o = bench_serve(b, &a, "127.0.0.1:0", 0);
+    snprintf(port, sizeof(port), "%s", o->t.endpoint);
+    tunnel_stop_listening(o);
+    tunnel_stop_exposures(o, ERR_CANCELED);
+    o->t.endpoint[0] = '\0';
+    o->is_followed = true;
+    wait_for(b->loop,
+             o->exposures && exposure_is_serving(o->exposures) && !exposure_next(o->exposures));
+    assert_true(tunnel_awaits_port(o));
+
+    dial_tunnel(b, o, &d, "");
+    wait_for(b->loop, d.opens == 1 && b->n_served == 1);
+    bench_pass(b, d.fd, b->served[0], "before");
+    bench_write(b, write_port, port);
+    tunnel_reread(b->tunnels, o->t.id);
+    wait_for(b->loop, o->listen_fd >= 0);
+    assert_string_equal(o->t.endpoint, port);
+    int client = bench_connect(b, o);
+    wait_for(b->loop, b->n_served == 2);
+    bench_pass(b, client, b->served[1], "it listens");
+    bench_pass(b, d.fd, b->served[0], "after");
+    assert_int_equal(d.ends, 0);
+    close(client);
+    end_dial(&d, 0);
+    bench_agent_stop(&a);
+}
+
 int main(void)
 {
 #define T(name) cmocka_unit_test_setup_teardown(name, bench_set_up, bench_tear_down)
@@ -165,6 +204,7 @@ int main(void)
         T(a_stream_of_the_main_loop_tells_why_the_target_is_not_reached),
         T(a_stream_of_the_main_loop_is_cut_with_its_tunnel),
         T(the_streams_of_a_revoked_token_are_cut_and_no_others),
+        T(a_port_that_is_known_late_cuts_no_stream),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
