@@ -42,12 +42,33 @@ static void answer(struct both *b, const uint8_t *data, size_t len)
         if (size > 0 && walker_answer(b->walker, id, (size_t)size, b->now_ms, &b->out)) {
             __attribute__((cleanup(buf_done_cleanup))) struct buf given = {0};
             struct read_ahead_answer a;
-            const uint8_t *value = (const uint8_t *)b->out.data;
-            assert(read_ahead_answer_read(value, b->out.len, &a) == 0);
-            ahead_push(b->ahead, value, b->out.len, b->now_ms, &given);
+            const uint8_t *answers = (const uint8_t *)b->out.data;
+            size_t left = b->out.len;
+            assert(read_ahead_answer_next(&answers, &left, &a) == 1 && left == 0);
+            ahead_push(b->ahead, &a, b->now_ms, &given);
         }
     }
     walker_answer(b->walker, data, len, b->now_ms, &b->out);
+}
+
+/* As packed, and then as a mount unpacks it. */
+static void push(struct both *b, const uint8_t *data, size_t len)
+{
+    __attribute__((cleanup(buf_done_cleanup))) struct buf packed = {0}, answers = {0};
+    struct read_ahead_answer a;
+    if (read_ahead_unpack(data, len, &answers) < 0)
+        return;
+    assert(answers.len <= READ_AHEAD_BATCH_MAX);
+    read_ahead_pack((const uint8_t *)answers.data, answers.len, &packed);
+    size_t left = answers.len;
+    buf_clear(&answers);
+    assert(read_ahead_unpack((const uint8_t *)packed.data, packed.len, &answers) == 0 &&
+           answers.len == left);
+    const uint8_t *at = (const uint8_t *)answers.data;
+    while (read_ahead_answer_next(&at, &left, &a) > 0) {
+        buf_clear(&b->out);
+        ahead_push(b->ahead, &a, b->now_ms, &b->out);
+    }
 }
 
 static void step(struct both *b, uint8_t kind, const uint8_t *data, size_t len)
@@ -69,7 +90,7 @@ static void step(struct both *b, uint8_t kind, const uint8_t *data, size_t len)
         answer(b, data, len);
         break;
     case PUSH:
-        ahead_push(b->ahead, data, len, b->now_ms, &b->out);
+        push(b, data, len);
         break;
     case RESET:
         ahead_reset(b->ahead);

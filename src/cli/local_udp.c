@@ -217,7 +217,7 @@ int local_associate_new(struct local_client *c, struct addr *ret_bound)
     struct local_associate *a = NEW(struct local_associate);
     a->local = c->local;
     a->client = c;
-    int rc = io_start(&a->io, c->local->loop, fd, on_event);
+    int rc = io_start_reading(&a->io, c->local->loop, fd, on_event);
     if (rc < 0) {
         close(fd);
         mem_free(a);

@@ -57,11 +57,13 @@ void loop_io_done(struct loop *l)
         close(l->epoll_fd);
 }
 
-static int watch(struct io *io, struct loop *l, int fd, int operation,
+#define READING (EPOLLIN | EPOLLRDHUP | EPOLLET)
+
+static int watch(struct io *io, struct loop *l, int fd, int operation, uint32_t events,
                  void (*on_event)(struct io *io))
 {
     *io = (struct io){.fd = fd, .loop = l, .on_event = on_event};
-    struct epoll_event e = {.events = EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLET, .data.ptr = io};
+    struct epoll_event e = {.events = events, .data.ptr = io};
     if (epoll_ctl(l->epoll_fd, operation, fd, &e) < 0) {
         io->loop = NULL;
         return error_from_errno(errno);
@@ -71,7 +73,12 @@ static int watch(struct io *io, struct loop *l, int fd, int operation,
 
 int io_start(struct io *io, struct loop *l, int fd, void (*on_event)(struct io *io))
 {
-    return watch(io, l, fd, EPOLL_CTL_ADD, on_event);
+    return watch(io, l, fd, EPOLL_CTL_ADD, READING | EPOLLOUT, on_event);
+}
+
+int io_start_reading(struct io *io, struct loop *l, int fd, void (*on_event)(struct io *io))
+{
+    return watch(io, l, fd, EPOLL_CTL_ADD, READING, on_event);
 }
 
 static void forget(struct io *io)
@@ -85,7 +92,7 @@ static void forget(struct io *io)
 
 int io_move(struct io *to, struct io *from, void (*on_event)(struct io *io))
 {
-    int rc = watch(to, from->loop, from->fd, EPOLL_CTL_MOD, on_event);
+    int rc = watch(to, from->loop, from->fd, EPOLL_CTL_MOD, READING | EPOLLOUT, on_event);
     if (rc < 0)
         return rc;
     forget(from);

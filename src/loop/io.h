@@ -25,6 +25,10 @@ struct io {
  * tells the present state (so a fresh socket gets one event at once). */
 int io_start(struct io *io, struct loop *l, int fd, void (*on_event)(struct io *io));
 
+/* The same for who never waits for room to write, such as for datagrams that may be dropped: each
+ * that has left would wake it otherwise. `writable` means nothing. */
+int io_start_reading(struct io *io, struct loop *l, int fd, void (*on_event)(struct io *io));
+
 /* `to` watches what `from` watched, which is free then: half the system calls of a stop and a
  * start. As after a start the first event tells the present state. On failure `from` is as it was.
  */

@@ -11,7 +11,8 @@
 
 #define HELD_MAX     (2u * READ_AHEAD_WINDOW)
 #define BYTES_MAX    (2u * READ_AHEAD_BYTES)
-#define NEWS_SHARE   8    /* of what is held, was used: the agent hears of it */
+#define NEWS_SHARE   8    /* of what is held, was used: the agent hears of it ... */
+#define NEWS_MS      5    /* ... not more often */
 #define THINK_MAX_MS 1000 /* a longer pause is none of the walk's */
 #define THINK_SHARE  16
 
@@ -42,7 +43,7 @@ struct ahead {
     struct waiting waiting[AHEAD_WAITING];
     uint64_t orders;
     uint64_t generation, received, hits, wasted;
-    uint64_t hits_told;
+    uint64_t hits_told, told_ms;
     bool has_news;
     bool is_read;    /* the agent may read ahead */
     bool is_writing; /* a Set, or something unknown, was sent and not answered */
@@ -241,7 +242,8 @@ enum ahead_verdict ahead_request(struct ahead *a, const uint8_t *data, size_t le
         return AHEAD_FORWARD;
     learn_think(a, now_ms);
     if (give_held(a, &m, now_ms, answer)) {
-        a->has_news |= (a->hits - a->hits_told) * NEWS_SHARE > HASH_COUNT(a->table);
+        a->has_news |= now_ms >= a->told_ms + NEWS_MS &&
+                       (a->hits - a->hits_told) * NEWS_SHARE > HASH_COUNT(a->table);
         return AHEAD_GIVE;
     }
     wait_for(a, &m);
@@ -265,27 +267,26 @@ bool ahead_response(struct ahead *a, const uint8_t *data, size_t len)
 
 /* ---- the agent ---- */
 
-enum ahead_verdict ahead_push(struct ahead *a, const uint8_t *data, size_t len, uint64_t now_ms,
-                              struct buf *answer)
+enum ahead_verdict ahead_push(struct ahead *a, const struct read_ahead_answer *from,
+                              uint64_t now_ms, struct buf *answer)
 {
-    struct read_ahead_answer from;
     struct snmp request;
-    if (read_ahead_answer_read(data, len, &from) < 0 || from.generation != a->generation ||
-        from.request_len + from.answer_len > READ_AHEAD_ANSWER_MAX ||
-        snmp_read(from.request, from.request_len, &request) < 0 || !snmp_is_step(&request))
+    if (from->generation != a->generation ||
+        from->request_len + from->answer_len > READ_AHEAD_ANSWER_MAX ||
+        snmp_read(from->request, from->request_len, &request) < 0 || !snmp_is_step(&request))
         return AHEAD_FORWARD;
-    a->received = MAX(a->received, from.number);
+    a->received = MAX(a->received, from->number);
     uint64_t hash = snmp_hash(&request);
     struct waiting *w = find_waiting(a, &request, hash);
-    if (!is_fresh(a, from.read_ms, now_ms)) {
+    if (!is_fresh(a, from->read_ms, now_ms)) {
         waste(a);
         a->has_news = true;
         if (w)
             w->is_due = true;
         return AHEAD_FORWARD;
     }
-    if (!w || !put_answer(from.answer, from.answer_len, w->id, answer)) {
-        keep(a, &from, hash);
+    if (!w || !put_answer(from->answer, from->answer_len, w->id, answer)) {
+        keep(a, from, hash);
         return AHEAD_FORWARD;
     }
     stop_waiting(w);
@@ -316,6 +317,7 @@ void ahead_note(struct ahead *a, uint64_t now_ms, struct read_ahead_note *ret)
     ahead_expire(a, now_ms);
     a->has_news = false;
     a->hits_told = a->hits;
+    a->told_ms = now_ms;
     *ret = (struct read_ahead_note){.generation = a->generation,
                                     .received = a->received,
                                     .held = HASH_COUNT(a->table),

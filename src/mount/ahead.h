@@ -46,11 +46,11 @@ enum ahead_verdict ahead_request(struct ahead *a, const uint8_t *data, size_t le
  * all flows to the device before it is given to the program. */
 bool ahead_response(struct ahead *a, const uint8_t *data, size_t len);
 
-/* The value of an AHEAD capsule. AHEAD_GIVE: `answer` is what a request waited for, to be given to
+/* One of an AHEAD capsule. AHEAD_GIVE: `answer` is what a request waited for, to be given to
  * the program now; AHEAD_FORWARD: otherwise. What waited for an answer that is too old has to be
  * forwarded again: see ahead_take_waiting. */
-enum ahead_verdict ahead_push(struct ahead *a, const uint8_t *data, size_t len, uint64_t now_ms,
-                              struct buf *answer);
+enum ahead_verdict ahead_push(struct ahead *a, const struct read_ahead_answer *from,
+                              uint64_t now_ms, struct buf *answer);
 
 /* Makes everything void that was read until now. Requests that wait are to be forwarded again,
  * after a note. */

@@ -116,11 +116,17 @@ void mount_ahead_response(struct mount_udp *u, const uint8_t *data, size_t len)
 
 void mount_ahead_push(struct mount_udp *u, const uint8_t *value, size_t len)
 {
-    __attribute__((cleanup(buf_done_cleanup))) struct buf answer = {0};
-    if (!u->ahead)
+    __attribute__((cleanup(buf_done_cleanup))) struct buf answers = {0}, answer = {0};
+    struct read_ahead_answer a;
+    if (!u->ahead || read_ahead_unpack(value, len, &answers) < 0)
         return;
-    if (ahead_push(u->ahead, value, len, now_of(u), &answer) == AHEAD_GIVE)
-        mount_udp_give(u, (const uint8_t *)answer.data, answer.len);
+    const uint8_t *at = (const uint8_t *)answers.data;
+    size_t left = answers.len;
+    while (read_ahead_answer_next(&at, &left, &a) > 0) {
+        if (ahead_push(u->ahead, &a, now_of(u), &answer) == AHEAD_GIVE)
+            mount_udp_give(u, (const uint8_t *)answer.data, answer.len);
+        buf_clear(&answer);
+    }
     forward_waiting(u);
 }
 

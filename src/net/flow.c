@@ -286,7 +286,7 @@ void flow_tell_error(struct flow *f, int err, const struct icmp_cause *cause)
 
 void flow_send_ahead(struct flow *f, enum capsule_kind kind, const uint8_t *value, size_t len)
 {
-    uint8_t capsule[CAPSULE_AHEAD_HEAD_MAX + READ_AHEAD_HEAD_SIZE + READ_AHEAD_ANSWER_MAX];
+    uint8_t capsule[CAPSULE_AHEAD_HEAD_MAX + 1 + READ_AHEAD_BATCH_MAX];
     size_t n = capsule_ahead_head(capsule, kind, len);
     assert(n + len <= sizeof(capsule));
     if (f->is_over)

@@ -19,7 +19,11 @@
 #define FLOWS_MAX      4096
 #define SOCKETS_MAX    1024
 #define SOCKET_IDLE_MS 10000
-#define ANSWER_ROOM    (READ_AHEAD_HEAD_SIZE + READ_AHEAD_ANSWER_MAX)
+#define GATHER_MS      2 /* nobody waits for what is read ahead of a device that is fast ... */
+#define GATHER_BYTES   (8u << 10) /* ... and some dozens of answers together cost what one does */
+
+static_assert(GATHER_BYTES + READ_AHEAD_HEAD_SIZE + READ_AHEAD_ANSWER_MAX <= READ_AHEAD_BATCH_MAX,
+              "one more fits");
 
 struct device {
     struct addr peer; /* key: its bytes */
@@ -48,6 +52,8 @@ struct flow_ahead {
     struct walker *walker;
     struct io io; /* fd -1: no socket */
     struct timer timer;
+    struct buf gathered; /* answers that are to be sent together */
+    struct timer gather_timer;
     struct defer again;
     bool is_waiting; /* in the device's list */
     struct flow_ahead *prev, *next;
@@ -183,7 +189,7 @@ static int open_socket(struct flow_ahead *a)
     int rc = fd < 0 || connect(fd, &peer->sa, peer->len) < 0 ? error_from_errno(errno) : 0;
     if (rc == 0) {
         udp_watch_errors(fd);
-        rc = io_start(&a->io, a->all->loop, fd, on_event);
+        rc = io_start_reading(&a->io, a->all->loop, fd, on_event);
     }
     if (rc < 0) {
         if (fd >= 0)
@@ -240,13 +246,37 @@ static void ask(struct flow_ahead *a)
     plan(a);
 }
 
+static void send_gathered(struct flow_ahead *a)
+{
+    __attribute__((cleanup(buf_done_cleanup))) struct buf value = {0};
+    timer_stop(&a->gather_timer);
+    if (!a->gathered.len)
+        return;
+    read_ahead_pack((const uint8_t *)a->gathered.data, a->gathered.len, &value);
+    buf_done(&a->gathered);
+    flow_send_ahead(a->flow, CAPSULE_AHEAD, (const uint8_t *)value.data, value.len);
+}
+
+static void on_gather_timer(struct timer *t)
+{
+    send_gathered(container_of(t, struct flow_ahead, gather_timer));
+}
+
+/* Sends what is gathered if that is enough, or no more will follow soon. */
+static void gather(struct flow_ahead *a)
+{
+    bool is_more_coming = walker_is_waiting(a->walker) || a->is_waiting;
+    if (a->gathered.len >= GATHER_BYTES || !is_more_coming)
+        send_gathered(a);
+    else if (a->gathered.len && !timer_is_running(&a->gather_timer))
+        timer_start(&a->gather_timer, GATHER_MS);
+}
+
 static void push(struct flow_ahead *a, const uint8_t *data, size_t len)
 {
-    __attribute__((cleanup(buf_done_cleanup))) struct buf value = {.limit = ANSWER_ROOM};
-    if (walker_answer(a->walker, data, len, loop_now_ms(a->all->loop), &value)) {
+    if (walker_answer(a->walker, data, len, loop_now_ms(a->all->loop), &a->gathered)) {
         a->all->stats.answered++;
         learn(a);
-        flow_send_ahead(a->flow, CAPSULE_AHEAD, (const uint8_t *)value.data, value.len);
     }
     send_orphan(a);
 }
@@ -268,12 +298,11 @@ static void receive(struct flow_ahead *a)
 /* The one under way has ended, or not; whoever is next asks. */
 static void go_on(struct flow_ahead *a)
 {
-    if (!a->device || walker_is_waiting(a->walker)) {
-        plan(a);
-        return;
+    if (a->device && !walker_is_waiting(a->walker)) {
+        end_turn(a);
+        ask(a);
     }
-    end_turn(a);
-    ask(a);
+    gather(a);
     plan(a);
 }
 
@@ -334,6 +363,7 @@ struct flow_ahead *flow_ahead_new(struct flow_devices *d, struct flow *f,
     a->again.fn = on_again;
     a->walker = walker_new(seed);
     timer_init(&a->timer, d->loop, on_timer);
+    timer_init(&a->gather_timer, d->loop, on_gather_timer);
     return a;
 }
 
@@ -349,7 +379,9 @@ void flow_ahead_free(struct flow_ahead *a)
     }
     close_socket(a);
     timer_stop(&a->timer);
+    timer_stop(&a->gather_timer);
     loop_defer_cancel(&a->again);
+    buf_done(&a->gathered);
     walker_free(a->walker);
     a->all->n_flows--;
     free_if_over(a->all);

@@ -397,7 +397,7 @@ int flow_port_new(const struct flow_port_config *cfg, struct flow_port **ret)
     p->at_end.fn = on_batch_end;
     p->again.fn = on_again;
     timer_init(&p->sweep, cfg->loop, on_sweep);
-    int rc = io_start(&p->io, cfg->loop, cfg->fd, on_event);
+    int rc = io_start_reading(&p->io, cfg->loop, cfg->fd, on_event);
     if (rc < 0) {
         mem_free(p);
         return rc;

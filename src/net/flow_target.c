@@ -240,7 +240,7 @@ static void on_dialled(void *arg, const struct dial_result *res)
     int err = res->err;
     t->dial = NULL;
     if (err == 0) {
-        err = io_start(&t->io, t->loop, res->fd, on_event);
+        err = io_start_reading(&t->io, t->loop, res->fd, on_event);
         if (err < 0) {
             close(res->fd);
             t->io.fd = -1;

@@ -11,8 +11,8 @@
 #define TYPE_DATAGRAM 0x00
 #define TYPE_ERROR    0x2777726e
 #define TYPE_LOSS     0x2777726f
-#define TYPE_NOTE     0x27777280
-#define TYPE_AHEAD    0x27777281
+#define TYPE_NOTE     0x27777282
+#define TYPE_AHEAD    0x27777283
 
 /* Contexts of datagrams: as the RFC has them, and with a struct capsule_mark before the payload.
  * The latter is far from where clients begin to number their own. */

@@ -12,8 +12,8 @@
  *                       10.0.0.1\""): a datagram came back as an ICMP error. The flow goes on, as a
  *                       UDP socket does.
  *     LOSS  0x2777726f: a varint: how many datagrams the sender of this capsule had to drop so far.
- *     NOTE  0x27777280: how far a mount has come, which lets the agent read ahead, and
- *     AHEAD 0x27777281: an answer that it has read so (both: wire/read_ahead.h).
+ *     NOTE  0x27777282: how far a mount has come, which lets the agent read ahead, and
+ *     AHEAD 0x27777283: answers that it has read so (both: wire/read_ahead.h).
  *
  * Skipped: unknown types, and datagrams of unknown contexts, of any length. Refused: a datagram
  * without a context, or longer than UDP can carry; errors and losses that are malformed.

@@ -5,8 +5,12 @@
  *
  *     NOTE, mount to agent:  generation, received, held, held bytes, hits, wasted, think µs,
  *                            time-to-live ms, now ms; varints, others may follow
- *     AHEAD, agent to mount: generation, number, read ms, size of the request; varints
+ *     AHEAD, agent to mount: a byte: 0: as it is, 1: deflated (RFC 1951); then answers, each
+ *                            generation, number, read ms, the sizes of what follows; varints
  *                            the request · the answer
+ *
+ * Answers of a walk are small and much alike, so that many of them deflated together are a tenth of
+ * their size: a connection that has been idle may send no more than 14 KB in its first round trip.
  *
  * The first note permits the agent to begin, so that an agent or a mount that knows nothing of it
  * is never bothered. A new generation makes all that was read before it void: something may have
@@ -15,14 +19,14 @@
  */
 #pragma once
 
-#include <stddef.h>
-#include <stdint.h>
+#include "base/buf.h"
 
 #define READ_AHEAD_TTL_MS     2000
 #define READ_AHEAD_TTL_MAX_MS 60000
 #define READ_AHEAD_WINDOW     4096 /* answers that are unused: on their way, or held by a mount */
-#define READ_AHEAD_BYTES      (1u << 20) /* ... their size */
-#define READ_AHEAD_ANSWER_MAX 16384      /* request and answer; longer ones are not read ahead */
+#define READ_AHEAD_BYTES      (1u << 20)  /* ... their size */
+#define READ_AHEAD_ANSWER_MAX 16384       /* request and answer; longer ones are not read ahead */
+#define READ_AHEAD_BATCH_MAX  (32u << 10) /* the answers of a capsule, before they are deflated */
 
 struct read_ahead_note {
     uint64_t generation;
@@ -43,12 +47,18 @@ struct read_ahead_answer {
 };
 
 #define READ_AHEAD_NOTE_SIZE 72
-#define READ_AHEAD_HEAD_SIZE 32
+#define READ_AHEAD_HEAD_SIZE 40
 
 size_t read_ahead_note_write(const struct read_ahead_note *n, uint8_t out[READ_AHEAD_NOTE_SIZE]);
 int read_ahead_note_read(const uint8_t *data, size_t len, struct read_ahead_note *ret);
 
 /* What stands before request and answer. */
 size_t read_ahead_head_write(const struct read_ahead_answer *a, uint8_t out[READ_AHEAD_HEAD_SIZE]);
-/* ERR_PROTO; the result points into `data`. */
-int read_ahead_answer_read(const uint8_t *data, size_t len, struct read_ahead_answer *ret);
+/* Takes the next answer, moving *data and *len on. 1: there is one, which points into the data; 0:
+ * that was the last; ERR_PROTO. */
+int read_ahead_answer_next(const uint8_t **data, size_t *len, struct read_ahead_answer *ret);
+
+/* Answers, of at most READ_AHEAD_BATCH_MAX bytes, as the value of an AHEAD capsule, which is at
+ * most one byte longer, appended to `out`; and back, ERR_PROTO. */
+void read_ahead_pack(const uint8_t *answers, size_t len, struct buf *out);
+int read_ahead_unpack(const uint8_t *value, size_t len, struct buf *out);

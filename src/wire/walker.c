@@ -10,9 +10,8 @@
 #define GIVE_UP_MS    5000 /* of a request that nobody waits for */
 #define PATIENCE_MS   50   /* of one that the program waits for: at least, and ... */
 #define PATIENCE_RTTS 4
-#define START_MS      100  /* the device's time that may be spent before any answer was used ... */
-#define START_MAX     2048 /* ... and for how many; fewer than WALKER_START never count */
-#define LESSON_SHARE  8    /* of the window stays after a walk of which nothing was used */
+#define START_MS      100 /* the device's time that may be spent before any answer was used */
+#define LESSON_SHARE  8   /* of the window stays after a walk of which nothing was used */
 
 enum walk_state {
     WALK_NONE,
@@ -233,6 +232,8 @@ static uint64_t rise(uint64_t now, uint64_t before)
 static void adapt(struct walker *w, uint64_t hits, uint64_t wasted)
 {
     uint64_t growth = MIN(hits, (uint64_t)READ_AHEAD_WINDOW) * WALKER_GROWTH;
+    if (hits && !w->used) /* it was worth trying so many */
+        w->window = (uint32_t)MAX((uint64_t)w->window, n_sent(w));
     w->used += hits;
     w->window = (uint32_t)MIN(w->window + growth, (uint64_t)READ_AHEAD_WINDOW);
     if (wasted > hits)
@@ -408,13 +409,13 @@ static uint64_t usable(const struct walker *w)
  * as much as a program reads until we hear from it. */
 static bool is_worth_trying(const struct walker *w, uint64_t now_ms)
 {
-    return w->window >= WALKER_START && !w->used && w->sent_ever < START_MAX &&
+    return w->window >= WALKER_START && !w->used &&
            (!w->sent_ever || now_ms - w->begun_ms < START_MS);
 }
 
 static bool is_far_enough(const struct walker *w, uint64_t now_ms)
 {
-    uint64_t window = is_worth_trying(w, now_ms) ? START_MAX : w->window;
+    uint64_t window = is_worth_trying(w, now_ms) ? READ_AHEAD_WINDOW : w->window;
     uint64_t unused = n_sent(w) + MIN(w->note.held, (uint64_t)READ_AHEAD_WINDOW);
     uint64_t bytes = w->sent_bytes + MIN(w->note.held_bytes, (uint64_t)READ_AHEAD_BYTES);
     return unused >= MIN(window, usable(w)) || bytes >= READ_AHEAD_BYTES;
@@ -469,7 +470,8 @@ static bool put_answer(struct walker *w, const struct snmp *answer, struct buf *
     const struct read_ahead_answer a = {.generation = w->note.generation,
                                         .number = w->number,
                                         .read_ms = w->read_ms,
-                                        .request_len = next->len};
+                                        .request_len = next->len,
+                                        .answer_len = answer->whole.len};
     (void)buf_append(out, head, read_ahead_head_write(&a, head));
     (void)buf_append(out, next->data, next->len);
     (void)buf_append(out, answer->whole.data, answer->whole.len);

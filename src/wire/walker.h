@@ -44,8 +44,8 @@ void walker_response(struct walker *w, const uint8_t *data, size_t len, uint64_t
 
 /* The request to ask the device now, its size; 0: none. */
 size_t walker_next(struct walker *w, uint64_t now_ms, uint8_t out[WALKER_REQUEST_MAX]);
-/* What the device says to that; true: the value of an AHEAD capsule was put in `out`. Whatever is
- * not its answer is ignored. */
+/* What the device says to that; true: an answer of an AHEAD capsule was appended to `out`. Whatever
+ * is not its answer is ignored. */
 bool walker_answer(struct walker *w, const uint8_t *data, size_t len, uint64_t now_ms,
                    struct buf *out);
 void walker_fail(struct walker *w); /* it will not answer: an ICMP error */

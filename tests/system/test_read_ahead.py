@@ -16,9 +16,28 @@ from lib.warren import program
 pytestmark = pytest.mark.skipif(not os.path.exists("/dev/net/tun"), reason="no /dev/net/tun")
 
 
+ROUNDS = 8
+
+
 def values(text):
     """{name: value}; those of more than one line are not of interest."""
     return dict(line.split(" = ", 1) for line in text.splitlines() if " = " in line)
+
+
+def walk_beside_the_lan(plant, argv, what):
+    """A command in a mount, between two runs of it on the LAN: (output before, mounted, after). Times say little where
+    the machine is busy with other things, so that one of several such rounds must show that the distance is not felt."""
+    after, after_s = plant.timed(argv, mounted=False)
+    for _ in range(amount(ROUNDS, 1)):
+        before, before_s = after, after_s
+        through, ahead_s = plant.timed(argv)
+        after, after_s = plant.timed(argv, mounted=False)
+        print(f"\n{what}: mount {ahead_s:.2f} s, LAN {before_s:.2f} s before, {after_s:.2f} s after")
+        is_fast = ahead_s < before_s + after_s
+        if is_fast:
+            break
+    assert is_fast or SANITIZE
+    return before, through, after
 
 
 @pytest.mark.parametrize("rtt_ms", [50, 100])
@@ -26,24 +45,22 @@ def test_a_walk_takes_at_most_twice_its_time_on_the_lan(plant, rtt_ms):
     plant = plant(rtt_ms)
     plant.snmpd(OBJECTS)
     full = snmp.walk(address(DEVICE), root=".1.3.6.1.2.1")
-    for _ in range(4):  # best of four, should the machine be busy with other things
-        before, lan_s = plant.timed(full, mounted=False)
-        through, ahead_s = plant.timed(full)
-        after, again_s = plant.timed(full, mounted=False)
-        is_fast = ahead_s < max(lan_s, again_s) * 2 + rtt_ms / 1000
-        if is_fast or SANITIZE:
-            break
-    before, through, after = values(before), values(through), values(after)
+    before, through, after = map(values, walk_beside_the_lan(plant, full, f"{rtt_ms} ms, all of mib-2"))
     lasting = {name for name in before if before[name] == after.get(name)}
     assert {name: through.get(name) for name in lasting} == {name: before[name] for name in lasting}
     assert len(lasting) > 0.8 * len(before)
-    _, few_s = plant.timed(snmp.walk(address(DEVICE), root=SYSTEM))
-    few, plain_s = plant.timed(snmp.walk(address(DEVICE), root=SYSTEM), "--no-read-ahead")
-    n = few.count("\n")
-    print(f"\n{rtt_ms} ms: walk of {len(before)} objects: LAN {lan_s:.2f} s, mount {ahead_s:.2f} s; "
-          f"of {n}: {few_s:.2f} s, without read-ahead {plain_s:.2f} s")
-    assert plain_s > n * rtt_ms / 1000
-    assert is_fast or SANITIZE
+
+
+def test_without_read_ahead_a_walk_waits_for_each_round_trip(plant):
+    plant = plant(50)
+    plant.snmpd(OBJECTS)
+    few = snmp.walk(address(DEVICE), root=SYSTEM)
+    _, ahead_s = plant.timed(few)
+    out, plain_s = plant.timed(few, "--no-read-ahead")
+    n = out.count("\n")
+    print(f"\n50 ms: walk of {n} objects: mount {ahead_s:.2f} s, without read-ahead {plain_s:.2f} s")
+    assert plain_s > n * 0.05
+    assert ahead_s < plain_s or SANITIZE
 
 
 def test_what_is_read_ahead_is_byte_for_byte_what_the_lan_gives(plant):
@@ -65,13 +82,10 @@ def test_200_devices_walked_at_once(plant):
     plant.made_up(DEVICE, *numbers, objects=40, delay_ms=40)
     script = "for host in " + " ".join(address(n) for n in numbers) + "; do " + \
         " ".join(word or "''" for word in snmp.walk("$host", options=("-Ov",))) + " & done; wait"
-    native, lan_s = plant.timed(["sh", "-c", script], mounted=False)
-    through, ahead_s = plant.timed(["sh", "-c", script])
-    print(f"\n{len(numbers)} devices at 40 ms an answer: LAN {lan_s:.2f} s, mount {ahead_s:.2f} s")
+    what = f"{len(numbers)} devices at 40 ms an answer, 100 ms away"
+    native, through, _ = walk_beside_the_lan(plant, ["sh", "-c", script], what)
     assert native.count("\n") == 41 * len(numbers)  # the end of the MIB, too
     assert sorted(through.splitlines()) == sorted(native.splitlines())
-    if not SANITIZE:  # 41 questions each take 6 s and more otherwise
-        assert ahead_s < 2 * lan_s
 
 
 def test_hits_and_waste_are_counted_and_an_agent_may_be_told_to_stay_out_of_it(plant):

@@ -173,7 +173,9 @@ static void mount_sends(struct sim *s, const uint8_t *data, size_t len)
 static void mount_gets_ahead(struct sim *s, const uint8_t *data, size_t len)
 {
     __attribute__((cleanup(buf_done_cleanup))) struct buf answer = {0};
-    if (ahead_push(s->ahead, data, len, s->now_ms, &answer) == AHEAD_GIVE)
+    struct read_ahead_answer a;
+    assert_int_equal(read_ahead_answer_next(&data, &len, &a), 1);
+    if (ahead_push(s->ahead, &a, s->now_ms, &answer) == AHEAD_GIVE)
         later(s, 0, AT_PROGRAM, answer.data, answer.len);
     forward_waiting(s);
 }
@@ -591,8 +593,13 @@ static void garbage_is_forwarded_and_voids(void **state)
     __attribute__((cleanup(buf_done_cleanup))) struct buf answer = {0};
     struct sim *s = sim_new(FAKE_NEXT, 500);
     assert_int_equal(ahead_request(s->ahead, (const uint8_t *)"0123", 4, 0, &answer), AHEAD_VOID);
-    assert_int_equal(ahead_push(s->ahead, (const uint8_t *)"\1\1\1\1x", 5, 0, &answer),
-                     AHEAD_FORWARD);
+    const struct read_ahead_answer a = {.generation = 1,
+                                        .number = 1,
+                                        .request = (const uint8_t *)"x",
+                                        .request_len = 1,
+                                        .answer = (const uint8_t *)"y",
+                                        .answer_len = 1};
+    assert_int_equal(ahead_push(s->ahead, &a, 0, &answer), AHEAD_FORWARD);
     assert_true(ahead_response(s->ahead, (const uint8_t *)"y", 1));
     assert_false(ahead_response(s->ahead, (const uint8_t *)"y", 1));
     sim_free(s);
@@ -602,15 +609,17 @@ static void an_agent_that_sends_too_much_is_not_believed(void **state)
 {
     __attribute__((cleanup(buf_done_cleanup))) struct buf answer = {0};
     struct sim *s = sim_new(FAKE_NEXT, 500);
-    uint8_t value[512 + READ_AHEAD_HEAD_SIZE];
+    static const uint8_t nothing[10];
     for (int i = 1; i < 3 * READ_AHEAD_WINDOW; i++) {
-        struct read_ahead_answer a = {.generation = 1, .number = (uint64_t)i};
         uint8_t request[256];
-        a.request_len = fake_request(request, 1, FAKE_NEXT, 0, i);
-        size_t n = read_ahead_head_write(&a, value);
-        memcpy(value + n, request, a.request_len);
-        memset(value + n + a.request_len, 0, 10);
-        ahead_push(s->ahead, value, n + a.request_len + 10, 1, &answer);
+        const struct read_ahead_answer a = {.generation = 1,
+                                            .number = (uint64_t)i,
+                                            .request = request,
+                                            .request_len =
+                                                fake_request(request, 1, FAKE_NEXT, 0, i),
+                                            .answer = nothing,
+                                            .answer_len = sizeof(nothing)};
+        ahead_push(s->ahead, &a, 1, &answer);
     }
     assert_true(s->stats.wasted >= READ_AHEAD_WINDOW - 2);
     assert_true(s->stats.bytes <= (2u * READ_AHEAD_BYTES));
