@@ -3,7 +3,7 @@
 #include "base/error.h"
 #include "base/macro.h"
 #include "base/mem.h"
-#include "mount/packet.h"
+#include "mount/tcp.h"
 
 #include <linux/virtio_net.h>
 #include <netinet/in.h>
@@ -15,7 +15,7 @@
 #include <time.h>
 #include <unistd.h>
 
-#define FRAME_MAX    (sizeof(struct virtio_net_hdr) + 65536)
+#define FRAME_MAX    (sizeof(struct virtio_net_hdr) + PACKET_HEADER_MAX + TCP_LARGE_MAX)
 #define SOCKET_BYTES (4 << 20)
 #define HELD_MAX     64
 #define HOLD_MS      8
@@ -112,13 +112,26 @@ static void cut(struct shim *s, int to, const struct packet *p, size_t mss)
     }
 }
 
-static void pass(struct shim *s, int to, const uint8_t *frame, size_t len)
+/* One that is larger than IP has says that it has no length: to a sum that is as good as the most.
+ */
+static bool parse(uint8_t *ip, size_t len, struct packet *ret)
+{
+    if (len <= PACKET_MAX)
+        return packet_parse(ip, len, true, ret) == 0;
+    memset(ip + 2, 0xff, 2);
+    bool is_tcp = packet_parse(ip, PACKET_MAX, true, ret) == 0;
+    memset(ip + 2, 0, 2);
+    ret->payload_len += len - PACKET_MAX;
+    return is_tcp;
+}
+
+static void pass(struct shim *s, int to, uint8_t *frame, size_t len)
 {
     struct virtio_net_hdr v;
     struct packet p;
     memcpy(&v, frame, MIN(len, sizeof(v)));
     bool can_be_cut = len > sizeof(v) && v.gso_type != VIRTIO_NET_HDR_GSO_NONE && v.gso_size &&
-                      packet_parse(frame + sizeof(v), len - sizeof(v), true, &p) == 0;
+                      parse(frame + sizeof(v), len - sizeof(v), &p);
     if (can_be_cut && rand_r(&s->seed) % 1000 < CUT)
         cut(s, to, &p, v.gso_size);
     else

@@ -67,6 +67,7 @@ struct mount_echo {
 struct mount {
     struct loop *loop;
     struct tun tun;
+    bool takes_large; /* TCP_LARGE_MAX */
     struct mount_uplink uplink;
     struct mount_tcp *tcp;               /* by ends */
     struct mount_tcp *dirty, *half_open; /* the latter longest first */

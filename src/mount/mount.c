@@ -140,6 +140,7 @@ int mount_start(struct loop *l, int tun, const struct mount_uplink *uplink, stru
     struct mount *m = NEW(struct mount);
     m->loop = l;
     m->uplink = *uplink;
+    m->takes_large = tun_takes_large();
     m->flush.fn = on_flush;
     mount_udp_init(m);
     mount_icmp_init(m);

@@ -27,11 +27,10 @@
 #include <string.h>
 #include <utlist.h>
 
-#define GIVE_UP_MS   5000
-#define SEGMENTS_MAX (PACKET_MAX - 60) /* payload given to the device at once */
-#define BULK_BYTES   (16 * 1024)       /* after so many at once more are likely to follow */
-#define CORK_TURNS   4                 /* of the loop, which others' bytes may take */
-#define SMALL_TTL    32                /* one that is meant, as traceroute does; nmap's are above */
+#define GIVE_UP_MS 5000
+#define BULK_BYTES (16 * 1024) /* after so many at once more are likely to follow */
+#define CORK_TURNS 4           /* of the loop, which others' bytes may take */
+#define SMALL_TTL  32          /* one that is meant, as traceroute does; nmap's are above */
 #define HALF_OPEN_MAX \
     4096                /* an agent's kernel takes long to find a port for 14,000 to one target */
 #define SYNS_A_TURN 16  /* that are dialled */
@@ -87,7 +86,9 @@ static void send_segment(struct mount_tcp *f, const struct tcp_segment *s)
     struct tun_offload o = {.sum_offset = 16, .is_v6 = !packet_is_v4(f->ends.near)};
     o.header_len = packet_put_tcp(headers, &f->ends, &s->header, s->len, &o.sum_at);
     o.mss = s->len > s->mss ? s->mss : 0;
-    tun_write(&f->mount->tun, &o, headers, s->pieces, s->n_pieces);
+    bool is_taken = tun_write(&f->mount->tun, &o, headers, s->pieces, s->n_pieces);
+    if (!is_taken && s->len > TCP_SEGMENTS_MAX)
+        f->mount->takes_large = false; /* it has no memory in such pieces; sent again in smaller */
     f->mount->stats.bytes_down += s->len;
 }
 
@@ -404,6 +405,13 @@ static void count_turn(struct mount_tcp *f)
         mark_dirty(f);
 }
 
+/* Payload given to the device at once. */
+static size_t segments_max(const struct mount_tcp *f)
+{
+    bool is_large = f->mount->takes_large && !f->tcp.was_late && packet_is_v4(f->ends.near);
+    return is_large ? TCP_LARGE_MAX : TCP_SEGMENTS_MAX;
+}
+
 static void pump(struct mount_tcp *f)
 {
     uint64_t now = loop_now_ms(f->mount->loop);
@@ -411,9 +419,12 @@ static void pump(struct mount_tcp *f)
     if (f->is_cut && !f->tcp.out.len)
         tcp_abort(&f->tcp);
     f->tcp.is_corked = f->cork_turns > 0;
-    while (tcp_next(&f->tcp, now, SEGMENTS_MAX, &s))
+    f->tcp.is_busy = f->mount->tun.io.readable;
+    while (tcp_next(&f->tcp, now, segments_max(f), &s))
         send_segment(f, &s);
     count_turn(f);
+    if (f->tcp.ack_due && f->tcp.is_busy)
+        mark_dirty(f);
     if (f->stream && f->tcp.acked)
         h2_consume(f->stream, f->tcp.acked);
     f->tcp.acked = 0;

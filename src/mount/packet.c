@@ -291,10 +291,11 @@ static size_t put_ip(uint8_t *out, const uint8_t from[16], const uint8_t to[16],
                      uint8_t ttl, uint8_t tos, size_t len)
 {
     if (packet_is_v4(to)) {
+        size_t whole = IP4_HEADER + len;
         memset(out, 0, IP4_HEADER);
         out[0] = 0x45;
         out[1] = tos;
-        put16(out + 2, (uint16_t)(IP4_HEADER + len));
+        put16(out + 2, whole <= PACKET_MAX ? (uint16_t)whole : 0);
         put16(out + 6, DONT_FRAGMENT);
         out[8] = ttl;
         out[9] = protocol;

@@ -92,7 +92,8 @@ bool packet_is_of_no_network(const uint8_t address[16]);
  * Headers of packets to the program (from `far` to `near`); the payload of `payload_len` bytes is
  * put behind them by the caller. Returned: their length; `*ret_sum_at` is the offset where the
  * transport's header begins. The checksum field has the sum of the pseudo-header only, to be
- * completed by the device (VIRTIO_NET_HDR_F_NEEDS_CSUM).
+ * completed by the device (VIRTIO_NET_HDR_F_NEEDS_CSUM). TCP over IPv4 may be longer than
+ * PACKET_MAX; the length in the header is 0 then, as Linux has it between its own parts (BIG TCP).
  */
 size_t packet_put_tcp(uint8_t *out, const struct packet_ends *e, const struct packet_tcp *t,
                       size_t payload_len, size_t *ret_sum_at);

@@ -64,18 +64,21 @@ size_t ring_hard_room(const struct ring *r)
     return room_up_to(r, held < RING_BUDGET ? RING_SIZE : 0);
 }
 
-int ring_pieces(const struct ring *r, size_t at, size_t len, struct iovec ret[2])
+int ring_pieces(const struct ring *r, size_t at, size_t len, struct iovec ret[RING_PIECES])
 {
-    assert(at + len <= r->len && len <= RING_BLOCK);
+    int n = 0;
+    assert(at + len <= r->len && len <= RING_LENGTH);
     if (!len)
         return 0;
     struct ring_block *b = r->last->next;
     for (at += r->head; at >= RING_BLOCK; at -= RING_BLOCK)
         b = b->next;
-    size_t first = MIN(len, RING_BLOCK - at);
-    ret[0] = (struct iovec){b->data + at, first};
-    ret[1] = (struct iovec){b->next->data, len - first};
-    return first < len ? 2 : 1;
+    for (; len; b = b->next, at = 0) {
+        size_t piece = MIN(len, RING_BLOCK - at);
+        ret[n++] = (struct iovec){b->data + at, piece};
+        len -= piece;
+    }
+    return n;
 }
 
 static void append_block(struct ring *r)

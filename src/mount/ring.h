@@ -19,6 +19,8 @@
 #define RING_MAX    ((size_t)8 << 20)   /* ... and holds: what a long path had under way */
 #define RING_FLOOR  ((size_t)16 << 10)  /* what a ring always takes */
 #define RING_BUDGET ((size_t)64 << 20)
+#define RING_PIECES 5 /* at most; so many hold RING_LENGTH bytes wherever they begin */
+#define RING_LENGTH ((RING_PIECES - 1) * RING_BLOCK)
 
 /* Zero-initialised is valid and empty. */
 struct ring {
@@ -38,9 +40,9 @@ size_t ring_fair_room(const struct ring *r);
 size_t ring_hard_room(const struct ring *r);
 
 void ring_put(struct ring *r, const uint8_t *data, size_t len); /* len <= ring_room */
-/* `len` bytes, at most RING_BLOCK, from the offset `at`, in one or two pieces: their count.
+/* `len` bytes, at most RING_LENGTH, from the offset `at`, in pieces: their count.
  * at + len <= r->len */
-int ring_pieces(const struct ring *r, size_t at, size_t len, struct iovec ret[2]);
+int ring_pieces(const struct ring *r, size_t at, size_t len, struct iovec ret[RING_PIECES]);
 size_t ring_take(struct ring *r, uint8_t *out,
                  size_t cap); /* copies and drops; returns the count */
 void ring_drop(struct ring *r, size_t len);

@@ -13,6 +13,8 @@
 #define MSS_MIN        88 /* a program cannot make us send crumbs */
 #define WSCALE         7
 #define DUPLICATES_MAX 3
+#define ACK_WAITS      4           /* turns, each of 256 KiB */
+#define ACK_BULK       (16 * 1024) /* of so much at once more is likely to follow */
 
 #define before packet_seq_before
 
@@ -227,6 +229,8 @@ static void take_payload(struct tcp *t, const struct packet *p)
     bool is_early = before(t->rcv_next, p->tcp.seq);
     if (is_early && !t->has_sack && t->ack_due && t->holes < UINT8_MAX)
         t->holes++;
+    if (!t->ack_due && !is_early && p->payload_len >= ACK_BULK)
+        t->ack_waits = ACK_WAITS;
     t->ack_due = true;
     if (t->in_ended)
         return;
@@ -378,6 +382,7 @@ static void put_header(struct tcp *t, uint8_t flags, uint32_t seq, struct tcp_se
         t->rcv_edge = t->rcv_next + ret->header.window;
     ret->mss = t->mss;
     t->ack_due = false;
+    t->ack_waits = 0;
 }
 
 static void put_reset(struct tcp *t, struct tcp_segment *ret)
@@ -440,7 +445,7 @@ static bool put_mended(struct tcp *t, uint64_t now_ms, size_t max, struct tcp_se
     window = MAX(window, at);
     end = MIN(end, (size_t)t->out.len);
     end = MIN(end, window);
-    size_t len = MIN(end - at, max);
+    size_t len = MIN(end - at, MIN(max, (size_t)TCP_SEGMENTS_MAX));
     has_fin = has_fin && at + len == t->out.len;
     if (!len && !has_fin)
         return false;
@@ -456,7 +461,19 @@ static size_t chunk(const struct tcp *t, size_t max)
     bool is_rest = whole && whole == t->out.len - in_flight(t);
     if (whole > t->mss && !is_rest)
         whole -= whole % t->mss;
-    return is_rest && t->is_corked && !t->out_ended && whole < max / 2 ? 0 : whole;
+    size_t crumb = MIN(max, (size_t)TCP_SEGMENTS_MAX) / 2;
+    return is_rest && t->is_corked && !t->out_ended && whole < crumb ? 0 : whole;
+}
+
+/* One acknowledgement of much costs the program and us less than several of little. It waits only
+ * while others wait to be read, and the program has half a window left. */
+static bool ack_may_wait(struct tcp *t)
+{
+    bool may = t->is_busy && t->ack_waits && !t->in_ended && !t->early.first &&
+               t->rcv_edge - t->rcv_next >= RING_SIZE / 2;
+    if (may)
+        t->ack_waits--;
+    return may;
 }
 
 bool tcp_next(struct tcp *t, uint64_t now_ms, size_t max, struct tcp_segment *ret)
@@ -485,7 +502,7 @@ bool tcp_next(struct tcp *t, uint64_t now_ms, size_t max, struct tcp_segment *re
     }
     if (t->due_ms == TCP_NEVER && t->out.len)
         start_timer(t, now_ms); /* the window is shut: it will be probed */
-    if (!t->ack_due)
+    if (!t->ack_due || ack_may_wait(t))
         return false;
     put_header(t, PACKET_ACK, t->snd_next, ret);
     if (t->has_sack)
@@ -510,6 +527,7 @@ void tcp_timeout(struct tcp *t, uint64_t now_ms)
         return;
     /* One byte beyond a shut window makes the program tell it again (RFC 9293 section 3.8.6.1). */
     t->is_probing = !before(t->snd_una, t->snd_edge) && t->out.len;
+    t->was_late |= in_flight(t) && !t->is_probing;
     if (in_flight(t))
         start_mending(t, end_of_first_segment(t));
     else if (t->is_probing)

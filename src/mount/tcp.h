@@ -27,7 +27,9 @@
 #include "mount/packet.h"
 #include "mount/ring.h"
 
-#define TCP_NEVER UINT64_MAX
+#define TCP_NEVER        UINT64_MAX
+#define TCP_SEGMENTS_MAX (PACKET_MAX - 60) /* payload of one packet that every kernel takes */
+#define TCP_LARGE_MAX    RING_LENGTH       /* ... of one that Linux 6.3 takes, over IPv4 */
 
 enum tcp_state { TCP_DIALLING, TCP_SYN_RECEIVED, TCP_OPEN, TCP_DEAD };
 
@@ -54,14 +56,17 @@ struct tcp {
     uint8_t tries, duplicates;
     uint8_t
         holes; /* without SACK: acknowledgements due beside ack_due, one for each early segment */
+    uint8_t ack_waits; /* so often what is due may wait, where that holds up nobody */
     bool has_wscale : 1, has_sack : 1;
     bool in_ended : 1;  /* the program's FIN came */
     bool out_ended : 1; /* tcp_finish */
     bool fin_sent : 1, fin_acked : 1;
     bool is_recovering : 1, is_probing : 1;
     bool is_corked : 1; /* by its owner: more is about to come, less than a segment waits for it */
+    bool is_busy : 1;   /* by its owner: more of the program waits to be read */
     bool ack_due : 1, synack_due : 1, reset_due : 1;
     bool was_reset : 1; /* by the program */
+    bool was_late : 1;  /* something was lost, and nothing told of it */
 };
 
 /* A SYN starts it (or starts it anew, in DIALLING); `mtu` bounds segments. */
@@ -103,12 +108,13 @@ void tcp_finish(struct tcp *t); /* FIN once all is sent */
  * device cuts it by `mss` (TSO). */
 struct tcp_segment {
     struct packet_tcp header;
-    struct iovec pieces[2];
+    struct iovec pieces[RING_PIECES];
     int n_pieces;
     size_t len;
     uint16_t mss;
 };
-/* `max`: payload of one call. false: nothing (more) to send now. */
+/* `max`: payload of one call, TCP_LARGE_MAX at most. What is sent again comes in packets of
+ * TCP_SEGMENTS_MAX. false: nothing (more) to send now. */
 bool tcp_next(struct tcp *t, uint64_t now_ms, size_t max, struct tcp_segment *ret);
 /* Something is due, by tcp.due_ms. Call tcp_next after it. */
 void tcp_timeout(struct tcp *t, uint64_t now_ms);

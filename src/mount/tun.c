@@ -12,12 +12,12 @@
 #include <net/if.h>
 #include <stdio.h>
 #include <sys/ioctl.h>
+#include <sys/utsname.h>
 #include <unistd.h>
 
 #define READS_A_TURN 64
 #define BYTES_A_TURN (256u << 10) /* what is read is still in the cache when it is sent on */
 #define BUFFER_SIZE  (sizeof(struct virtio_net_hdr) + 65536)
-#define PIECES_MAX   2
 
 int tun_open(const char *name)
 {
@@ -95,12 +95,12 @@ void tun_stop(struct tun *t)
     mem_free(TAKE(t->buffer));
 }
 
-void tun_write(struct tun *t, const struct tun_offload *o, const uint8_t *headers,
+bool tun_write(struct tun *t, const struct tun_offload *o, const uint8_t *headers,
                const struct iovec *pieces, int n_pieces)
 {
     struct virtio_net_hdr v = {.hdr_len = (uint16_t)o->header_len};
-    struct iovec iov[2 + PIECES_MAX] = {{&v, sizeof(v)}, {(void *)headers, o->header_len}};
-    assert(n_pieces <= PIECES_MAX);
+    struct iovec iov[2 + TUN_PIECES_MAX] = {{&v, sizeof(v)}, {(void *)headers, o->header_len}};
+    assert(n_pieces <= TUN_PIECES_MAX);
     for (int i = 0; i < n_pieces; i++)
         iov[2 + i] = pieces[i];
     if (o->sum_at) {
@@ -118,4 +118,13 @@ void tun_write(struct tun *t, const struct tun_offload *o, const uint8_t *header
     } while (n < 0 && errno == EINTR);
     if (n < 0)
         t->dropped++;
+    return n >= 0;
+}
+
+bool tun_takes_large(void)
+{
+    struct utsname u;
+    unsigned major, minor;
+    return uname(&u) == 0 && sscanf(u.release, "%u.%u", &major, &minor) == 2 &&
+           (major > 6 || (major == 6 && minor >= 3));
 }

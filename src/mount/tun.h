@@ -48,6 +48,11 @@ struct tun_offload {
     bool is_v6;
 };
 
-/* Gives one packet to the kernel: headers, then the pieces of its payload. */
-void tun_write(struct tun *t, const struct tun_offload *o, const uint8_t *headers,
+/* Whether the kernel takes TCP over IPv4 in packets larger than IP has (packet_put_tcp). */
+bool tun_takes_large(void);
+
+#define TUN_PIECES_MAX 5
+
+/* Gives one packet to the kernel: headers, then the pieces of its payload. False: not taken. */
+bool tun_write(struct tun *t, const struct tun_offload *o, const uint8_t *headers,
                const struct iovec *pieces, int n_pieces);

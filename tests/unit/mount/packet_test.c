@@ -101,6 +101,17 @@ static void tcp_headers_are_read_as_they_are_written(void **state)
     check_tcp(&ends_v6);
 }
 
+static void the_length_of_what_is_larger_than_ip_has_is_zero(void **state)
+{
+    const struct packet_tcp t = {.flags = PACKET_ACK, .wscale = -1};
+    uint8_t out[PACKET_HEADER_MAX];
+    size_t sum_at;
+    packet_put_tcp(out, &ends_v4, &t, PACKET_MAX - 40, &sum_at);
+    assert_memory_equal(out + 2, "\xff\xff", 2);
+    packet_put_tcp(out, &ends_v4, &t, PACKET_MAX - 39, &sum_at);
+    assert_memory_equal(out + 2, "\0\0", 2);
+}
+
 static void udp_headers_are_read_as_they_are_written(void **state)
 {
     const struct packet_ends *both[] = {&ends_v4, &ends_v6};
@@ -214,6 +225,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(tcp_headers_are_read_as_they_are_written),
         cmocka_unit_test(ranges_are_read_as_they_are_written),
+        cmocka_unit_test(the_length_of_what_is_larger_than_ip_has_is_zero),
         cmocka_unit_test(udp_headers_are_read_as_they_are_written),
         cmocka_unit_test(echo_replies_carry_their_checksum),
         cmocka_unit_test(an_error_quotes_the_packet_it_is_about),

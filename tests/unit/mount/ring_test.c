@@ -70,11 +70,35 @@ static void rings_share_a_budget_and_an_empty_one_always_gets_something(void **s
     ring_free_spare();
 }
 
+static void a_length_lies_in_few_pieces_wherever_it_begins(void **state)
+{
+    static uint8_t out[RING_LENGTH];
+    struct ring r = {0};
+    size_t in = 0;
+    put(&r, &in, 2 * RING_LENGTH);
+    for (size_t at = 0; at <= RING_LENGTH; at += RING_BLOCK - 1) {
+        struct iovec pieces[RING_PIECES];
+        size_t len = 0;
+        int n = ring_pieces(&r, at, RING_LENGTH, pieces);
+        for (int i = 0; i < n; i++) {
+            memcpy(out + len, pieces[i].iov_base, pieces[i].iov_len);
+            len += pieces[i].iov_len;
+        }
+        assert_int_equal(len, RING_LENGTH);
+        for (size_t i = 0; i < len; i++)
+            assert_int_equal(out[i], (uint8_t)((at + i) * 7 + (at + i) / 256));
+    }
+    assert_int_equal(ring_pieces(&r, 0, 0, NULL), 0);
+    ring_done(&r);
+    ring_free_spare();
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(bytes_come_out_in_order_however_it_grows),
         cmocka_unit_test(rings_share_a_budget_and_an_empty_one_always_gets_something),
+        cmocka_unit_test(a_length_lies_in_few_pieces_wherever_it_begins),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
