@@ -6,6 +6,10 @@
  * the connection fail; what had not begun yet is tried again. A batch whose commit was not answered
  * is `unsure` until the database can be asked, or until the same patience is over: then its callers
  * hear ERR_IN_DOUBT, and what it changed, if it did, comes from the feed like another hub's.
+ *
+ * Others wait while a batch holds the database's one writer, and so does what is to come first: a
+ * lease that is renewed late is lost. So where statements are slow a batch ends after BATCH_MS, and
+ * the rest of it waits anew.
  */
 #include "store/store_private.h"
 
@@ -15,6 +19,7 @@
 #include "base/time.h"
 
 #define FEED_TRIM_EVERY 1000 /* changes */
+#define BATCH_MS        500
 #define PATIENCE_MS     5000
 #define RECONNECT_FIRST 100
 #define RECONNECT_MAX   1000
@@ -94,8 +99,9 @@ static int run_transaction(struct store *s, struct request_list *batch, enum sto
 {
     const struct backend_ops *ops = s->ops;
     struct request *r;
-    TRY(ops->begin(s->backend, mode));
-    while ((r = list_pop(batch))) {
+    TRY(ops->begin(s->backend, mode)); /* has waited for the others */
+    uint64_t until = time_mono_ms() + BATCH_MS;
+    while ((!ran->head || time_mono_ms() < until) && (r = list_pop(batch))) {
         if (r->mode == STORE_READ && (r->err = append_changes(s, ran)) < 0)
             ops->rollback(s->backend); /* it may read the feed */
         else
@@ -215,6 +221,21 @@ static void put_back(struct store *s, struct request_list *batch)
     pthread_mutex_unlock(&s->lock);
 }
 
+/* Behind those of the queue that come first. */
+static void put_off(struct store *s, struct request_list *batch)
+{
+    struct request_list next;
+    struct request *r;
+    list_init(&next);
+    pthread_mutex_lock(&s->lock);
+    while (s->queue.head && s->queue.head->is_first)
+        list_push(&next, list_pop(&s->queue));
+    while ((r = list_pop(batch)))
+        list_push(&next, r);
+    put_before_queue(s, &next);
+    pthread_mutex_unlock(&s->lock);
+}
+
 static void run_batch(struct store *s, struct request_list *batch)
 {
     enum store_mode mode = STORE_READ;
@@ -245,6 +266,8 @@ static void run_batch(struct store *s, struct request_list *batch)
         }
         if (!has_begun)
             complete_all(s, batch, rc);
+        else if (rc == 0)
+            put_off(s, batch);
     }
 }
 
