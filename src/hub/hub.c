@@ -9,6 +9,7 @@
 
 #include "base/error.h"
 #include "base/log.h"
+#include "base/macro.h"
 #include "base/mem.h"
 #include "base/time.h"
 #include "fleet/link.h"
@@ -22,10 +23,13 @@
 #include "rpc/server.h"
 #include "tunnel/tunnel_lease.h"
 
+#include <limits.h>
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
 #include <unistd.h>
+
+#define FDS_RESERVED 256
 
 /* ---- connections from the workers ---- */
 
@@ -306,6 +310,14 @@ static int open_http(struct hub *h, struct diag *d)
     return open_web(h, d);
 }
 
+/* The rest is for the database, other hubs, files, clients of tunnels: at its limit a hub has still
+ * what its agents need of it. */
+static int fd_max(void)
+{
+    size_t limit = MIN(io_descriptor_limit(), (size_t)INT_MAX);
+    return (int)(limit - MIN(limit / 8, (size_t)FDS_RESERVED));
+}
+
 static int start_worker(struct hub *h, int fd)
 {
     const struct hub_settings *s = h->settings;
@@ -319,6 +331,7 @@ static int start_worker(struct hub *h, int fd)
         .max_waiting = (uint32_t)MAX(s->limits.handshakes / n, (int64_t)1),
         .max_per_address = (uint32_t)MAX(s->limits.handshakes_per_address / n, (int64_t)1),
         .handshakes_per_second = (uint32_t)(s->limits.handshakes_per_second + n - 1) / n,
+        .fd_max = fd_max(),
         .on_conn = on_conn,
         .arg = h};
     struct worker *w;

@@ -91,7 +91,8 @@ int worker_start(const struct worker_config *cfg, int fd, struct worker **ret)
                                              .arg = w,
                                              .max_waiting = cfg->max_waiting,
                                              .max_per_address = cfg->max_per_address,
-                                             .handshakes_per_second = cfg->handshakes_per_second};
+                                             .handshakes_per_second = cfg->handshakes_per_second,
+                                             .fd_max = cfg->fd_max};
         rc = server_start(w->loop, fd, &server, &w->server);
     }
     if (rc == 0) {

@@ -16,6 +16,7 @@ struct worker_config {
     struct proxy_trust *trust;
     uint32_t max_waiting, max_per_address; /* unfinished handshakes, of this worker */
     uint32_t handshakes_per_second;        /* 0: as many as come */
+    int fd_max;                            /* server.h */
     struct tunnels
         *web; /* tunnels by name, of those in the first `n_web_lanes` lanes; NULL: none */
     size_t n_web_lanes;

@@ -277,11 +277,25 @@ static bool make_room_of(struct server *s, const struct origin *o)
     return false;
 }
 
+/* Numbers are given lowest first, so this one tells how many are in use. A stranger who says
+ * nothing gives way to one who may. */
+static bool has_descriptor(struct server *s, int fd)
+{
+    if (!s->cfg.fd_max || fd < s->cfg.fd_max)
+        return true;
+    if (!s->silent)
+        return false;
+    s->stats.evicted++;
+    guest_drop(s->silent);
+    return true;
+}
+
 static void on_accept(void *arg, int fd, const struct addr *peer)
 {
     struct server *s = arg;
     s->stats.accepted++;
-    if (!has_token(s) && !(s->cfg.raw && s->cfg.raw->has_any(s->cfg.arg))) {
+    bool may_be_raw = s->cfg.raw && s->cfg.raw->has_any(s->cfg.arg);
+    if ((!has_token(s) && !may_be_raw) || !has_descriptor(s, fd)) {
         refuse(s, fd);
         return;
     }

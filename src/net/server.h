@@ -7,6 +7,7 @@
  * Bounded against too many friends, too: handshakes are what costs, and a server that begins more
  * than it can finish in time finishes none. Beyond `handshakes_per_second` (with one second's worth
  * in reserve) a connection is reset as soon as it is accepted, for the price of two system calls.
+ * The same when the process has no descriptors left but those that `fd_max` reserves.
  */
 #pragma once
 
@@ -38,6 +39,7 @@ struct server_config {
     uint32_t max_waiting;           /* unfinished, on this loop; 0: 4096 */
     uint32_t max_per_address;       /* unfinished, from one address, on this loop; 0: 1024 */
     uint32_t handshakes_per_second; /* begun, on this loop; 0: as many as come */
+    int fd_max; /* descriptors from this one on are for other things; 0: none are */
 };
 
 struct server_stats { /* readable from any thread */

@@ -56,6 +56,17 @@ static void rig_new(struct rig *rig, uint32_t max_waiting, uint32_t max_per_addr
     assert_int_equal(server_start(rig->loop, rig->fd, &cfg, &rig->server), 0);
 }
 
+/* Instead of the server that there is: one with descriptors for `n` connections from here. */
+static void limit_descriptors(struct rig *rig, int n)
+{
+    int next = dup(rig->fd);
+    close(next);
+    struct server_config cfg = {
+        .tls = rig->tls, .on_conn = on_conn, .arg = rig, .fd_max = next + 2 * n};
+    server_free(rig->server);
+    assert_int_equal(server_start(rig->loop, rig->fd, &cfg, &rig->server), 0);
+}
+
 static void rig_done(struct rig *rig)
 {
     server_free(rig->server);
@@ -147,6 +158,31 @@ static void garbage_is_dropped_and_plain_http_is_told_why(void **state)
     rig_done(&rig);
 }
 
+static void without_descriptors_the_silent_go_first_and_then_others_are_refused(void **state)
+{
+    struct rig rig;
+    rig_new(&rig, 0, 0);
+    limit_descriptors(&rig, 1);
+    int silent = stranger(&rig);
+    wait_for(rig.loop, server_stats(rig.server)->waiting == 1);
+    int half = stranger(&rig);
+    wait_for(rig.loop, server_stats(rig.server)->evicted == 1);
+    wait_for(rig.loop, is_gone(silent));
+    send(half, "\x16\x03\x01\x00\xff\x01\x00", 7, 0);
+    for (int i = 0; i < 3; i++)
+        test_turn(rig.loop);
+    int late = stranger(&rig);
+    wait_for(rig.loop, is_gone(late));
+    assert_int_equal(server_stats(rig.server)->refused, 1);
+    assert_false(is_gone(half));
+    close(silent);
+    close(half);
+    close(late);
+    wait_for(rig.loop, server_stats(rig.server)->waiting == 0);
+    expect_service(&rig);
+    rig_done(&rig);
+}
+
 static void a_server_is_freed_in_the_middle_of_handshakes(void **state)
 {
     struct rig rig;
@@ -169,6 +205,7 @@ int main(void)
         cmocka_unit_test(strangers_who_say_nothing_do_not_keep_others_out),
         cmocka_unit_test(half_a_handshake_ends_at_the_deadline),
         cmocka_unit_test(garbage_is_dropped_and_plain_http_is_told_why),
+        cmocka_unit_test(without_descriptors_the_silent_go_first_and_then_others_are_refused),
         cmocka_unit_test(a_server_is_freed_in_the_middle_of_handshakes),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
