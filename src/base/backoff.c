@@ -11,9 +11,7 @@ uint32_t backoff_next(struct backoff *b)
         delay = b->max_ms;
     if (b->attempts < UINT32_MAX)
         b->attempts++;
-    uint32_t random;
-    random_bytes(&random, sizeof(random));
-    return (uint32_t)(delay / 2 + random % (delay / 2 + 1));
+    return (uint32_t)(delay / 2) + random_below((uint32_t)(delay / 2 + 1));
 }
 
 void backoff_reset(struct backoff *b)

@@ -28,6 +28,13 @@ void random_bytes(void *out, size_t len)
     }
 }
 
+uint32_t random_below(uint32_t n)
+{
+    uint32_t random;
+    random_bytes(&random, sizeof(random));
+    return n ? random % n : 0;
+}
+
 /* Ids are no secrets and many, so they share calls to the kernel. */
 static const uint8_t *take_random(void)
 {

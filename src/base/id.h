@@ -21,3 +21,4 @@ bool id_is(const char *s, const char *prefix);
 
 /* Fills `out` from the kernel's random source; aborts if there is none. */
 void random_bytes(void *out, size_t len);
+uint32_t random_below(uint32_t n); /* 0 if `n` is 0 */

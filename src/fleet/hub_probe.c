@@ -1,5 +1,6 @@
 #include "fleet/hub_probe.h"
 
+#include "base/id.h"
 #include "base/log.h"
 #include "base/macro.h"
 #include "base/mem.h"
@@ -23,6 +24,7 @@ struct hub_probe {
     struct timer timer;
     struct dial *dial;
     bool is_again; /* asked for while a round is under way */
+    bool is_all;   /* the next round is for those that were measured, too */
     struct {
         char id[ID_SIZE];
         struct host_port at;
@@ -37,9 +39,7 @@ static void dial_next(struct hub_probe *p);
 /* Some agents' half hours begin together. */
 static uint32_t jitter(uint32_t ms)
 {
-    uint32_t random;
-    random_bytes(&random, sizeof(random));
-    return ms / 2 + random % (ms / 2 + 1);
+    return ms / 2 + random_below(ms / 2 + 1);
 }
 
 static void note(struct hub_probe *p)
@@ -73,6 +73,7 @@ static void on_dialled(void *arg, const struct dial_result *r)
 static void dial_next(struct hub_probe *p)
 {
     if (p->next == p->n) {
+        p->is_all = !p->is_again;
         timer_start(&p->timer, TAKE(p->is_again) ? 0 : jitter(AGAIN_MS));
         p->on_done(p->arg);
         return;
@@ -93,11 +94,12 @@ static void on_timer(struct timer *t)
     p->best_us = 0;
     for (size_t i = p->list->n_configured; i < p->list->n; i++) {
         const struct hub_entry *e = &p->list->entries[i];
+        if (e->rtt_us && !p->is_all)
+            continue;
         snprintf(p->queue[p->n].id, sizeof(p->queue[p->n].id), "%s", e->id);
         p->queue[p->n++].at = e->at;
     }
-    if (p->n)
-        dial_next(p);
+    dial_next(p);
 }
 
 struct hub_probe *hub_probe_new(struct loop *l, struct hub_list *list, void (*on_done)(void *arg),
@@ -115,10 +117,12 @@ struct hub_probe *hub_probe_new(struct loop *l, struct hub_list *list, void (*on
 void hub_probe_soon(struct hub_probe *p, uint32_t delay_ms)
 {
     uint64_t due = loop_now_ms(p->loop) + delay_ms;
-    if (p->dial)
+    if (p->dial) {
         p->is_again = true;
-    else if (!timer_is_running(&p->timer) || p->timer.due_ms > due)
+    } else if (!timer_is_running(&p->timer) || p->timer.due_ms > due) {
+        p->is_all = false;
         timer_start(&p->timer, delay_ms);
+    }
 }
 
 void hub_probe_free(struct hub_probe *p)

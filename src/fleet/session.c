@@ -24,21 +24,13 @@
 #include <stdio.h>
 #include <string.h>
 
-#define FIRST_DELAY_MS      100
+#define FIRST_DELAY_MS      100 /* of a move */
 #define MAX_DELAY_MS        30000
-#define BUSY_DELAY_MS       1000 /* ... at a hub that is overloaded */
-#define BUSY_MAX_MS         120000
 #define SUPERSEDED_DELAY_MS 30000
 #define REPORT_MS           10000
 #define LEFT_SPARE_MS       5000  /* that what was left may stay after its hub's own time is over */
-#define MEASURE_MS          60000 /* over which agents that get a new list measure it, at most */
-
-uint32_t session_random_below(uint32_t n)
-{
-    uint32_t random;
-    random_bytes(&random, sizeof(random));
-    return n ? random % n : 0;
-}
+#define MEASURE_MS          60000 /* over which agents measure a new hub, at most */
+#define MEASURE_SLOTS       4     /* ... and in return_ms of each hub: all of them ask that one */
 
 /* ---- legs ---- */
 
@@ -140,12 +132,9 @@ static void fail(struct session *s, const struct diag *why, uint32_t delay_ms)
         timer_start(&s->retry, delay_ms);
 }
 
-/* A session that has ended comes back within the time that its hub gave, so that not all of a hub
- * that is gone do at once. */
 static uint32_t back_in(struct session *s)
 {
-    uint32_t delay_ms = backoff_next(&s->backoff);
-    return s->is_up ? delay_ms + session_random_below(s->return_ms) : delay_ms;
+    return s->is_up ? comeback_after_session(&s->comeback) : comeback_after_login(&s->comeback);
 }
 
 void session_leg_fail(struct leg *l, const struct diag *why, uint32_t delay_ms)
@@ -195,8 +184,7 @@ static void begin(struct session *s, struct leg *l, const Warren__V1__Welcome *w
     snprintf(l->hub_id, sizeof(l->hub_id), "%s", w->hub);
     s->is_up = true;
     s->epoch = w->epoch;
-    backoff_reset(&s->backoff);
-    backoff_reset(&s->busy);
+    comeback_reset(&s->comeback);
     hub_list_reset(&s->hubs);
     snprintf(s->status, sizeof(s->status), "connected to %.200s", l->name);
     LOG_INFO("connected", LOG_STR("hub", l->name), LOG_STR("hub_id", w->hub),
@@ -238,21 +226,22 @@ static void on_hubs(struct session *s, const Warren__V1__Hubs *m)
 {
     struct hub_told told[HUB_LIST_CLUSTER] = {0};
     size_t n = 0;
-    s->return_ms = m->return_ms;
+    s->comeback.return_ms = m->return_ms;
     if (!s->probe)
         return;
     for (size_t i = 0; i < m->n_hubs && n < HUB_LIST_CLUSTER; i++)
         told[n++] = (struct hub_told){m->hubs[i]->id, m->hubs[i]->address, m->hubs[i]->leaving};
     hub_list_replace(&s->hubs, told, n);
+    uint64_t spread_ms = (uint64_t)m->return_ms * n * MEASURE_SLOTS;
     if (n)
-        hub_probe_soon(s->probe, session_random_below(MIN(s->return_ms, (uint32_t)MEASURE_MS)));
+        hub_probe_soon(s->probe, random_below((uint32_t)MIN(spread_ms, (uint64_t)MEASURE_MS)));
 }
 
 static void on_drain(struct session *s, const Warren__V1__Drain *m)
 {
     if (!m->move)
         return;
-    uint32_t delay_ms = session_random_below(m->within_ms);
+    uint32_t delay_ms = random_below(m->within_ms);
     LOG_INFO("the hub is being drained: moving to another one", LOG_INT("in_ms", delay_ms),
              LOG_INT("grace_ms", m->grace_ms));
     s->left_ends_ms = loop_now_ms(s->cfg.loop) + m->grace_ms;
@@ -320,18 +309,18 @@ static void on_retry(struct timer *t)
 {
     struct session *s = container_of(t, struct session, retry);
     struct diag d = {0};
-    s->leg = session_leg_new(s, hub_list_next(&s->hubs, "", session_random_below(UINT32_MAX)));
+    s->leg = session_leg_new(s, hub_list_next(&s->hubs, "", random_below(UINT32_MAX)));
     if (session_leg_dial(s->leg, &d) < 0)
-        session_leg_fail(s->leg, &d, backoff_next(&s->backoff));
+        session_leg_fail(s->leg, &d, comeback_after_login(&s->comeback));
 }
 
 static void on_move(struct timer *t)
 {
     struct session *s = container_of(t, struct session, move);
     struct diag d = {0};
-    struct hub_entry *e = s->is_up && !s->next ? hub_list_next(&s->hubs, s->leg->hub_id,
-                                                               session_random_below(UINT32_MAX))
-                                               : NULL;
+    struct hub_entry *e = s->is_up && !s->next
+                              ? hub_list_next(&s->hubs, s->leg->hub_id, random_below(UINT32_MAX))
+                              : NULL;
     if (!e)
         return;
     s->next = session_leg_new(s, e);
@@ -397,8 +386,7 @@ int session_new(const struct session_config *cfg, struct session **ret, struct d
 {
     struct session *s = NEW(struct session);
     s->cfg = *cfg;
-    s->backoff = (struct backoff){FIRST_DELAY_MS, MAX_DELAY_MS, 0};
-    s->busy = (struct backoff){BUSY_DELAY_MS, BUSY_MAX_MS, 0};
+    comeback_init(&s->comeback);
     s->move_backoff = (struct backoff){FIRST_DELAY_MS, MAX_DELAY_MS, 0};
     s->bury.fn = on_bury;
     timer_init(&s->retry, cfg->loop, on_retry);

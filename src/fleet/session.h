@@ -20,6 +20,8 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#define SESSION_WELCOME_MS 15000 /* for a hub to answer Connect */
+
 struct h2_headers;
 struct h2_stream;
 struct session;

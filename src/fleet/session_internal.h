@@ -2,6 +2,7 @@
 #pragma once
 
 #include "base/backoff.h"
+#include "fleet/comeback.h"
 #include "fleet/hub_probe.h"
 #include "fleet/session.h"
 
@@ -33,10 +34,10 @@ struct session {
     struct leg *left; /* the one before, of which streams may go on */
     struct leg *over;
     struct defer bury;
-    struct backoff backoff, busy, move_backoff;
+    struct comeback comeback;
+    struct backoff move_backoff;
     struct timer retry, move;
     uint64_t left_ends_ms; /* loop time */
-    uint32_t return_ms;
     bool is_up;
     uint64_t epoch;
     bool wants_reverse;
@@ -48,7 +49,6 @@ struct session {
 };
 
 /* session.c */
-uint32_t session_random_below(uint32_t n); /* 0: 0 */
 void session_look_at_certificate(struct session *s, int err);
 void session_leg_fail(struct leg *l, const struct diag *why, uint32_t delay_ms);
 /* Of the leg's control stream. */

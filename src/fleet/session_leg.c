@@ -15,10 +15,7 @@
 #include <stdio.h>
 #include <string.h>
 
-#define UNANSWERED_DELAY_MS 500   /* between dials that nobody answered; the dial itself repeats */
-#define WELCOME_MS          15000 /* for the hub to answer Connect */
-#define CLUSTER_DIAL_MS     3000  /* for a hub of the cluster, where there are others */
-#define ADDRESSES_MAX       8     /* of this machine that the hub is told */
+#define ADDRESSES_MAX 8 /* of this machine that the hub is told */
 
 void session_leg_free(struct leg *l)
 {
@@ -39,7 +36,7 @@ static void on_no_welcome(struct timer *t)
     struct leg *l = container_of(t, struct leg, timer);
     struct diag d = {0};
     diag_set(&d, ERR_TIMEOUT, "the hub does not answer the login");
-    session_leg_fail(l, &d, backoff_next(&l->session->backoff));
+    session_leg_fail(l, &d, comeback_after_login(&l->session->comeback));
 }
 
 /* ---- login ---- */
@@ -77,7 +74,7 @@ static int open_stream(struct leg *l, struct conn *c)
     req.n_addresses = n_addresses;
     req.addresses = list;
     req.roots = s->cfg.identity->roots_digest;
-    timer_start(&l->timer, WELCOME_MS);
+    timer_start(&l->timer, SESSION_WELCOME_MS);
     rpc_call_stream(l->rpc, "/warren.v1.AgentService/Connect", &req.base,
                     &warren__v1__hub_event__descriptor, 0, session_on_message,
                     session_on_stream_end, l);
@@ -92,9 +89,10 @@ static bool is_busy(const struct dial_result *r)
 
 static uint32_t delay_after(struct session *s, const struct dial_result *r)
 {
-    if (is_busy(r) && !hub_list_has_untried(&s->hubs, ""))
-        return backoff_next(&s->busy) + session_random_below(s->return_ms);
-    return r->is_answered ? backoff_next(&s->backoff) : UNANSWERED_DELAY_MS;
+    enum comeback_dial how = is_busy(r)       ? COMEBACK_BUSY
+                             : r->is_answered ? COMEBACK_REFUSED
+                                              : COMEBACK_UNANSWERED;
+    return comeback_after_dial(&s->comeback, how, hub_list_has_untried(&s->hubs, ""));
 }
 
 static void on_dialled(void *arg, const struct dial_result *r)
@@ -175,7 +173,7 @@ int session_leg_dial(struct leg *l, struct diag *d)
     }
     TRY(session_leg_load_tls(l, d));
     const struct dial_params p = {.target = l->hub.at,
-                                  .deadline_ms = has_others ? CLUSTER_DIAL_MS : 0,
+                                  .deadline_ms = has_others ? comeback_dial_ms(&s->comeback) : 0,
                                   .is_persistent = true,
                                   .known = l->hub.known,
                                   .tls = l->control,

@@ -100,13 +100,6 @@ static void on_due(struct timer *t)
     start_or_wait(container_of(t, struct check, timer));
 }
 
-static uint32_t random_below(uint32_t n)
-{
-    uint32_t r;
-    random_bytes(&r, sizeof(r));
-    return n ? r % n : 0;
-}
-
 static bool is_held(const struct check *c)
 {
     const struct check_user *u;
