@@ -25,7 +25,10 @@ from procs import Group, machine_busy_seconds, own_seconds
 import scale_agents
 import scale_rows
 
-SPARE_DESCRIPTORS = 200  # of a hub: its listeners, links, files
+from lib import network  # after run, too
+
+SPARE_DESCRIPTORS = 300  # of a hub: what it reserves (src/hub/hub.c), and what it has open itself
+SLOTS = 200              # of which two cores can do some, with agents and database on them as well
 
 
 def hubs_needed(agents):
@@ -41,7 +44,12 @@ def parse_options():
     p.add_argument("--hubs", type=int, help="default: 3, or as many as the limit of descriptors asks for")
     p.add_argument("--networks", type=int, help="that the agents are in; default: one for 100 of them")
     p.add_argument("--enrol", type=int, default=1000, help="agents that enrol by EST, to weigh that")
-    p.add_argument("--parallel", type=int, default=256, help="agents that dial at a time")
+    p.add_argument("--parallel", type=int, default=256,
+                   help="agents that dial at a time until all are there; those that come back dial when they want to")
+    p.add_argument("--slots", type=int, default=SLOTS,
+                   help="logins a second at each hub that is left, over which agents of a dead one spread themselves "
+                        "(limits.logins_per_second); a great number: none")
+    p.add_argument("--here", action="store_true", help="not in a network namespace of its own")
     p.add_argument("--rest", type=float, default=30, help="seconds of watching them idle")
     p.add_argument("--tunnels", type=int, default=10_000)
     p.add_argument("--rows", type=int, default=1_000_000)
@@ -56,6 +64,8 @@ def main():
     o = parse_options()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that `finally` ends what runs
     build = build_directory()
+    if os.geteuid() == 0 and not o.here:
+        network.leave()
     began, busy, own = time.time(), machine_busy_seconds(), own_seconds()
     rows = []
     with contextlib.ExitStack() as closing:

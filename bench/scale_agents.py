@@ -153,12 +153,25 @@ def storm_rows(name, agents, watch, unit="s"):
             (f"{name}: log written a login", wal / agents / 1024, "KiB")]
 
 
+def dial_rows(backs, survivors):
+    """What arrived at each hub that is left, from what swarms say of each tenth of a second."""
+    began = min(b["began_ms"] for b in backs)
+    tenths = [0] * max((b["began_ms"] - began) // 100 + len(b["dials"]) for b in backs)
+    for b in backs:
+        for i, n in enumerate(b["dials"]):
+            tenths[(b["began_ms"] - began) // 100 + i] += n
+    second = max(sum(tenths[i:i + 10]) for i in range(len(tenths)))
+    return [("a hub killed: dials for each agent", sum(tenths) / sum(b["back"] for b in backs), ""),
+            ("a hub killed: dials that arrive at one of the others, most in 0.1 s", max(tenths) / survivors, ""),
+            ("a hub killed: ... most in 1 s", second / survivors, "")]
+
+
 def return_rows(cluster, swarms):
     """Kills the first hub."""
     before = [s.ask() for s in swarms]
     victims = sum(s["hubs"][0] for s in before)
     lost = [sum(s["lost"][i] for s in before) for i in range(cluster.count)]
-    failed = sum(s["failed"] for s in before)
+    failed, refused = (sum(s[name] for s in before) for name in ("failed", "refused"))
     for s in swarms:
         s.back = None
     watch = Watch(cluster, swarms)
@@ -173,13 +186,15 @@ def return_rows(cluster, swarms):
             *storm_rows("a hub killed", victims, storm),
             ("a hub killed: an agent's absence, p50", max(b["p50_ms"] for b in backs) / 1000, "s"),
             ("a hub killed: an agent's absence, p99", max(b["p99_ms"] for b in backs) / 1000, "s"),
+            *dial_rows(backs, cluster.count - 1),
             ("a hub killed: dials that failed", sum(s["failed"] for s in after) - failed, ""),
+            ("a hub killed: ... because a hub was overloaded", sum(s["refused"] for s in after) - refused, ""),
             ("a hub killed: sessions lost at the others", others, "")]
 
 
 def measure(o, directory, build):
     rows, swarms = [], []
-    cluster = Cluster(os.path.join(directory, "agents"), build, o.hubs)
+    cluster = Cluster(os.path.join(directory, "agents"), build, o.hubs, {"WARREN_LIMIT_LOGINS": str(o.slots)})
     try:
         say(f"{o.agents} identities")
         ms, identities, empty = prepare(cluster, o)

@@ -57,8 +57,9 @@ class Database:
 class Cluster:
     """`hubs` are pids by number; a killed one is None."""
 
-    def __init__(self, directory, build, count):
+    def __init__(self, directory, build, count, limits=None):
         self.directory, self.build, self.count = directory, build, count
+        self.limits = {"WARREN_LIMIT_ENROLL": "1000000", **(limits or {})}
         self.group = Group(directory)
         self.database = Database(directory)
         self.ports = [free_port() for _ in range(count)]
@@ -96,7 +97,7 @@ class Cluster:
         """Returns when it is ready."""
         argv = [self.program("warren"), "hub", "--data", self.data(i), "--db", self.database.url, "--listen",
                 f"127.0.0.1:{self.ports[i]}", "--public-name", "127.0.0.1", "--log-level", "warn", *options]
-        self.hubs[i] = self.group.start(f"hub{i + 1}", argv, env=dict(os.environ, WARREN_LIMIT_ENROLL="1000000"))
+        self.hubs[i] = self.group.start(f"hub{i + 1}", argv, env={**os.environ, **self.limits})
         wait_for(f"hub {i + 1}", lambda: os.path.exists(self.token_file) and
                  Rest("127.0.0.1", self.ports[i], self.ca, None).raw("GET", "/readyz")[0] == 200, seconds)
 

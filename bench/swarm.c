@@ -9,8 +9,10 @@
  *
  * Reports one JSON line after each step: {"enrolled": N}, {"connected": N}; then waits for the end
  * of standard input and tells how many sessions still live: {"alive": N}. With --stay a session
- * that ends is sought anew at the next hub; each second in which some are missing gives a line, and
- * when all are there again one says how long they were away: {"back": N, "p50_ms": ...}.
+ * that ends is sought anew when and where an agent would; each second in which some are missing
+ * gives a line, and when all are there again one says how long they were away, and how many dialled
+ * in each tenth of a second since the first was missing: {"back": N, "p50_ms": ..., "dials":
+ * [...]}.
  */
 #include "swarm.h"
 
@@ -18,7 +20,6 @@
 #include "base/diag.h"
 #include "base/file.h"
 #include "base/mem.h"
-#include "net/tls.h"
 
 #include <fcntl.h>
 #include <getopt.h>
@@ -64,28 +65,6 @@ static char *read_text(const char *path)
     return buf_take(&b);
 }
 
-static void add_hub(struct swarm *s, const char *url)
-{
-    struct diag d = {0};
-    const char *host = strstr(url, "://");
-    struct host_port *hub = &s->hubs[s->n_hubs];
-    if (s->n_hubs == SWARM_HUBS_MAX || host_port_parse(host ? host + 3 : url, false, hub, &d) < 0 ||
-        addr_parse(hub->host, hub->port, &s->at[s->n_hubs]) < 0)
-        swarm_fail("--hub takes https://ADDRESS:PORT", NULL);
-    s->n_hubs++;
-}
-
-static void make_tls(struct swarm *s)
-{
-    struct diag d = {0};
-    for (size_t i = 0; i < s->n_hubs; i++) {
-        struct tls_client_config cfg = {
-            .ca_pem = s->ca_pem, .server_name = s->hubs[i].host, .alpn = {"warren-agent/1"}};
-        if (tls_client_new(&cfg, &s->tls[i], &d) < 0)
-            swarm_fail("TLS", &d);
-    }
-}
-
 struct options {
     const char *hub, *ca, *token, *identities, *rows, *issue, *tenant;
     int networks;
@@ -122,7 +101,7 @@ static int parse(int argc, char **argv, struct swarm *s, struct options *o)
     for (int c; (c = getopt_long(argc, argv, "", options, NULL)) != -1;) {
         if (c == 'h') {
             o->hub = s->n_hubs ? o->hub : optarg;
-            add_hub(s, optarg);
+            swarm_hubs_add(s, optarg);
         } else if (c == 's') {
             s->stays = true;
         } else if (c < 128 && texts[c]) {
@@ -171,9 +150,9 @@ int main(int argc, char **argv)
     io_raise_descriptor_limit();
     s.ca_pem = read_text(o.ca);
     s.members = mem_new((size_t)s.size * sizeof(*s.members));
-    make_tls(&s);
     if (loop_new(&s.loop) < 0)
         swarm_fail("loop", NULL);
+    swarm_hubs_start(&s);
     s.start_ms = loop_now_ms(s.loop);
     fcntl(STDIN_FILENO, F_SETFL, O_NONBLOCK);
     if (io_start(&s.input, s.loop, STDIN_FILENO, on_input) < 0)
