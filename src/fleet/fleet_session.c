@@ -79,6 +79,17 @@ void fleet_cut_links(struct fleet_agent *a)
         fleet_pool_cut(a->pool);
 }
 
+/* The session that the view shows is over. */
+static void record_departure(struct fleet *f, const struct fleet_agent *a)
+{
+    struct departure *d = NEW(struct departure);
+    snprintf(d->agent, sizeof(d->agent), "%s", a->id);
+    snprintf(d->tenant, sizeof(d->tenant), "%s", a->tenant);
+    d->epoch = a->epoch;
+    d->at = a->disconnected;
+    store_run(f->cfg.store, STORE_WRITE, write_departure, departure_written, d);
+}
+
 /* Ends what belongs to the live session, if there is one; `call` gets `status`. */
 static void session_down(struct fleet *f, struct fleet_agent *a, enum rpc_status status,
                          const char *why)
@@ -100,13 +111,7 @@ static void session_down(struct fleet *f, struct fleet_agent *a, enum rpc_status
     fleet_lan_session_over(a);
     rpc_on_cancel(call, NULL, NULL);
     rpc_finish(call, status, why);
-
-    struct departure *d = NEW(struct departure);
-    snprintf(d->agent, sizeof(d->agent), "%s", a->id);
-    snprintf(d->tenant, sizeof(d->tenant), "%s", a->tenant);
-    d->epoch = a->epoch;
-    d->at = a->disconnected;
-    store_run(f->cfg.store, STORE_WRITE, write_departure, departure_written, d);
+    record_departure(f, a);
 }
 
 void fleet_cut(struct fleet *f, struct fleet_agent *a, const char *why)
@@ -236,7 +241,9 @@ static void login_written(void *arg, int err)
     if (a)
         session_down(f, a, RPC_ABORTED, "superseded by a newer login of this agent");
     a = fleet_view_put_agent(f, &in->row);
-    if (rpc_call_is_cancelled(in->call)) {
+    if (rpc_call_is_cancelled(in->call)) { /* it gave up while this was being written */
+        a->disconnected = time_wall_ms();
+        record_departure(f, a);
         rpc_finish(in->call, RPC_CANCELLED, "");
         return;
     }

@@ -29,6 +29,7 @@ static const struct {
     {"53", ERR_UNAVAILABLE},    /* out of memory, too many connections */
     {"54", ERR_TOO_LARGE},      /* program_limit_exceeded */
     {"08P01", ERR_BUG},         /* protocol_violation: values and placeholders differ */
+    {"0A", ERR_UNAVAILABLE},    /* BEGIN READ WRITE at a standby, to which a pooler may lead */
     {"08", ERR_UNAVAILABLE},    /* connection exception */
     {"25006", ERR_UNAVAILABLE}, /* read_only_sql_transaction: a standby now */
     {"25P03", ERR_UNAVAILABLE}, /* idle_in_transaction_session_timeout */

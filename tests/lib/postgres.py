@@ -16,7 +16,7 @@ from urllib.parse import quote
 
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
-from lib.process import SLOW, run, wait_until  # noqa: E402
+from lib.process import SLOW, Process, run, wait_until  # noqa: E402
 
 USER = "nobody"  # the server refuses to be root
 OPTIONS = {"fsync": "off", "listen_addresses": "", "log_line_prefix": "%m [%p] %a ",
@@ -156,6 +156,33 @@ class Postgres:
 
     def promote(self):
         self.program("pg_ctl", "promote", "-D", self.data, "-w")
+
+
+class Beside:
+    """A process that ends with the test, however it stands."""
+
+    def __init__(self, process):
+        self.process = process
+
+    def close(self):
+        self.process.kill()
+
+
+WRITERS_LOCK = int.from_bytes(b"warren", "big") << 16 | 1
+
+
+class Holder(Beside):
+    """A session that has the lock of those who write to a database of hubs, and does nothing; the server ends it
+    after `seconds`."""
+
+    def __init__(self, url, directory, seconds):
+        super().__init__(Process(
+            ["psql", "-X", "-d", url, "-c", "begin", "-c",
+             f"select set_config('idle_in_transaction_session_timeout', '{seconds}s', true)", "-c",
+             f"select pg_advisory_xact_lock({WRITERS_LOCK})", "-c", "\\! sleep 60"],
+            os.path.join(directory, "holder.log")))
+        self.process.start()
+        self.process.wait_log("advisory")
 
 
 _shared = []

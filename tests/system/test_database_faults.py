@@ -9,14 +9,17 @@ import re
 import shutil
 import signal
 import socket
+import tempfile
 import threading
 import time
 
 import pytest
 
+from lib import postgres
 from lib.process import SLOW, Process, wait_until
 from lib.service import TcpServer, connect, exchange, free_port, serves
-from lib.warren import Hub, Problem, endpoint
+from lib.warren import Hub, endpoint
+from lib.witness import Writer, tokens_of, try_write, write_again
 
 
 @pytest.fixture
@@ -24,70 +27,10 @@ def server(bench):
     return bench.postgres()
 
 
-def try_write(hub):
-    """A new token's id; None when the hub says that it cannot now."""
-    try:
-        return hub.admin.call("POST", "/api/v1/tokens", {"network": "lan", "uses": 1},
-                              timeout=30 * SLOW)[0]["id"]
-    except Problem as problem:
-        assert problem.status == 503, problem
-        return None
-    except TimeoutError:  # its commit is in doubt, and answered when the database can say
-        return None
-
-
-def write_again(hub, what):
-    """Until a write is acknowledged; says how long that took."""
-    start = time.monotonic()
-    token = wait_until(lambda: try_write(hub), "the hub to write", 60, every=0.05)
-    print(f"{what}: the hub writes again after {time.monotonic() - start:.2f} s")
-    return token
-
-
-class Writer:
-    """Writes one after the other from a thread, and keeps what was acknowledged."""
-
-    def __init__(self, hub):
-        self.hub, self.acknowledged, self.refused = hub, [], 0
-        self.longest, self.last = 0.0, time.monotonic()
-        self.stopping = threading.Event()
-        self.thread = threading.Thread(target=self._run, daemon=True)
-        self.thread.start()
-
-    def _run(self):
-        while not self.stopping.is_set():
-            token = try_write(self.hub)
-            if token:
-                self.acknowledged.append(token)
-                now = time.monotonic()
-                self.longest, self.last = max(self.longest, now - self.last), now
-            else:
-                self.refused += 1
-                self.stopping.wait(0.05)
-
-    def wait_for(self, n):
-        goal = len(self.acknowledged) + n
-        wait_until(lambda: len(self.acknowledged) >= goal, f"{n} more writes", 60)
-
-    def stop(self):
-        self.stopping.set()
-        self.thread.join(60 * SLOW)
-        print(f"{len(self.acknowledged)} writes, {self.refused} refused, the longest pause "
-              f"{self.longest:.2f} s")
-
-
 def check_nothing_lost(writer, server, database):
     there = set(server.sql("select id from token", database).split())
     assert set(writer.acknowledged) <= there
     assert set(writer.acknowledged) <= tokens_of(writer.hub), "the hub knows less than its database"
-
-
-def pages(hub, path):
-    after = ""
-    while after is not None:
-        page = hub.admin.get(f"{path}?page_size=500" + (f"&page_token={after}" if after else ""))
-        yield from page["items"]
-        after = page.get("next_page_token")
 
 
 def two_hubs(bench, url, options=()):
@@ -153,25 +96,8 @@ def test_a_database_that_stays_away_is_said_within_seconds(bench, server):
 def test_a_frozen_hub_holds_others_up_for_seconds_only(bench, server):
     url = server.new_database()
     hub = bench.hub(db=url)
-    session = Process(["psql", "-X", "-d", url, "-c", "begin", "-c",
-                       "select set_config('idle_in_transaction_session_timeout', '5000', true)", "-c",
-                       f"select pg_advisory_xact_lock({lock_number()})", "-c", "\\! sleep 60"],
-                      os.path.join(bench.directory, "psql.log"))
-    bench.keep(session_of(session.start()))
-    session.wait_log("advisory")
+    bench.keep(postgres.Holder(url, bench.directory, seconds=5))
     write_again(hub, "another session holds the lock of writers, idle")
-
-
-def lock_number():
-    return int.from_bytes(b"warren", "big") << 16 | 1
-
-
-class session_of:
-    def __init__(self, process):
-        self.process = process
-
-    def close(self):
-        self.process.kill()
 
 
 # ---- fail-over ----
@@ -239,10 +165,6 @@ def epoch_of(agent):
     return session["epoch"] if session else 0
 
 
-def tokens_of(hub):
-    return {t["id"] for t in pages(hub, "/api/v1/tokens")}
-
-
 # ---- in between ----
 
 class Door(TcpServer):
@@ -295,32 +217,44 @@ def test_a_cut_way_to_the_database_is_noticed_and_healed(bench, server, echo_ser
     check_nothing_lost(writer, server, database)
 
 
+class Pooler(postgres.Beside):
+    """A pgbouncer that gives a session away after each transaction."""
+
+    def __init__(self, directory, server):
+        self.port = free_port()
+        self.ini = os.path.join(directory, "ini")
+        self.lead_to(server)
+        if os.geteuid() == 0:
+            os.chown(directory, 65534, 65534)
+        super().__init__(Process(["/usr/sbin/pgbouncer", self.ini], os.path.join(directory, "log"),
+                                 user="65534" if os.geteuid() == 0 else None))
+        self.process.start()
+        wait_until(lambda: connect(("127.0.0.1", self.port)).close() or True, "pgbouncer")
+
+    def lead_to(self, server):
+        with open(self.ini, "w") as f:
+            f.write(f"[databases]\n* = host={server.directory} port={server.port} user=admin\n"
+                    f"[pgbouncer]\nlisten_addr = 127.0.0.1\nlisten_port = {self.port}\nunix_socket_dir =\n"
+                    "auth_type = any\npool_mode = transaction\ndefault_pool_size = 3\n"
+                    "ignore_startup_parameters = extra_float_digits\n")
+
+    def move(self, server):
+        self.lead_to(server)
+        self.process.signal(signal.SIGHUP)
+
+    def url(self, database):
+        return f"postgres://admin@127.0.0.1:{self.port}/{database}"
+
+
 @pytest.fixture
-def pooler(bench, server, directory):
-    """The port of a pgbouncer that gives a session away after each transaction."""
-    port = free_port()
-    path = os.path.join(directory, "bouncer")
-    os.mkdir(path)
-    if os.geteuid() == 0:
-        os.chown(path, 65534, 65534)
-    with open(os.path.join(path, "ini"), "w") as f:
-        f.write(f"[databases]\n* = host={server.directory} port={server.port} user=admin\n"
-                f"[pgbouncer]\nlisten_addr = 127.0.0.1\nlisten_port = {port}\nunix_socket_dir =\n"
-                "auth_type = any\npool_mode = transaction\ndefault_pool_size = 3\n"
-                "ignore_startup_parameters = extra_float_digits\n")
-    user = "65534" if os.geteuid() == 0 else None
-    process = Process(["/usr/sbin/pgbouncer", os.path.join(path, "ini")], os.path.join(path, "log"),
-                      user=user)
-    bench.keep(session_of(process.start()))
-    wait_until(lambda: connect(("127.0.0.1", port)).close() or True, "pgbouncer")
-    return port
+def pooler(bench, server):
+    return bench.keep(Pooler(tempfile.mkdtemp(prefix="pool", dir=bench.directory), server))
 
 
 def test_two_hubs_work_through_a_transaction_pooler(bench, server, pooler):
     database = database_of(server.new_database())
-    url = f"postgres://admin@127.0.0.1:{pooler}/{database}"
     options = ("--db-listen", server.url(database))
-    hub, other = two_hubs(bench, url, options)
+    hub, other = two_hubs(bench, pooler.url(database), options)
     hub.agent("a1")
     times = []
     for _ in range(10):
@@ -333,6 +267,29 @@ def test_two_hubs_work_through_a_transaction_pooler(bench, server, pooler):
     sessions = server.sql("select count(*) from pg_stat_activity where datname = "
                           f"'{database}' and application_name = 'warren'")
     assert int(sessions) <= 3 + 2, "the pool's and one listening session of each hub"
+
+
+def test_a_database_that_answers_read_only_is_waited_for(bench, server, pooler, echo_server):
+    """The pooler leads to a standby for a while."""
+    replica, database, listen = with_replica(bench, server, is_sync=False)
+    hub = bench.hub(db=pooler.url(database), options=("--db-listen", listen))
+    hub.agent("a1")
+    tunnel = hub.tunnel(echo_server.address)
+    writer = Writer(hub)
+    writer.wait_for(5)
+    with connect(endpoint(tunnel)) as stream:
+        exchange(stream, b"before")
+        pooler.move(replica)
+        wait_until(lambda: writer.refused, "a refusal", 60)
+        exchange(stream, b"read-only")
+        assert serves(endpoint(tunnel)), "a new stream needs no database"
+        assert tokens_of(hub) >= set(writer.acknowledged), "nor does reading"
+        pooler.move(server)
+        write_again(hub, "the primary answers again")
+        exchange(stream, b"after")
+    writer.wait_for(5)
+    writer.stop()
+    check_nothing_lost(writer, server, database)
 
 
 # ---- answers within a bound ----

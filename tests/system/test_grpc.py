@@ -7,6 +7,7 @@ import sys
 import grpc
 import pytest
 
+from lib import postgres
 from lib.alpn_shim import AlpnShim
 from lib.process import SLOW, run, wait_until
 from lib.warren import REPOSITORY
@@ -143,6 +144,35 @@ def test_an_agent_that_logs_in_over_and_over_is_slowed_down(hub, client):
     assert hub.metric("warren_agent_logins_refused_total") == 1
     hub.agent("another")
     wait_until(log_in, "the agent to be let in again")
+
+
+def test_a_login_that_was_given_up_leaves_nobody_online(bench, stubs):
+    """Its client is gone when the login has been written, and the database must not say otherwise."""
+    server = bench.postgres()
+    url = server.new_database()
+    client = Client(bench, bench.hub(db=url), "py", stubs)
+    database = url.split("/")[3].split("?")[0]
+
+    def session():
+        epoch, ended = server.sql("select epoch, disconnected is not null from agent_session", database).split("|")
+        return int(epoch), ended == "t"
+
+    def has_come():
+        """What was sent before on that connection has been heard when this is refused."""
+        with pytest.raises(grpc.RpcError) as error:
+            client.service.RenewLeases(client.messages.RenewLeasesRequest(session_epoch=1), timeout=DEADLINE)
+        assert code_of(error) == grpc.StatusCode.ABORTED
+    wait_until(lambda: session()[1], "the agent's own session to end")
+    before = session()[0]
+    holder = bench.keep(postgres.Holder(url, bench.directory, seconds=60))
+    events = client.connect()
+    has_come()
+    events.cancel()
+    has_come()
+    assert session()[0] == before
+    holder.close()
+    wait_until(lambda: session()[0] > before, "the login to be written", 20)
+    wait_until(lambda: session()[1], "its end")
 
 
 def test_tunnels_of_other_networks_are_not_to_be_had(bench, hub, client, stubs, echo_server):
