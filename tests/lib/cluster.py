@@ -220,9 +220,9 @@ class Cluster:
         with open(os.path.join(hub.data, "hub.id")) as f:
             return f.read().strip()
 
-    def tunnel(self, hub, target, name="web", protocol="tcp", **access):
+    def tunnel(self, hub, target, name="web", protocol="tcp", network="lan", **access):
         """Made at `hub`; served when every hub says so."""
-        body = {"name": name, "spec": {"target": {"network": "lan", "address": target,
+        body = {"name": name, "spec": {"target": {"network": network, "address": target,
                                                   "protocol": protocol}, "access": access}}
         made = hub.admin.post("/api/v1/tunnels", body)
         self.wait_active(made["id"])
@@ -235,3 +235,8 @@ class Cluster:
         for hub in self.hubs:
             if hub.process.alive():
                 wait_until(lambda h=hub: is_active(h), f"{tunnel} to be active at {hub.host}", 15)
+
+
+def echo_at(bench, agent):
+    """A server on an agent's host."""
+    return bench.server(host=agent.address, namespace=agent.namespace)

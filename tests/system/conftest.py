@@ -12,6 +12,7 @@ import pytest
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
 from lib import network, pair, postgres  # noqa: E402
+from lib.cluster import Cluster  # noqa: E402
 from lib.pair import hub_of_test  # noqa: E402
 from lib.plant import Plant  # noqa: E402
 from lib.process import SLOW  # noqa: E402
@@ -167,6 +168,14 @@ def plant(request):
 def hub(bench):
     """A hub on loopback."""
     return bench.hub()
+
+
+@pytest.fixture
+def cluster(bench):
+    """Three hubs on one PostgreSQL behind haproxy."""
+    if not network.available():
+        pytest.skip("network namespaces need root")
+    return Cluster(bench, bench.postgres())
 
 
 @pytest.fixture

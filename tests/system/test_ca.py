@@ -8,8 +8,6 @@ import subprocess
 
 import pytest
 
-from lib import network
-from lib.cluster import Cluster
 from lib.process import Process, run, wait_until
 from lib.service import connect, exchange, free_port, serves
 from lib.warren import Agent, endpoint, program
@@ -205,13 +203,6 @@ def test_only_an_administrator_rotates(hub):
     operator = hub.rest(hub.admin.post("/api/v1/tokens", {"kind": "api"})["token"])
     assert operator.raw("GET", "/api/v1/ca")[0] == 403
     assert operator.raw("POST", "/api/v1/ca:rotate", {"step": "start"})[0] == 403
-
-
-@pytest.fixture
-def cluster(bench):
-    if not network.available():
-        pytest.skip("network namespaces need root")
-    return Cluster(bench, bench.postgres())
 
 
 def test_a_cluster_rotates_with_streams_open(bench, cluster):

@@ -1,5 +1,7 @@
 """Three hubs on one PostgreSQL behind haproxy: clients and agents at different hubs, hubs that die."""
 
+import json
+import os
 import signal
 import ssl
 import time
@@ -7,24 +9,13 @@ import time
 import pytest
 
 from lib import network
-from lib.cluster import Cluster
+from lib.cluster import echo_at
 from lib.datagram import UdpServer, ask, udp_socket
 from lib.process import SLOW, run, wait_until
 from lib.service import connect, exchange, serves
-from lib.warren import tls_socket
+from lib.warren import program, tls_socket
 
 PORT = 9000
-
-
-@pytest.fixture
-def cluster(bench):
-    if not network.available():
-        pytest.skip("network namespaces need root")
-    return Cluster(bench, bench.postgres())
-
-
-def echo_at(bench, agent):
-    return bench.server(host=agent.address, namespace=agent.namespace)
 
 
 def test_a_tunnel_is_open_on_every_hub(bench, cluster):
@@ -122,6 +113,23 @@ def test_every_kind_of_access_works_from_every_hub(bench, cluster):
             assert ask(sock, (hub.host, PORT), b"datagram", tries=5) == b"datagram"
 
 
+def test_the_command_line_works_by_every_hub_and_by_the_balancer(bench, cluster):
+    agent = cluster.agent("a1")
+    nginx = bench.nginx(host=agent.address, namespace=agent.namespace)
+    nginx.put_file("hello", b"hello from afar")
+    url = f"http://{nginx.address}/hello"
+    for at in (*cluster.hubs, cluster.front):
+        def warren(*words, at=at, **more):
+            return run([program("warren"), *words], namespace=cluster.client,
+                       env={**cluster.hubs[0].environment(), "WARREN_HUB": at.url}, **more).stdout
+        assert warren("connect", "lan", nginx.address, input="GET /hello HTTP/1.0\r\n\r\n").endswith("hello from afar")
+        found = [json.loads(line) for line in warren("scan", "lan", agent.address, "--ports", nginx.port, "-o", "json")
+                 .splitlines()]
+        assert [(h["address"], [p["port"] for p in h["ports"]]) for h in found] == [(agent.address, [nginx.port])]
+        if os.path.exists("/dev/net/tun"):
+            assert warren("mount", "lan", "--", "curl", "-sS", url) == "hello from afar"
+
+
 def test_agents_certificates_do_not_make_links(bench, cluster):
     agent = cluster.agent("a1")
     hub = cluster.hubs[0]
@@ -137,9 +145,7 @@ def test_a_killed_hub_is_replaced_and_other_streams_go_on(bench, cluster):
     staying = cluster.agent("staying", at=staying_at, network="elsewhere")
     echo, other = echo_at(bench, moving), echo_at(bench, staying)
     cluster.tunnel(home, echo.address, endpoint={"listen": f"0.0.0.0:{PORT}"})
-    body = {"name": "other", "spec": {"target": {"network": "elsewhere", "address": other.address},
-                                      "access": {"endpoint": {"listen": f"0.0.0.0:{PORT + 1}"}}}}
-    cluster.wait_active(home.admin.post("/api/v1/tunnels", body)["id"])
+    cluster.tunnel(home, other.address, name="other", network="elsewhere", endpoint={"listen": f"0.0.0.0:{PORT + 1}"})
     at = f"{ingress.host}:{PORT}"
     assert serves(at, cluster.client)
     with connect(f"{ingress.host}:{PORT + 1}", namespace=cluster.client) as sock:

@@ -3,12 +3,13 @@
 from datetime import datetime
 
 import pytest
-from test_cluster_faults import Witness, answers, at, who
+from test_cluster_faults import answers, at
 
 from lib import clock, network
 from lib.cluster import Cluster
 from lib.process import wait_until
 from lib.service import connect, exchange
+from lib.witness import Witness, who
 
 PORT = 9000
 

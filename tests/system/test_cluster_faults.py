@@ -1,11 +1,11 @@
 """Faults of a cluster: hubs that freeze, that are cut from the database or from each other, a database that
-restarts. Each with a witness of who serves: never two agents in turns."""
+restarts. Each with a witness of who serves, never two agents in turns, and a ledger of what was acknowledged, of
+which nothing is ever lost; how long there was no service is printed."""
 
 import base64
 import itertools
 import os
 import signal
-import threading
 import time
 
 import pytest
@@ -15,6 +15,7 @@ from lib.cluster import Cluster
 from lib.process import SLOW, amount, wait_until
 from lib.service import connect, exchange, read_all, serves
 from lib.warren import tls_socket
+from lib.witness import Ledger, Witness, try_write, who
 
 PORT = 9000
 
@@ -25,41 +26,6 @@ def site(bench):
         pytest.skip("network namespaces need root")
     postgres = bench.postgres()
     return Cluster(bench, postgres), postgres
-
-
-def who(server, sock):
-    """Says which agent's host asks."""
-    sock.sendall(sock.getpeername()[0].encode())
-
-
-class Witness:
-    """Asks, one after the other, who serves, and notes each change."""
-
-    def __init__(self, cluster, *addresses):
-        self.cluster, self.addresses = cluster, addresses
-        self.seen, self.failed = [], 0
-        self.stopping = threading.Event()
-        self.thread = threading.Thread(target=self._run, daemon=True)
-        self.thread.start()
-
-    def _run(self):
-        while not self.stopping.is_set():
-            for address in self.addresses:
-                try:
-                    with connect(address, 1.0, self.cluster.client) as sock:
-                        sock.settimeout(1.0)
-                        answer = read_all(sock)[0].decode()
-                except OSError:
-                    self.failed += 1
-                    continue
-                if answer and (not self.seen or self.seen[-1] != answer):
-                    self.seen.append(answer)
-            self.stopping.wait(0.02)
-
-    def stop(self):
-        self.stopping.set()
-        self.thread.join(20)
-        return self.seen
 
 
 def two_agents(bench, cluster):
@@ -82,23 +48,52 @@ def answers(cluster, hub):
         return read_all(sock)[0].decode()
 
 
+def report(fault, witness, ledger):
+    """Ends both; nothing that was acknowledged is lost."""
+    seen = witness.stop()
+    writes = ledger.check()
+    print(f"\n{fault}: clients were without an answer for {witness.longest:.2f} s at most ({witness.failed} refused or "
+          f"late); {writes} writes acknowledged, and all there")
+    return seen
+
+
+def test_a_killed_hubs_tunnels_move_once(bench, site):
+    cluster, _ = site
+    first, second = two_agents(bench, cluster)
+    staying = cluster.agent("staying", at=cluster.hubs[1], network="elsewhere")
+    echo = bench.server(host=staying.address, namespace=staying.namespace)
+    cluster.tunnel(cluster.hubs[1], echo.address, name="other", network="elsewhere",
+                   endpoint={"listen": f"0.0.0.0:{PORT + 1}"})
+    ledger = Ledger(cluster)
+    witness = Witness(cluster, at(cluster.hubs[1]), at(cluster.hubs[2]))
+    wait_until(lambda: witness.seen == [first.address], "the first agent to serve")
+    with connect(f"{cluster.hubs[2].host}:{PORT + 1}", namespace=cluster.client) as stream:
+        assert exchange(stream, b"before") == b"before"
+        cluster.hubs[0].process.kill()
+        wait_until(lambda: answers(cluster, cluster.hubs[2]) == second.address, "the other agent to serve", 40)
+        assert exchange(stream, b"after") == b"after", "a stream that did not pass through it"
+    cluster.hubs[0].start()
+    wait_until(lambda: cluster.hub_of(first) is cluster.hubs[0], "the first one to be back", 40)
+    assert answers(cluster, cluster.hubs[0]) == second.address
+    assert report("hub killed", witness, ledger) == [first.address, second.address]
+
+
 def test_a_frozen_hubs_tunnels_move_once_and_it_finds_its_place_again(bench, site):
     cluster, _ = site
     first, second = two_agents(bench, cluster)
     assert answers(cluster, cluster.hubs[2]) == first.address
+    ledger = Ledger(cluster)
     witness = Witness(cluster, at(cluster.hubs[2]))
     wait_until(lambda: witness.seen, "the witness to see the first agent")
     frozen = cluster.hubs[0]
     frozen.process.signal(signal.SIGSTOP)
-    began = time.monotonic()
     wait_until(lambda: answers(cluster, cluster.hubs[2]) == second.address, "the other agent to serve", 40)
-    print(f"\nserved again {time.monotonic() - began:.1f} s after a hub froze")
     frozen.process.signal(signal.SIGCONT)
     # woken, it forwards like any other, and its agent is its agent again
     wait_until(lambda: answers(cluster, frozen) == second.address, "the woken hub to forward", 30)
     wait_until(lambda: cluster.hub_of(first) is frozen, "the agent to be back", 40)
     assert answers(cluster, frozen) == second.address
-    assert witness.stop() == [first.address, second.address]
+    assert report("hub frozen, then woken", witness, ledger) == [first.address, second.address]
 
 
 def test_a_hub_without_its_database_serves_what_it_has(bench):
@@ -108,6 +103,7 @@ def test_a_hub_without_its_database_serves_what_it_has(bench):
     cluster = Cluster(bench, postgres, cut=(0,))
     first, _ = two_agents(bench, cluster)
     home, wire = cluster.hubs[0], cluster.wires[0]
+    ledger = Ledger(cluster)
     witness = Witness(cluster, *(at(h) for h in cluster.hubs))
     wire.cut()
     home.process.wait_log("lease was not renewed in time", 20)
@@ -128,6 +124,8 @@ def test_hubs_that_do_not_reach_each_other_serve_their_own(bench, site):
     cluster, _ = site
     first, _ = two_agents(bench, cluster)
     home, other = cluster.hubs[0], cluster.hubs[2]
+    ledger = Ledger(cluster)
+    witness = Witness(cluster, *(at(h) for h in cluster.hubs))
     cluster.part(home, other)
     wait_until(lambda: "hub not linked" in other.process.log(), "the link to be found dead", 20)
     assert answers(cluster, home) == answers(cluster, cluster.hubs[1]) == first.address
@@ -135,19 +133,36 @@ def test_hubs_that_do_not_reach_each_other_serve_their_own(bench, site):
     began = time.monotonic()
     wait_until(lambda: answers(cluster, other) == first.address, "the link to be back", 30)
     print(f"\nlinked again {time.monotonic() - began:.1f} s after the wire was whole")
+    assert report("hubs cut from each other", witness, ledger) == [first.address]
 
 
 def test_a_database_that_restarts_is_not_felt(bench, site):
     cluster, postgres = site
     first, _ = two_agents(bench, cluster)
+    ledger = Ledger(cluster)
     witness = Witness(cluster, *(at(h) for h in cluster.hubs))
     postgres.stop()
     postgres.start()
-    wait_until(lambda: cluster.hubs[1].admin.post("/api/v1/tunnels", {"name": "after", "spec": {
-        "target": {"network": "lan", "address": "127.0.0.1:1"}, "access": {"internal": True}}}),
-        "a write to be taken", 20)
-    assert witness.stop() == [first.address]
+    ledger.wait_for_all()
+    assert report("database restarted", witness, ledger) == [first.address]
     assert witness.failed == 0
+
+
+def test_an_agent_that_goes_while_the_database_is_away_is_replaced(bench, site):
+    """Its hub's word of it is refused, as the database is away for longer than writes wait."""
+    cluster, postgres = site
+    first, second = two_agents(bench, cluster)
+    witness = Witness(cluster, at(cluster.hubs[2]))
+    wait_until(lambda: witness.seen == [first.address], "the first agent to serve")
+    postgres.stop()
+    first.process.kill()
+    assert try_write(cluster.hubs[0]) is None
+    postgres.start()
+    wait_until(lambda: answers(cluster, cluster.hubs[2]) == second.address, "the other agent to serve", 40)
+    for hub in cluster.hubs:
+        wait_until(lambda h=hub: h.admin.get(f"/api/v1/agents/{first.id}")["status"]["phase"] == "offline",
+                   "all hubs to know that it has gone", 20)
+    assert witness.stop() == [first.address, second.address]
 
 
 def test_hubs_show_each_other(bench, site):
@@ -232,6 +247,7 @@ def test_packet_loss_between_hubs_costs_time_and_nothing_else(bench, site):
     wait_until(lambda: serves(far, cluster.client), "the way between the hubs")
     for wire in wires:
         wire.set(loss=0.2)
+    ledger = Ledger(cluster)
     witness = Witness(cluster, at(ingress), at(one))
     times, cuts, data = [], 0, os.urandom(amount(1 << 20, 1 << 18))
     until = time.monotonic() + 12
@@ -248,11 +264,10 @@ def test_packet_loss_between_hubs_costs_time_and_nothing_else(bench, site):
     bulk = time.monotonic() - began
     for wire in wires:
         wire.set(loss=0)
-    assert witness.stop() == [first.address]
+    assert report("20 % loss between hubs", witness, ledger) == [first.address]
     times.sort()
-    print(f"\n20 % loss: {len(times)} connections, {cuts} cut, p50 {times[len(times) // 2] * 1000:.0f} ms, "
-          f"longest {times[-1]:.2f} s, {len(data) >> 10} KiB both ways in {bulk:.1f} s; the witness saw "
-          f"{witness.failed} refused or late")
+    print(f"{len(times)} connections, {cuts} cut, p50 {times[len(times) // 2] * 1000:.0f} ms, longest {times[-1]:.2f} s, "
+          f"{len(data) >> 10} KiB both ways in {bulk:.1f} s")
     assert len(times) > 5 * cuts
     lost = sum(s["lost"] for wire in wires for s in wire.stats().values())
     assert lost > 50, "the wires did lose packets"

@@ -9,22 +9,11 @@ import time
 import pytest
 
 from lib import network
-from lib.cluster import Cluster
+from lib.cluster import Cluster, echo_at
 from lib.process import wait_until
 from lib.service import connect, exchange, serves
 
 PORT = 9000
-
-
-@pytest.fixture
-def cluster(bench):
-    if not network.available():
-        pytest.skip("network namespaces need root")
-    return Cluster(bench, bench.postgres())
-
-
-def echo_at(bench, agent):
-    return bench.server(host=agent.address, namespace=agent.namespace)
 
 
 class Clients:
