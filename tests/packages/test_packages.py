@@ -96,3 +96,5 @@ def test_the_manifest_is_three_hubs_that_one_disruption_leaves_serving():
     for selector in (hubs["selector"]["matchLabels"], parts["Service"]["spec"]["selector"],
                      parts["PodDisruptionBudget"]["spec"]["selector"]["matchLabels"]):
         assert selector == labels
+    env = {e["name"]: e.get("value") for e in hubs["template"]["spec"]["containers"][0]["env"]}
+    assert env["WARREN_AGENT_ADDRESS"] == "none", "agents do not reach pods"
