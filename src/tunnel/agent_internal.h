@@ -1,4 +1,4 @@
-/* Between tunnel_agent.c and tunnel_agent_stream.c only. */
+/* Between tunnel_agent.c, tunnel_agent_lease.c and tunnel_agent_stream.c only. */
 #pragma once
 
 #include "base/id.h"
@@ -8,8 +8,11 @@
 #include "scan/scan_stream.h"
 #include "tunnel/tunnel_agent.h"
 #include "tunnel/tunnel_check.h"
+#include "warren/v1/agent.pb-c.h"
 
 #include <uthash.h>
+
+#define TUNNEL_AGENT_RPC_MS 10000 /* until a call is given up */
 
 enum held_state {
     HELD_CHECKING, /* the target is being checked */
@@ -79,6 +82,15 @@ struct tunnel_agent {
 /* tunnel_agent.c */
 struct served *tunnel_agent_find(struct tunnel_agent *ta, const char *id);
 struct held *tunnel_agent_find_lease(const struct served *t, uint64_t epoch);
+
+/* tunnel_agent_lease.c */
+void tunnel_agent_offered(struct tunnel_agent *ta, const Warren__V1__LeaseOffer *m);
+void tunnel_agent_lease_lost(struct tunnel_agent *ta, const Warren__V1__Lease *m);
+void tunnel_agent_on_take(struct defer *d); /* takes those that are queued */
+void tunnel_agent_on_renew_timer(struct timer *timer);
+void held_queue(struct held *h);                 /* to be taken */
+void held_drop(struct held *h, const char *why); /* it is over, and its streams with it */
+void served_note_holder(struct served *t);       /* for the target's check */
 
 /* tunnel_agent_stream.c */
 void held_cut_streams(struct held *h);    /* they end in the turns that follow */

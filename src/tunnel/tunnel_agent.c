@@ -1,8 +1,7 @@
 /*
  * A tunnel of the network is a struct served, a lease of it that we have or are offered a struct
- * held: streams belong to a lease and end with it. An offer is taken by a call that gathers all
- * that came in meanwhile; if it asks for it, the target is checked first, and a failure is reported
- * instead. The hub opens no stream under a lease before it was taken.
+ * held (tunnel_agent_lease.c): streams belong to a lease and end with it. Where an offer asks for
+ * it, the target is checked first, and a failure is reported instead of taking the lease.
  */
 #include "tunnel/agent_internal.h"
 
@@ -20,9 +19,7 @@
 #include <utlist.h>
 
 #define TUNNELS_MAX     65536 /* of one network; more are ignored with a log line */
-#define LEASES_MAX      65536
-#define RPC_TIMEOUT_MS  10000
-#define DIALS_MAX       4096 /* under way at once */
+#define DIALS_MAX       4096  /* under way at once */
 #define DIALS_A_TARGET  2048
 #define DIALS_SPARE_MS  250  /* one that gives way to others had so long */
 #define NEIGHBOURS_MAX  4096 /* where the kernel's table is large; see net/dial_gate.h */
@@ -149,130 +146,11 @@ static void on_report_timer(struct timer *timer)
         list[req.n_targets++] = m;
     }
     ta->reporting = rpc_call_unary(rpc, "/warren.v1.AgentService/ReportTargets", &req.base,
-                                   &warren__v1__report_targets_response__descriptor, RPC_TIMEOUT_MS,
-                                   on_reported, ta);
+                                   &warren__v1__report_targets_response__descriptor,
+                                   TUNNEL_AGENT_RPC_MS, on_reported, ta);
 }
 
-/* ---- leases ---- */
-
-static void on_last_gone(struct defer *d)
-{
-    mem_free(container_of(d, struct held, last_gone));
-}
-
-static void note_holder(struct served *t)
-{
-    const struct held *h;
-    bool is_holder = false;
-    DL_FOREACH (t->leases, h)
-        is_holder |= h->state == HELD_TAKEN || h->state == HELD_LEFT;
-    check_hold(&t->check, is_holder);
-}
-
-/* The lease is over, and its streams with it. */
-static void drop(struct held *h, const char *why)
-{
-    struct tunnel_agent *ta = h->owner;
-    struct served *t = h->tunnel;
-    if (h->state == HELD_TAKEN || h->state == HELD_LEFT)
-        LOG_INFO("lease ended", LOG_STR("tunnel", h->id), LOG_INT("epoch", h->epoch),
-                 LOG_STR("why", why), LOG_INT("streams", h->n_relays));
-    DL_DELETE(t->leases, h);
-    if (h->state == HELD_LEFT) {
-        DL_DELETE2(ta->left, h, all_prev, more);
-    } else {
-        DL_DELETE2(ta->leases, h, all_prev, more);
-        ta->n_leases--;
-        session_want_reverse(ta->session, ta->n_leases > 0);
-    }
-    h->state = HELD_OVER;
-    held_cut_streams(h);
-    note_holder(t);
-    held_free_when_idle(h);
-}
-
-static void drop_all(struct tunnel_agent *ta, const char *why)
-{
-    while (ta->leases)
-        drop(ta->leases, why);
-}
-
-static void on_taken(void *arg, const struct rpc_result *r, const ProtobufCMessage *reply)
-{
-    struct tunnel_agent *ta = arg;
-    struct held *h, *next;
-    ta->taking = NULL;
-    for (h = ta->leases; h; h = next) {
-        next = h->more;
-        if (h->state != HELD_ASKED)
-            continue;
-        if (r->status != RPC_OK) { /* the hub offers it again */
-            drop(h, diag_text(&r->diag));
-            continue;
-        }
-        h->state = HELD_TAKEN;
-        LOG_INFO("lease taken", LOG_STR("tunnel", h->id), LOG_INT("epoch", h->epoch));
-        note_holder(h->tunnel);
-    }
-    loop_defer(ta->cfg.loop, &ta->take);
-}
-
-static void on_take(struct defer *d)
-{
-    struct tunnel_agent *ta = container_of(d, struct tunnel_agent, take);
-    struct rpc_client *rpc = session_rpc(ta->session);
-    struct held *h;
-    if (!rpc || ta->taking)
-        return;
-    CLEANUP(mem_free) Warren__V1__Lease *leases = mem_new((ta->n_leases + 1) * sizeof(*leases));
-    CLEANUP(mem_free) Warren__V1__Lease **list = mem_new((ta->n_leases + 1) * sizeof(*list));
-    Warren__V1__TakeLeasesRequest req = WARREN__V1__TAKE_LEASES_REQUEST__INIT;
-    req.session_epoch = session_epoch(ta->session);
-    req.leases = list;
-    DL_FOREACH2 (ta->leases, h, more) {
-        if (h->state != HELD_QUEUED)
-            continue;
-        Warren__V1__Lease *m = &leases[req.n_leases];
-        h->state = HELD_ASKED;
-        warren__v1__lease__init(m);
-        m->tunnel = h->id;
-        m->epoch = h->epoch;
-        list[req.n_leases++] = m;
-    }
-    if (req.n_leases)
-        ta->taking = rpc_call_unary(rpc, "/warren.v1.AgentService/TakeLeases", &req.base,
-                                    &warren__v1__take_leases_response__descriptor, RPC_TIMEOUT_MS,
-                                    on_taken, ta);
-}
-
-static void queue(struct held *h)
-{
-    h->state = HELD_QUEUED;
-    loop_defer(h->loop, &h->owner->take);
-}
-
-static void on_offer(struct tunnel_agent *ta, const Warren__V1__LeaseOffer *m)
-{
-    struct served *t = tunnel_agent_find(ta, m->tunnel);
-    if (!t || ta->is_leaving || ta->n_leases >= LEASES_MAX || tunnel_agent_find_lease(t, m->epoch))
-        return;
-    struct held *h = NEW(struct held);
-    h->owner = ta;
-    h->tunnel = t;
-    h->loop = ta->cfg.loop;
-    h->epoch = m->epoch;
-    h->is_any = t->is_any;
-    h->last_gone.fn = on_last_gone;
-    snprintf(h->id, sizeof(h->id), "%s", t->id);
-    DL_APPEND(t->leases, h);
-    DL_APPEND2(ta->leases, h, all_prev, more);
-    ta->n_leases++;
-    session_want_reverse(ta->session, true);
-    if (m->check_first && t->check.check)
-        check_ask(&t->check);
-    else
-        queue(h);
-}
+/* ---- checks ---- */
 
 static void on_answer(struct check_user *u, int err)
 {
@@ -283,11 +161,11 @@ static void on_answer(struct check_user *u, int err)
         if (h->state != HELD_CHECKING)
             continue;
         if (err == 0) {
-            queue(h);
+            held_queue(h);
             continue;
         }
         report(t); /* declines it */
-        drop(h, "the target is not reached");
+        held_drop(h, "the target is not reached");
     }
 }
 
@@ -300,59 +178,6 @@ static void on_check_change(struct check_user *u, int err)
     else
         LOG_INFO("target is reached again", LOG_STR("tunnel", t->id));
     report(t);
-}
-
-/* Only what was held when the question was asked can be missing from the answer. */
-static void on_renewed(void *arg, const struct rpc_result *r, const ProtobufCMessage *reply)
-{
-    struct tunnel_agent *ta = arg;
-    struct held *h, *next;
-    ta->renewing = NULL;
-    if (r->status != RPC_OK)
-        return;
-    const Warren__V1__RenewLeasesResponse *list = (const Warren__V1__RenewLeasesResponse *)reply;
-    ta->renewed_ms = ta->asked_ms;
-    for (size_t i = 0; i < list->n_leases; i++) {
-        const struct served *t = tunnel_agent_find(ta, list->leases[i]->tunnel);
-        h = t ? tunnel_agent_find_lease(t, list->leases[i]->epoch) : NULL;
-        if (h)
-            h->is_in_renewal = false;
-    }
-    for (h = ta->leases; h; h = next) {
-        next = h->more;
-        if (h->is_in_renewal)
-            drop(h, "the hub does not renew it");
-    }
-}
-
-static void renew(struct tunnel_agent *ta, struct rpc_client *rpc)
-{
-    Warren__V1__RenewLeasesRequest req = WARREN__V1__RENEW_LEASES_REQUEST__INIT;
-    struct held *h;
-    req.session_epoch = session_epoch(ta->session);
-    DL_FOREACH2 (ta->leases, h, more)
-        h->is_in_renewal = h->state == HELD_TAKEN;
-    ta->is_to_call = false;
-    ta->asked_ms = loop_now_ms(ta->cfg.loop);
-    ta->renewing = rpc_call_unary(rpc, "/warren.v1.AgentService/RenewLeases", &req.base,
-                                  &warren__v1__renew_leases_response__descriptor, RPC_TIMEOUT_MS,
-                                  on_renewed, ta);
-}
-
-static void on_renew_timer(struct timer *timer)
-{
-    struct tunnel_agent *ta = container_of(timer, struct tunnel_agent, renew_timer);
-    struct rpc_client *rpc = session_rpc(ta->session);
-    uint64_t now = loop_now_ms(ta->cfg.loop);
-    timer_start(timer, ta->renew_ms);
-    bool has_slept = ta->leases && now - ta->renewed_ms > ta->lease_ms;
-    if (has_slept)
-        drop_all(ta, "not renewed in time");
-    if (!ta->leases)
-        ta->renewed_ms = now;
-    /* With nothing to renew, it tells the hub that we are awake again. */
-    if ((ta->leases || has_slept || ta->is_to_call) && rpc && !ta->renewing)
-        renew(ta, rpc);
 }
 
 /* ---- leaving ---- */
@@ -371,7 +196,7 @@ static void say_leaving(struct tunnel_agent *ta)
     req.grace_ms = ta->grace_ms;
     if (rpc)
         rpc_call_unary(rpc, "/warren.v1.AgentService/Leave", &req.base,
-                       &warren__v1__leave_response__descriptor, RPC_TIMEOUT_MS, on_left, NULL);
+                       &warren__v1__leave_response__descriptor, TUNNEL_AGENT_RPC_MS, on_left, NULL);
 }
 
 void tunnel_agent_leave(struct tunnel_agent *ta, uint32_t grace_ms)
@@ -397,7 +222,7 @@ static struct served *add(struct tunnel_agent *ta, const char *id)
 static void remove_tunnel(struct served *t)
 {
     while (t->leases)
-        drop(t->leases, "the tunnel is gone");
+        held_drop(t->leases, "the tunnel is gone");
     check_unuse(&t->check);
     stop_reporting(t);
     HASH_DEL(t->owner->tunnels, t);
@@ -430,7 +255,7 @@ static void release_checking(struct served *t)
         if (h->state == HELD_CHECKING && t->check.check)
             check_ask(&t->check);
         else if (h->state == HELD_CHECKING)
-            queue(h);
+            held_queue(h);
     }
 }
 
@@ -447,23 +272,7 @@ static void on_tunnel(struct tunnel_agent *ta, const Warren__V1__Tunnel *m)
     t->is_any = strcmp(m->protocol, "any") == 0;
     set_check(t, m);
     release_checking(t);
-    note_holder(t);
-}
-
-static void on_lost(struct tunnel_agent *ta, const Warren__V1__Lease *m)
-{
-    const struct served *t = tunnel_agent_find(ta, m->tunnel);
-    struct held *h = t ? tunnel_agent_find_lease(t, m->epoch) : NULL;
-    struct rpc_client *rpc = session_rpc(ta->session);
-    if (!h)
-        return;
-    bool was_slow = h->state != HELD_TAKEN;
-    drop(h, "ended by the hub");
-    if (!was_slow)
-        return;
-    ta->is_to_call = true; /* the hub waited in vain for us, and will not offer again soon */
-    if (rpc && !ta->renewing)
-        renew(ta, rpc);
+    served_note_holder(t);
 }
 
 /* What the hub that we have moved to did not name. What is left of the one before may still be used
@@ -493,10 +302,10 @@ void tunnel_agent_on_event(struct tunnel_agent *ta, const Warren__V1__HubEvent *
         forget_stale(ta);
         break;
     case WARREN__V1__HUB_EVENT__EVENT_LEASE_OFFERED:
-        on_offer(ta, e->lease_offered);
+        tunnel_agent_offered(ta, e->lease_offered);
         break;
     case WARREN__V1__HUB_EVENT__EVENT_LEASE_LOST:
-        on_lost(ta, e->lease_lost);
+        tunnel_agent_lease_lost(ta, e->lease_lost);
         break;
     default:
         break;
@@ -536,7 +345,7 @@ void tunnel_agent_on_moved(struct tunnel_agent *ta, const Warren__V1__Welcome *w
     for (h = ta->leases; h; h = next) {
         next = h->more;
         if (h->state != HELD_TAKEN) {
-            drop(h, "moved to another hub");
+            held_drop(h, "moved to another hub");
             continue;
         }
         DL_DELETE2(ta->leases, h, all_prev, more);
@@ -555,7 +364,7 @@ void tunnel_agent_on_moved(struct tunnel_agent *ta, const Warren__V1__Welcome *w
 void tunnel_agent_on_left_over(struct tunnel_agent *ta)
 {
     while (ta->left)
-        drop(ta->left, "the hub that was left has ended it");
+        held_drop(ta->left, "the hub that was left has ended it");
     forget_stale(ta);
 }
 
@@ -575,7 +384,7 @@ struct tunnel_agent *tunnel_agent_new(const struct tunnel_agent_config *cfg)
     ta->cfg = *cfg;
     ta->allow = mem_dup(cfg->allow, cfg->n_allow * sizeof(*cfg->allow));
     ta->n_allow = cfg->n_allow;
-    ta->take.fn = on_take;
+    ta->take.fn = tunnel_agent_on_take;
     ta->checker = checker_new(
         &(struct checker_config){.loop = cfg->loop, .allowed = tunnel_agent_check, .arg = ta});
     ta->devices = cfg->no_read_ahead ? NULL : flow_devices_new(cfg->loop);
@@ -585,7 +394,7 @@ struct tunnel_agent *tunnel_agent_new(const struct tunnel_agent_config *cfg)
                                    .per_target = DIALS_A_TARGET,
                                    .spare_ms = DIALS_SPARE_MS,
                                    .unresolved_max = NEIGHBOURS_MAX});
-    timer_init(&ta->renew_timer, cfg->loop, on_renew_timer);
+    timer_init(&ta->renew_timer, cfg->loop, tunnel_agent_on_renew_timer);
     timer_init(&ta->report_timer, cfg->loop, on_report_timer);
     return ta;
 }
