@@ -4,6 +4,7 @@
 #include "base/macro.h"
 #include "fixture.h"
 #include "net/pacer.h"
+#include "traffic.h"
 
 #include <errno.h>
 #include <setjmp.h>
@@ -189,90 +190,21 @@ static bool all_ended(const struct rig *rig, int n)
            rig->agent_ends == n;
 }
 
-static char byte_at(size_t i)
-{
-    return (char)(i * 31 + (i >> 9));
-}
-
-/* One way of a stream: what was sent and what has arrived. */
-struct way {
-    int from, to;
-    size_t bytes, sent, got;
-};
-
-static void send_some(struct way *w)
-{
-    static char out[200000];
-    for (size_t i = 0; i < sizeof(out) && w->sent + i < w->bytes; i++)
-        out[i] = byte_at(w->sent + i);
-    ssize_t n = w->sent < w->bytes
-                    ? send(w->from, out, MIN(sizeof(out), w->bytes - w->sent), MSG_NOSIGNAL)
-                    : 0;
-    w->sent += n > 0 ? (size_t)n : 0;
-}
-
-static void receive_some(struct way *w)
-{
-    static char in[200000];
-    ssize_t n = recv(w->to, in, sizeof(in), 0);
-    for (ssize_t i = 0; i < n; i++) {
-        if (in[i] != byte_at(w->got + (size_t)i))
-            fail_msg("byte %zu differs", w->got + (size_t)i);
-    }
-    w->got += n > 0 ? (size_t)n : 0;
-}
-
-static void move_some(struct way *w)
-{
-    send_some(w);
-    receive_some(w);
-}
-
-static void transfer(struct rig *rig, int from, int to, size_t bytes)
-{
-    struct way w = {from, to, bytes, 0, 0};
-    uint64_t end = test_deadline();
-    while (w.got < bytes) {
-        move_some(&w);
-        test_turn(rig->loop);
-        test_check_deadline(end, "transfer");
-    }
-}
-
-static bool is_end(int fd)
-{
-    char c;
-    return recv(fd, &c, 1, 0) == 0;
-}
-
-static bool is_reset(int fd)
-{
-    char c;
-    return recv(fd, &c, 1, 0) < 0 && errno == ECONNRESET;
-}
-
-static void reset(int fd)
-{
-    struct linger zero = {1, 0};
-    setsockopt(fd, SOL_SOCKET, SO_LINGER, &zero, sizeof(zero));
-    close(fd);
-}
-
 static void bytes_go_both_ways_unchanged(void **state)
 {
     struct rig rig;
     int client, target;
     rig_new(&rig);
     open_pair(&rig, &client, &target);
-    transfer(&rig, client, target, 7);
-    transfer(&rig, client, target, 9000000);
-    transfer(&rig, target, client, 9000001);
+    test_transfer(rig.loop, client, target, 7);
+    test_transfer(rig.loop, client, target, 9000000);
+    test_transfer(rig.loop, target, client, 9000001);
     assert_int_equal(rig.lane_set.bytes_written, 9000007);
     assert_int_equal(rig.lane_set.bytes_read, 9000001);
     assert_int_equal(rig.far_set.bytes_read, 9000007);
     assert_int_equal(rig.far_set.bytes_written, 9000001);
     close(client);
-    wait_for(rig.loop, is_end(target));
+    wait_for(rig.loop, test_is_end(target));
     close(target);
     wait_for(rig.loop, all_ended(&rig, 1));
     assert_int_equal(rig.lane_result.end, RELAY_END_FINISHED);
@@ -288,20 +220,20 @@ static void half_close_is_carried_either_way(void **state)
     rig_new(&rig);
     open_pair(&rig, &client, &target);
     shutdown(client, SHUT_WR);
-    wait_for(rig.loop, is_end(target));
-    transfer(&rig, target, client, 3000000);
+    wait_for(rig.loop, test_is_end(target));
+    test_transfer(rig.loop, target, client, 3000000);
     close(target);
-    wait_for(rig.loop, is_end(client));
+    wait_for(rig.loop, test_is_end(client));
     wait_for(rig.loop, all_ended(&rig, 1));
     assert_int_equal(rig.ingress_result.end, RELAY_END_FINISHED);
     close(client);
 
     open_pair(&rig, &client, &target);
     shutdown(target, SHUT_WR);
-    wait_for(rig.loop, is_end(client));
-    transfer(&rig, client, target, 3000000);
+    wait_for(rig.loop, test_is_end(client));
+    test_transfer(rig.loop, client, target, 3000000);
     close(client);
-    wait_for(rig.loop, is_end(target));
+    wait_for(rig.loop, test_is_end(target));
     close(target);
     wait_for(rig.loop, all_ended(&rig, 2));
     assert_int_equal(rig.agent_result.end, RELAY_END_FINISHED);
@@ -339,16 +271,16 @@ static void a_reset_is_carried_either_way(void **state)
     int client, target;
     rig_new(&rig);
     open_pair(&rig, &client, &target);
-    reset(client);
-    wait_for(rig.loop, is_reset(target));
+    test_reset(client);
+    wait_for(rig.loop, test_is_reset(target));
     wait_for(rig.loop, all_ended(&rig, 1));
     assert_int_equal(rig.lane_result.end, RELAY_END_STREAM_RESET);
     assert_int_equal(rig.far_result.end, RELAY_END_SOCKET_RESET);
     close(target);
 
     open_pair(&rig, &client, &target);
-    reset(target);
-    wait_for(rig.loop, is_reset(client));
+    test_reset(target);
+    wait_for(rig.loop, test_is_reset(client));
     wait_for(rig.loop, all_ended(&rig, 2));
     assert_int_equal(rig.far_result.end, RELAY_END_STREAM_RESET);
     assert_int_equal(rig.lane_result.end, RELAY_END_SOCKET_RESET);
@@ -356,9 +288,9 @@ static void a_reset_is_carried_either_way(void **state)
 
     open_pair(&rig, &client, &target); /* also when one way has ended */
     shutdown(client, SHUT_WR);
-    wait_for(rig.loop, is_end(target));
-    reset(target);
-    wait_for(rig.loop, is_reset(client));
+    wait_for(rig.loop, test_is_end(target));
+    test_reset(target);
+    wait_for(rig.loop, test_is_reset(client));
     wait_for(rig.loop, all_ended(&rig, 3));
     close(client);
     rig_done(&rig);
@@ -372,10 +304,10 @@ static void what_a_target_says_before_its_reset_arrives(void **state)
     rig_new(&rig);
     open_pair(&rig, &client, &target);
     assert_int_equal(send(target, "last words", 10, 0), 10);
-    reset(target);
+    test_reset(target);
     wait_for(rig.loop, recv(client, got, sizeof(got), 0) == 10);
     assert_string_equal(got, "last words");
-    wait_for(rig.loop, is_reset(client));
+    wait_for(rig.loop, test_is_reset(client));
     wait_for(rig.loop, all_ended(&rig, 1));
     close(client);
     rig_done(&rig);
@@ -411,7 +343,7 @@ static void a_lost_link_to_the_clients_resets_the_targets(void **state)
     rig_new(&rig);
     open_pair(&rig, &client, &target);
     lose(&rig.ingress, ERR_RESET);
-    wait_for(rig.loop, is_reset(target));
+    wait_for(rig.loop, test_is_reset(target));
     wait_for(rig.loop, all_ended(&rig, 1));
     assert_int_equal(rig.lane_result.end, RELAY_END_LOST);
     assert_int_equal(rig.far_result.end, RELAY_END_SOCKET_RESET);
@@ -440,7 +372,7 @@ static void a_client_that_leaves_before_it_is_open_takes_the_dial_with_it(void *
     rig_new(&rig);
     int client = open_to(&rig, &rig.target);
     wait_for(rig.loop, rig.far_relay != NULL);
-    reset(client);
+    test_reset(client);
     wait_for(rig.loop, rig.ingress_ends == 1 && rig.lane_ends == 1 && rig.far_ends == 1);
     wait_for(rig.loop, !rig.agent_set.open);
     rig_done(&rig);
@@ -454,7 +386,7 @@ static void a_dropped_end_is_a_reset(void **state)
     int client = open_to(&rig, &rig.target);
     wait_for(rig.loop, rig.far_ends == 1);
     assert_int_equal(rig.far_result.end, RELAY_END_SOCKET_RESET);
-    reset(client);
+    test_reset(client);
     wait_for(rig.loop, rig.ingress_ends == 1 && rig.lane_ends == 1);
     rig_done(&rig);
 }
@@ -466,8 +398,8 @@ static void cutting_one_end_cuts_the_other(void **state)
     rig_new(&rig);
     open_pair(&rig, &client, &target);
     relay_set_abort(&rig.far_set, ERR_UNAVAILABLE);
-    wait_for(rig.loop, is_reset(client));
-    wait_for(rig.loop, is_reset(target));
+    wait_for(rig.loop, test_is_reset(client));
+    wait_for(rig.loop, test_is_reset(target));
     wait_for(rig.loop, all_ended(&rig, 1));
     assert_int_equal(rig.far_result.end, RELAY_END_ABORTED);
     assert_int_equal(rig.lane_result.err, ERR_UNAVAILABLE);
@@ -476,38 +408,25 @@ static void cutting_one_end_cuts_the_other(void **state)
     rig_done(&rig);
 }
 
-static size_t fill(struct rig *rig, int fd)
-{
-    static char data[65536];
-    size_t total = 0;
-    for (int idle = 0; idle < 50;) {
-        ssize_t n = send(fd, data, sizeof(data), MSG_NOSIGNAL);
-        total += n > 0 ? (size_t)n : 0;
-        idle = n > 0 ? 0 : idle + 1;
-        test_turn(rig->loop);
-    }
-    return total;
-}
-
 static void a_stalled_reader_stalls_only_itself_within_its_windows(void **state)
 {
     struct rig rig;
     int stalled_client, stalled_target, client, target;
     rig_new(&rig);
     open_pair(&rig, &stalled_client, &stalled_target);
-    fill(&rig, stalled_client);
-    fill(&rig, stalled_target);
+    test_fill(rig.loop, stalled_client);
+    test_fill(rig.loop, stalled_target);
     wait_for(rig.loop, rig.ingress_set.bytes_read > rig.agent_set.bytes_written &&
                            rig.agent_set.bytes_read > rig.ingress_set.bytes_written);
     assert_in_range(rig.ingress_set.bytes_read - rig.lane_set.bytes_written, 1, WINDOW_MAX);
     assert_in_range(rig.agent_set.bytes_read - rig.far_set.bytes_written, 1, WINDOW_MAX);
 
     open_pair(&rig, &client, &target);
-    transfer(&rig, client, target, 20000000);
-    transfer(&rig, target, client, 20000000);
+    test_transfer(rig.loop, client, target, 20000000);
+    test_transfer(rig.loop, target, client, 20000000);
     close(client);
     close(target);
-    reset(stalled_client);
+    test_reset(stalled_client);
     wait_for(rig.loop, all_ended(&rig, 2));
     close(stalled_target);
     rig_done(&rig);
@@ -524,14 +443,14 @@ static void a_stream_changes_its_connection_to_the_agent_while_bytes_are_kept(vo
     uint64_t end = test_deadline();
     for (int idle = 0; idle < 50; idle++) { /* until all on the way is full */
         size_t before = down.sent;
-        send_some(&down);
+        way_send(&down);
         test_turn(rig.loop);
         idle = down.sent > before ? 0 : idle;
     }
     assert_int_equal(relay_move(rig.far_relay, rig.far2, 1), 0);
     while (down.got < down.bytes || up.got < up.bytes) {
-        move_some(&down);
-        move_some(&up);
+        way_move(&down);
+        way_move(&up);
         test_turn(rig.loop);
         test_check_deadline(end, "both ways");
     }
@@ -562,7 +481,7 @@ static void many_streams_share_the_links(void **state)
         done = 0;
         for (int i = 0; i < 2 * N; i++) {
             if (ways[i].got < ways[i].bytes)
-                move_some(&ways[i]);
+                way_move(&ways[i]);
             done += ways[i].got == ways[i].bytes;
         }
         test_turn(rig.loop);
@@ -592,10 +511,10 @@ static void a_bandwidth_limit_holds_both_ways(void **state)
     rig.far_set.write_pace = &write_pace;
     open_pair(&rig, &client, &target);
     uint64_t began_ms = loop_now_ms(rig.loop);
-    transfer(&rig, client, target, 1000000);
+    test_transfer(rig.loop, client, target, 1000000);
     assert_true(loop_now_ms(rig.loop) - began_ms >= 100);
     began_ms = loop_now_ms(rig.loop);
-    transfer(&rig, target, client, 1000000);
+    test_transfer(rig.loop, target, client, 1000000);
     assert_true(loop_now_ms(rig.loop) - began_ms >= 100);
     close(client);
     close(target);

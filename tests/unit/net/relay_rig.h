@@ -5,6 +5,7 @@
 #include "loop/loop.h"
 #include "net/h2conn.h"
 #include "net/relay.h"
+#include "traffic.h"
 
 #include <stdbool.h>
 #include <stddef.h>
@@ -36,9 +37,3 @@ void relay_rig_done(struct relay_rig *rig);
 int relay_rig_open_to(struct relay_rig *rig, const struct addr *target, struct relay **ret);
 /* A client's socket and the target's, joined by a relay. */
 void relay_rig_open(struct relay_rig *rig, int *client, int *target);
-/* Writes and reads as the sockets allow; the bytes are checked. */
-void relay_rig_transfer(struct relay_rig *rig, int from, int to, size_t bytes);
-
-bool test_is_end(int fd);
-bool test_is_reset(int fd);
-void test_reset(int fd); /* closes it so */

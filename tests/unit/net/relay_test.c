@@ -24,9 +24,9 @@ static void bytes_go_both_ways_unchanged(void **state)
     int client, target;
     relay_rig_new(&rig);
     relay_rig_open(&rig, &client, &target);
-    relay_rig_transfer(&rig, client, target, 7);
-    relay_rig_transfer(&rig, client, target, 5000000);
-    relay_rig_transfer(&rig, target, client, 5000001);
+    test_transfer(rig.loop, client, target, 7);
+    test_transfer(rig.loop, client, target, 5000000);
+    test_transfer(rig.loop, target, client, 5000001);
     assert_int_equal(rig.hub_set.bytes_read, 5000007);
     assert_int_equal(rig.hub_set.bytes_written, 5000001);
     assert_int_equal(rig.agent_set.bytes_read, 5000001);
@@ -48,7 +48,7 @@ static void half_close_is_carried_either_way(void **state)
     relay_rig_open(&rig, &client, &target);
     shutdown(client, SHUT_WR);
     wait_for(rig.loop, test_is_end(target));
-    relay_rig_transfer(&rig, target, client, 3000000);
+    test_transfer(rig.loop, target, client, 3000000);
     close(target);
     wait_for(rig.loop, test_is_end(client));
     wait_for(rig.loop, rig.hub_ends && rig.agent_ends);
@@ -58,7 +58,7 @@ static void half_close_is_carried_either_way(void **state)
     relay_rig_open(&rig, &client, &target);
     shutdown(target, SHUT_WR);
     wait_for(rig.loop, test_is_end(client));
-    relay_rig_transfer(&rig, client, target, 3000000);
+    test_transfer(rig.loop, client, target, 3000000);
     close(client);
     wait_for(rig.loop, test_is_end(target));
     close(target);
@@ -131,35 +131,22 @@ static void a_reset_after_a_half_close_is_seen(void **state)
     relay_rig_done(&rig);
 }
 
-static size_t fill(struct relay_rig *rig, int fd)
-{
-    static char data[65536];
-    size_t total = 0;
-    for (int idle = 0; idle < 30;) {
-        ssize_t n = send(fd, data, sizeof(data), MSG_NOSIGNAL);
-        total += n > 0 ? (size_t)n : 0;
-        idle = n > 0 ? 0 : idle + 1;
-        test_turn(rig->loop);
-    }
-    return total;
-}
-
 static void a_stalled_reader_stalls_only_itself_within_its_window(void **state)
 {
     struct relay_rig rig;
     int stalled_client, stalled_target, client, target;
     relay_rig_new(&rig);
     relay_rig_open(&rig, &stalled_client, &stalled_target);
-    fill(&rig, stalled_client);
-    fill(&rig, stalled_target);
+    test_fill(rig.loop, stalled_client);
+    test_fill(rig.loop, stalled_target);
     wait_for(rig.loop, rig.hub_set.bytes_read > rig.agent_set.bytes_written &&
                            rig.agent_set.bytes_read > rig.hub_set.bytes_written);
     assert_in_range(rig.hub_set.bytes_read - rig.agent_set.bytes_written, 1, RELAY_RIG_WINDOW);
     assert_in_range(rig.agent_set.bytes_read - rig.hub_set.bytes_written, 1, RELAY_RIG_WINDOW);
 
     relay_rig_open(&rig, &client, &target);
-    relay_rig_transfer(&rig, client, target, 20000000);
-    relay_rig_transfer(&rig, target, client, 20000000);
+    test_transfer(rig.loop, client, target, 20000000);
+    test_transfer(rig.loop, target, client, 20000000);
     close(client);
     close(target);
 
@@ -292,8 +279,8 @@ static void hundreds_of_streams_are_open_at_once(void **state)
         relay_rig_open(&rig, &clients[i], &targets[i]);
     assert_int_equal(rig.hub_set.open, N);
     for (int i = 0; i < N; i += 37) {
-        relay_rig_transfer(&rig, clients[i], targets[i], 1000);
-        relay_rig_transfer(&rig, targets[i], clients[i], 1000);
+        test_transfer(rig.loop, clients[i], targets[i], 1000);
+        test_transfer(rig.loop, targets[i], clients[i], 1000);
     }
     for (int i = 0; i < N; i++) {
         close(clients[i]);
@@ -339,8 +326,8 @@ static void bytes_go_through_tls_unchanged(void **state)
     dial_start(rig.loop, &p);
     wait_for(rig.loop, rig.hub && rig.agent);
     relay_rig_open(&rig, &client, &target);
-    relay_rig_transfer(&rig, client, target, 30000000);
-    relay_rig_transfer(&rig, target, client, 30000000);
+    test_transfer(rig.loop, client, target, 30000000);
+    test_transfer(rig.loop, target, client, 30000000);
     close(client);
     close(target);
     wait_for(rig.loop, rig.hub_ends && rig.agent_ends);
