@@ -87,7 +87,7 @@ static void record_departure(struct fleet *f, const struct fleet_agent *a)
     snprintf(d->tenant, sizeof(d->tenant), "%s", a->tenant);
     d->epoch = a->epoch;
     d->at = a->disconnected;
-    store_run(f->cfg.store, STORE_WRITE, write_departure, departure_written, d);
+    store_run_patient(f->cfg.store, write_departure, departure_written, d);
 }
 
 /* Ends what belongs to the live session, if there is one; `call` gets `status`. */

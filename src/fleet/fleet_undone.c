@@ -53,5 +53,5 @@ void fleet_session_restore(struct fleet *f, const struct fleet_agent *a)
     r->was = *a;
     r->allow = mem_strdup(a->allow);
     r->addresses = mem_strdup(a->addresses);
-    store_run(f->cfg.store, STORE_WRITE, write_session, written, r);
+    store_run_patient(f->cfg.store, write_session, written, r);
 }

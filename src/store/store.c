@@ -165,6 +165,14 @@ void store_run_first(struct store *s, int (*work)(struct tx *tx, void *arg),
     enqueue(s, r);
 }
 
+void store_run_patient(struct store *s, int (*work)(struct tx *tx, void *arg),
+                       void (*done)(void *arg, int err), void *arg)
+{
+    struct request *r = store_request_new(STORE_WRITE, work, done, arg);
+    r->is_patient = true;
+    enqueue(s, r);
+}
+
 void store_reread(struct store *s, int (*work)(struct tx *tx, void *arg),
                   void (*done)(void *arg, int err), void *arg)
 {

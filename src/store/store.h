@@ -88,6 +88,13 @@ void store_run(struct store *s, enum store_mode mode, int (*work)(struct tx *tx,
 void store_run_first(struct store *s, int (*work)(struct tx *tx, void *arg),
                      void (*done)(void *arg, int err), void *arg);
 
+/* STORE_WRITE that nobody waits for and that must not be lost: it waits for as long as the database
+ * is away, and is run again if it was, so twice must be the same as once. Fails like that at
+ * store_close only.
+ */
+void store_run_patient(struct store *s, int (*work)(struct tx *tx, void *arg),
+                       void (*done)(void *arg, int err), void *arg);
+
 /* STORE_READ for those who follow the feed: one that waits for as long as the database is away, and
  * is run again if it was lost, so that no change is missed. Fails like that at store_close only. */
 void store_reread(struct store *s, int (*work)(struct tx *tx, void *arg),
