@@ -101,6 +101,7 @@ static void arrive_on_worker(void *arg)
     CLEANUP(mem_free) struct arrival *a = arg;
     struct fleet_link *l = a->link;
     const struct h2conn_config cfg = {.h2 = {.stream_window_max = FLEET_STREAM_WINDOW_MAX,
+                                             .bulk_window = l->pool->ops ? FLEET_BULK_WINDOW : 0,
                                              .connection_window = FLEET_CONNECTION_WINDOW,
                                              .budget = &l->pool->budget},
                                       .ping_ms = l->pool->ops ? HUB_PING_MS : 0,

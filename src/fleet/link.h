@@ -21,6 +21,7 @@ struct conn;
 /* Each end of a session's reverse connections. A window of 24 MiB carries 1 Gbit/s over 100 ms; a
  * stream gets there only while its reader keeps up, and all of them together are bounded. */
 #define FLEET_STREAM_WINDOW_MAX (24u << 20)
+#define FLEET_BULK_WINDOW       (1u << 20)  /* between hubs; see bulk_window */
 #define FLEET_CONNECTION_WINDOW (64u << 20) /* given back on receipt: not what bounds memory */
 #define FLEET_BUDGET                                          \
     {                                                         \

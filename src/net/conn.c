@@ -282,6 +282,11 @@ void conn_set_unsent_max(struct conn *c, uint32_t bytes)
         setsockopt(c->io.fd, IPPROTO_TCP, TCP_NOTSENT_LOWAT, &limit, sizeof(limit));
 }
 
+void conn_expect(struct conn *c, size_t bytes)
+{
+    c->expected = bytes;
+}
+
 void conn_set_batch(struct conn *c, size_t bytes)
 {
     c->batch = (uint32_t)MIN(bytes, (size_t)CONN_BATCH_MAX);

@@ -105,6 +105,9 @@ uint64_t conn_bytes_out(const struct conn *c);
 #define CONN_BATCH     (64u << 10)
 #define CONN_BATCH_MAX (256u << 10)
 void conn_set_batch(struct conn *c, size_t bytes);
+/* From within on_data: so many bytes more belong together. The next batch is them, if they fit one,
+ * and not also the beginning of what follows. 0: not known. */
+void conn_expect(struct conn *c, size_t bytes);
 /* Lets the kernel queue at most about this many bytes that it cannot send yet, so that what on_fill
  * gives next is soon on its way (TCP_NOTSENT_LOWAT). 0: no limit. */
 void conn_set_unsent_max(struct conn *c, uint32_t bytes);

@@ -24,6 +24,9 @@
 #include "net/conn.h"
 #include "net/tls_internal.h"
 
+#define CONN_RECORD          (16u << 10) /* of TLS: the most plaintext */
+#define CONN_RECORD_OVERHEAD 22          /* header, type, tag: TLS 1.3 with AEAD */
+
 enum conn_state { CONN_HANDSHAKE, CONN_OPEN, CONN_CLOSING, CONN_LINGER, CONN_DEAD };
 
 struct conn {
@@ -50,6 +53,8 @@ struct conn {
     struct buf kept_in, kept_plain, unsent;
 
     uint32_t batch, handshake_ms;
+    size_t expected; /* plaintext; see conn_expect */
+    size_t partial;  /* ciphertext that SSL has of a record whose end has not come */
     uint64_t last_input_ms, bytes_in, bytes_out;
     struct addr peer;
     struct diag *diag;

@@ -133,6 +133,17 @@ void conn_keep_rest(struct conn *c)
     c->in_is_kept = false;
 }
 
+/* How much makes a batch, or what is left of what belongs together. */
+static size_t read_size(const struct conn *c)
+{
+    if (!c->ssl)
+        return c->batch;
+    size_t plain = c->expected && c->expected < c->batch ? c->expected : c->batch;
+    size_t records = (plain + CONN_RECORD - 1) / CONN_RECORD;
+    size_t cipher = plain + records * CONN_RECORD_OVERHEAD;
+    return cipher > c->partial ? cipher - c->partial : c->batch;
+}
+
 /* What is there, else what was kept, else one recv(). */
 static void fetch(struct conn *c)
 {
@@ -147,7 +158,7 @@ static void fetch(struct conn *c)
     if (!c->io.readable || c->got_end)
         return;
     struct buffers *b = buffers_of_thread();
-    size_t cap = MIN((size_t)c->batch, BUFFERS_CIPHER);
+    size_t cap = MIN(read_size(c), BUFFERS_CIPHER);
     ssize_t n = recv(c->io.fd, b->cipher_in, cap, 0);
     if (n < 0) {
         if (errno == EAGAIN || errno == EWOULDBLOCK || errno == EINTR)

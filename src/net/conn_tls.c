@@ -14,8 +14,6 @@
 #include <pthread.h>
 #include <string.h>
 
-#define RECORD_MAX (16u << 10)
-
 static int bio_read(BIO *bio, char *data, int len)
 {
     struct conn *c = BIO_get_data(bio);
@@ -129,6 +127,12 @@ int conn_encrypt(struct conn *c, const uint8_t *plain, size_t len)
     return rc > 0 ? 0 : tls_error(c, rc);
 }
 
+/* To ask in vain costs SSL a buffer, made and freed. */
+static bool has_input(const struct conn *c)
+{
+    return c->in_len || c->got_end || SSL_pending(c->ssl);
+}
+
 int conn_decrypt(struct conn *c, const uint8_t **ret_plain, size_t *ret_len)
 {
     struct buffers *b = buffers_of_thread();
@@ -141,13 +145,16 @@ int conn_decrypt(struct conn *c, const uint8_t **ret_plain, size_t *ret_len)
     }
     *ret_plain = b->plain_in;
     ERR_clear_error();
-    while (*ret_len + RECORD_MAX <= BUFFERS_PLAIN) {
-        int n = SSL_read(c->ssl, b->plain_in + *ret_len, (int)(BUFFERS_PLAIN - *ret_len));
-        if (n <= 0)
-            return tls_error(c, n);
-        *ret_len += (size_t)n;
+    size_t before = c->partial + c->in_len, records = 0;
+    int n = 1;
+    while (n > 0 && has_input(c) && *ret_len + CONN_RECORD <= BUFFERS_PLAIN) {
+        n = SSL_read(c->ssl, b->plain_in + *ret_len, (int)(BUFFERS_PLAIN - *ret_len));
+        *ret_len += n > 0 ? (size_t)n : 0;
+        records += n > 0;
     }
-    return 0;
+    size_t taken = *ret_len + records * CONN_RECORD_OVERHEAD;
+    c->partial = SSL_has_pending(c->ssl) ? before - MIN(before, taken + c->in_len) : 0;
+    return n > 0 ? 0 : tls_error(c, n);
 }
 
 void conn_tls_goodbye(struct conn *c)

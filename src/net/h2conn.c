@@ -117,6 +117,7 @@ static size_t on_data(void *arg, const uint8_t *data, size_t len)
         end(hc, rc);
     else if (h2_is_done(hc->h2))
         end(hc, 0);
+    conn_expect(hc->conn, h2_frame_left(hc->h2));
     return len;
 }
 

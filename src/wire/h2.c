@@ -199,6 +199,14 @@ static int on_frame_recv(nghttp2_session *ng, const nghttp2_frame *frame, void *
     return 0;
 }
 
+static int on_begin_frame(nghttp2_session *ng, const nghttp2_frame_hd *hd, void *user_data)
+{
+    struct h2 *h = user_data;
+    (void)ng;
+    h->frame_left = hd->type == NGHTTP2_DATA ? hd->length : 0;
+    return 0;
+}
+
 static int on_data_chunk(nghttp2_session *ng, uint8_t flags, int32_t id, const uint8_t *data,
                          size_t len, void *user_data)
 {
@@ -206,6 +214,7 @@ static int on_data_chunk(nghttp2_session *ng, uint8_t flags, int32_t id, const u
     struct h2_stream *s = stream_of(h, id);
     const struct h2_budget *b = h->budget;
     (void)flags;
+    h->frame_left -= MIN(h->frame_left, len);
     nghttp2_session_consume_connection(ng, len);
     if (!s)
         return 0;
@@ -277,6 +286,7 @@ static void make_callbacks(void)
     assert(rc == 0);
     (void)rc;
     nghttp2_session_callbacks_set_on_begin_headers_callback(callbacks, on_begin_headers);
+    nghttp2_session_callbacks_set_on_begin_frame_callback(callbacks, on_begin_frame);
     nghttp2_session_callbacks_set_on_header_callback(callbacks, on_header);
     nghttp2_session_callbacks_set_on_frame_recv_callback(callbacks, on_frame_recv);
     nghttp2_session_callbacks_set_on_data_chunk_recv_callback(callbacks, on_data_chunk);
@@ -338,6 +348,7 @@ int h2_new(const struct h2_config *cfg, const struct h2_ops *ops, void *arg, str
     h->max_header_bytes = DEFAULT(cfg->max_header_bytes, 16u << 10);
     h->stream_window = DEFAULT(cfg->stream_window, 256u << 10);
     h->stream_window_max = MAX(DEFAULT(cfg->stream_window_max, 4u << 20), h->stream_window);
+    h->bulk_window = MIN(cfg->bulk_window, h->stream_window_max);
     h->own_budget.window_limit = DEFAULT(cfg->window_budget, 32u << 20);
     h->own_budget.buffer_limit = DEFAULT(cfg->buffer_budget, 64u << 20);
     h->budget = cfg->budget ? cfg->budget : &h->own_budget;
@@ -389,6 +400,11 @@ int h2_input(struct h2 *h, const uint8_t *data, size_t len)
     }
     h2_wake(h);
     return h->is_flooded ? ERR_LIMIT : 0;
+}
+
+size_t h2_frame_left(const struct h2 *h)
+{
+    return h->frame_left;
 }
 
 size_t h2_output(struct h2 *h, uint8_t *out, size_t cap)

@@ -78,6 +78,9 @@ struct h2_config {
     uint32_t max_streams;       /* open at once, opened by the peer; 0: 128 (client: none) */
     uint32_t stream_window;     /* bytes, at open; 0: 256 KiB */
     uint32_t stream_window_max; /* growth ends here; 0: 4 MiB, never below stream_window */
+    /* What a stream of bulk beside others of bulk is granted on a short path, bytes, as long as
+     * window_budget has room: deep enough that one piece fills a batch. 0: no more than alone. */
+    uint32_t bulk_window;
     uint32_t connection_window; /* bytes; 0: 8 MiB */
     uint32_t window_budget;     /* all growth of all streams together, bytes; 0: 32 MiB */
     /* Received and not consumed, of all streams together, bytes; 0: 64 MiB. Beyond it a stream that
@@ -133,6 +136,9 @@ void h2_free(struct h2 *h); /* closes every stream first */
 /* 0, or ERR_PROTO / ERR_LIMIT: send what h2_output still has (a GOAWAY) and close. Many violations
  * are told by GOAWAY only: ask h2_is_done after output. */
 int h2_input(struct h2 *h, const uint8_t *data, size_t len);
+/* How much of the DATA frame that is arriving has not: to read to its end keeps its bytes in one
+ * batch. 0: none is. */
+size_t h2_frame_left(const struct h2 *h);
 /* Writes frames to `out` until it is full or nothing is left; returns the bytes written. */
 size_t h2_output(struct h2 *h, uint8_t *out, size_t cap);
 /* Whether the connection came to its end (GOAWAY both ways, no streams). */

@@ -49,6 +49,7 @@ struct h2_stream {
     bool remote_ended : 1, local_ended : 1;
     bool is_deferred : 1; /* on_produce had nothing */
     bool is_reset : 1;    /* by us */
+    bool is_deep : 1;     /* has bulk_window, charged to the budget as growth */
 };
 
 struct h2 {
@@ -57,12 +58,13 @@ struct h2 {
     void *arg;
     struct h2_stream *streams;
     size_t n_streams;
-    uint32_t max_header_bytes, stream_window, stream_window_max;
+    uint32_t max_header_bytes, stream_window, stream_window_max, bulk_window;
     struct h2_budget *budget, own_budget;
     uint32_t rtt_us, ping_rtt_us; /* the least so far; 0: unknown */
 
     uint8_t *out; /* only inside h2_output */
     size_t out_len, out_cap;
+    size_t frame_left; /* see h2_frame_left */
 
     uint32_t control_left, control_allowance; /* frames until h2_tick, and after it */
     uint32_t peer_max_streams;

@@ -2,11 +2,15 @@
  * Streams: header blocks, bodies by pull, and the receive windows.
  *
  * Windows. `granted` is what the peer may still send, `buffered` what arrived and is not consumed;
- * their sum is kept at the target, and credit is sent once it is a quarter of it. The target is
+ * their sum is kept at the target, and credit is sent once it is a quarter of it (half of a deep
+ * one). The target is
  * `window`; four times that while no other stream is busy, because on a short path one stream needs
  * the depth to keep both ends' pipelines full; and less than that beside streams of small messages,
  * for which every byte in flight before theirs is delay. A surplus is not taken back, only not
  * granted again.
+ *
+ * Between hubs many streams of bulk share a connection; there each gets `bulk_window`
+ * (maybe_deepen).
  *
  * `window` itself doubles when it was consumed within two round trips: then the window, not the
  * reader, is the limit.
@@ -196,8 +200,24 @@ static uint32_t target_of(const struct h2_stream *s)
     case H2_TRAFFIC_MIXED:
         return MIN(s->window, MIXED_WINDOW + h2_round_trip_us(h) * MIXED_BYTES_A_US);
     default:
-        return s->window;
+        return s->is_deep ? MAX(s->window, h->bulk_window) : s->window;
     }
+}
+
+/* With windows of one batch many streams on one connection would go forward in quarters of it: in
+ * pieces as large as the credits, each a message of its own wherever the streams part. */
+static void maybe_deepen(struct h2_stream *s)
+{
+    struct h2 *h = s->h;
+    if (s->is_deep || h->bulk_window <= h->stream_window || s->mean_piece < H2_DATA_MAX ||
+        h2_round_trip_us(h) >= LONG_PATH_US || h2_traffic(h) != H2_TRAFFIC_BULK)
+        return;
+    uint32_t more = h->bulk_window - h->stream_window;
+    if (h->budget->window_used + more > h->budget->window_limit)
+        return;
+    s->is_deep = true;
+    s->grown += more;
+    h->budget->window_used += more;
 }
 
 static void maybe_grow(struct h2_stream *s, size_t consumed)
@@ -237,7 +257,7 @@ static void give_credit(struct h2_stream *s)
     if (s->granted + s->buffered >= target)
         return;
     uint32_t credit = target - s->granted - s->buffered;
-    if (credit < target / 4)
+    if (credit < target / (s->is_deep ? 2 : 4))
         return;
     s->granted += credit;
     nghttp2_submit_window_update(h->ng, NGHTTP2_FLAG_NONE, s->id, (int32_t)credit);
@@ -255,6 +275,7 @@ void h2_consume(struct h2_stream *s, size_t len)
     if (!h->in_batch && h->ops->now_us)
         h->now_us = h->ops->now_us(h->arg);
     maybe_grow(s, len);
+    maybe_deepen(s);
     give_credit(s);
 }
 

@@ -25,6 +25,7 @@
 struct peer {
     struct conn *conn;
     size_t to_send, sent, got, echo_pending, take_at_most;
+    size_t unit, head, n_crossed; /* after `head` bytes come units, which belong together */
     bool echoes, is_open, is_ended, is_closed;
     int err;
     char diag[448];
@@ -49,7 +50,11 @@ static size_t on_data(void *arg, const uint8_t *data, size_t len)
         if (data[i] != (uint8_t)((p->got + i) * 13))
             fail_msg("byte %zu differs", p->got + i);
     }
+    if (p->unit && p->got >= p->head)
+        p->n_crossed += (p->got - p->head) % p->unit + len > p->unit;
     p->got += len;
+    if (p->unit && p->got >= p->head)
+        conn_expect(p->conn, (p->unit - (p->got - p->head) % p->unit) % p->unit);
     if (p->echoes) {
         p->to_send += len;
         conn_wake(p->conn);
@@ -68,6 +73,8 @@ static size_t on_fill(void *arg, uint8_t *out, size_t cap)
 {
     struct peer *p = arg;
     size_t n = MIN(cap, p->to_send - p->sent);
+    if (p->unit && p->sent >= p->head)
+        n = MIN(n, p->unit - (p->sent - p->head) % p->unit);
     for (size_t i = 0; i < n; i++)
         out[i] = (uint8_t)((p->sent + i) * 13);
     p->sent += n;
@@ -188,6 +195,25 @@ static void bytes_are_echoed_over_tls_1_3(void **state)
     wait_for(rig.loop, rig.at_client.got == 10000000);
     assert_string_equal(rig.at_server.alpn, "http/1.1");
     assert_string_equal(conn_alpn(rig.at_client.conn), "http/1.1");
+    rig_done(&rig);
+}
+
+static void what_belongs_together_is_not_read_with_the_beginning_of_what_follows(void **state)
+{
+    enum { UNIT = 15 * 16384, N = 100 };
+    struct rig rig;
+    rig_new(&rig);
+    rig.at_server.unit = rig.at_client.unit = UNIT;
+    rig.at_server.head = rig.at_client.head = rig.at_client.to_send = 100;
+    join(&rig, NULL, NULL);
+    wait_for(rig.loop, rig.at_server.conn);
+    conn_set_batch(rig.at_server.conn, UNIT);
+    conn_set_batch(rig.at_client.conn, UNIT);
+    wait_for(rig.loop, rig.at_client.sent == 100);
+    rig.at_client.to_send += (size_t)UNIT * N;
+    conn_wake(rig.at_client.conn);
+    wait_for(rig.loop, rig.at_server.got == 100 + (size_t)UNIT * N);
+    assert_int_equal(rig.at_server.n_crossed, 0);
     rig_done(&rig);
 }
 
@@ -433,6 +459,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(bytes_are_echoed_over_tls_1_3),
+        cmocka_unit_test(what_belongs_together_is_not_read_with_the_beginning_of_what_follows),
         cmocka_unit_test(closing_sends_everything_first),
         cmocka_unit_test(a_paused_reader_gets_the_rest_later_and_in_order),
         cmocka_unit_test(a_connection_moves_to_another_loop_with_its_bytes),

@@ -290,6 +290,72 @@ static void the_window_shrinks_back_when_another_stream_is_busy(void **state)
     pair_free(&p);
 }
 
+struct bulk {
+    size_t left, got;
+    bool hold;
+};
+
+static void bulk_data(void *arg, struct h2_stream *s, const uint8_t *data, size_t len)
+{
+    struct bulk *b = arg;
+    b->got += len;
+    if (!b->hold)
+        h2_consume(s, len);
+}
+
+static int bulk_produce(void *arg, struct h2_stream *s, uint8_t *out, size_t cap, bool *eof)
+{
+    struct bulk *b = arg;
+    size_t n = MIN(cap, b->left);
+    memset(out, 0, n);
+    b->left -= n;
+    return (int)n;
+}
+
+static const struct h2_stream_ops bulk_ops = {.on_data = bulk_data, .on_produce = bulk_produce};
+
+static void streams_of_bulk_beside_others_get_a_deep_window_while_there_is_room(void **state)
+{
+    struct pair p;
+    struct bulk from[2] = {0}, to[2] = {0};
+    struct h2_stream *streams[2];
+    pair_new(&p, &(struct h2_config){.bulk_window = 1 << 20, .window_budget = 1 << 20});
+    for (int i = 0; i < 2; i++) {
+        h2_request(p.client.h, connect_request, 2, true, &bulk_ops, &from[i], &streams[i]);
+        exchange(&p);
+        h2_respond(p.server.stream, H2_HEADERS({":status", "200"}), 1, true);
+        h2_stream_set(p.server.stream, &bulk_ops, &to[i]);
+        exchange(&p);
+    }
+    for (int round = 0; round < 2; round++) {
+        for (int i = 0; i < 2; i++) {
+            to[i].hold = round > 0;
+            from[i].left = 20000000;
+            h2_resume(streams[i]);
+        }
+        exchange(&p);
+    }
+    size_t stalled[] = {to[0].got - 20000000, to[1].got - 20000000};
+    assert_in_range(MAX(stalled[0], stalled[1]), 512 << 10, 1 << 20);
+    assert_true(MIN(stalled[0], stalled[1]) <= 256 << 10); /* the budget has room for one */
+    pair_free(&p);
+}
+
+static void it_is_known_how_much_of_a_frame_has_not_come(void **state)
+{
+    struct pair p;
+    pair_new(&p, NULL);
+    connect_tunnel(&p);
+    p.client.to_send = 10000;
+    h2_resume(p.client.stream);
+    assert_int_equal(h2_output(p.client.h, wire, sizeof(wire)), 10009);
+    assert_int_equal(h2_input(p.server.h, wire, 1009), 0);
+    assert_int_equal(h2_frame_left(p.server.h), 9000);
+    assert_int_equal(h2_input(p.server.h, wire + 1009, 9000), 0);
+    assert_int_equal(h2_frame_left(p.server.h), 0);
+    pair_free(&p);
+}
+
 static void a_window_grows_only_while_the_round_trip_limits_it(void **state)
 {
     struct pair p;
@@ -515,6 +581,8 @@ int main(void)
         cmocka_unit_test(a_reader_that_stops_gets_at_most_its_window),
         cmocka_unit_test(readers_that_stopped_are_reset_when_all_have_too_much),
         cmocka_unit_test(the_window_shrinks_back_when_another_stream_is_busy),
+        cmocka_unit_test(streams_of_bulk_beside_others_get_a_deep_window_while_there_is_room),
+        cmocka_unit_test(it_is_known_how_much_of_a_frame_has_not_come),
         cmocka_unit_test(a_window_grows_only_while_the_round_trip_limits_it),
         cmocka_unit_test(a_ping_finds_the_long_path_that_the_transport_does_not_see),
         cmocka_unit_test(a_reset_reaches_the_other_side_with_its_code),
