@@ -259,6 +259,7 @@ static void start_on_worker(void *arg)
         return; /* gone meanwhile; main will stop this exposure */
     e->pool_user.on_gone = on_pool_gone;
     fleet_pool_use(e->pool, &e->pool_user);
+    exposure_index_add(e);
     if (e->listen_fd >= 0)
         start_listening(e);
 }
@@ -284,6 +285,7 @@ static void stop_on_worker(void *arg)
 {
     struct exposure *e = arg;
     stop_listening(e);
+    exposure_index_remove(e);
     fleet_pool_unuse(e->pool, &e->pool_user);
     e->is_stopped = true;
     relay_set_abort(&e->relays, exposure_stop_reason(e));
@@ -307,6 +309,7 @@ static void linger_on_worker(void *arg)
 {
     struct exposure *e = arg;
     stop_listening(e);
+    exposure_index_remove(e);
     if (e->udp)
         exposure_udp_linger(e->udp);
     e->is_closed = true;
@@ -366,6 +369,7 @@ int exposure_start(const struct exposure_config *cfg, struct exposure **ret)
     e->listen_fd = fd;
     e->lease_epoch = cfg->lease_epoch;
     e->proxy = cfg->proxy;
+    e->index = cfg->index;
     e->trust = cfg->trust;
     memcpy(e->meters, cfg->meters, sizeof(e->meters));
     snprintf(e->tunnel, sizeof(e->tunnel), "%s", cfg->tunnel);

@@ -102,6 +102,7 @@ struct exposure_config {
     struct proxy_trust *trust; /* load balancers before the listener; NULL: none */
     enum tunnel_protocol protocol;
     uint32_t flow_idle_ms;              /* UDP; 0: the default */
+    struct exposure_index *index;       /* to be found in; outlives the exposure. NULL: not to be */
     const struct tunnel_access *who;    /* whose `sources` the listener admits; copied */
     struct meter *meters[PACER_METERS]; /* the tunnel's and its tenant's; outlive the exposure */
     const struct exposure_ops *ops;
@@ -156,6 +157,22 @@ struct exposure_dial *exposure_dial(struct exposure *e, const struct exposure_go
                                     bool is_other_hubs, const struct exposure_dial_ops *ops,
                                     void *arg);
 const struct loop *exposure_loop(const struct exposure *e); /* where its streams are */
+
+/* What serves on one worker as that worker knows it, by tunnel and lease. Embedded,
+ * zero-initialised. */
+struct exposure_index {
+    struct exposure *all;
+};
+struct exposure *exposure_find(const struct exposure_index *x, const char *tunnel,
+                               uint64_t lease_epoch); /* NULL: none that serves */
+/* The same as exposure_dial for another hub's client, all on the worker, without the main loop.
+ * Callbacks come there, later. Negative: they do not, and the end of the pair is dropped. */
+int exposure_dial_here(struct exposure *e, const struct exposure_goal *goal,
+                       struct relay_pair *pair, const struct addr *client,
+                       const struct exposure_dial_ops *ops, void *arg, struct exposure_dial **ret);
+uint64_t exposure_passed_ms(
+    const struct exposure *e); /* when, the last time; loop time; 0: never */
+
 /* From within on_end of a target that was not reached: the ICMP error behind it; version 0: there
  * was none. */
 const struct icmp_cause *exposure_dial_cause(const struct exposure_dial *d);

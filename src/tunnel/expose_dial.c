@@ -6,6 +6,8 @@
  *
  * Each of the two sides holds a reference until its last message, which carries it over. The
  * exposure itself is touched only where a relay keeps it in place.
+ *
+ * Of one that is here both sides are the worker's, and what would be messages are calls.
  */
 #include "tunnel/expose_internal.h"
 
@@ -28,7 +30,8 @@ struct exposure_dial {
     struct relay_pair *pair;
     struct addr client;
     struct exposure_goal goal;
-    bool has_goal, is_other_hubs, is_again;
+    bool has_goal, is_other_hubs, is_again, is_here;
+    bool is_starting;    /* of one that is here: its end is what exposure_dial_here returns */
     struct relay *relay; /* the worker's; NULL: ended */
     int end_err;         /* the worker's, then the main loop's */
     struct icmp_cause end_cause;
@@ -43,6 +46,14 @@ static void unref(struct exposure_dial *d)
         mem_free(d);
 }
 
+static void tell_caller(struct exposure_dial *d, void (*fn)(void *arg))
+{
+    if (d->is_here)
+        fn(d);
+    else
+        loop_post(d->main, fn, d);
+}
+
 static void opened_on_main(void *arg)
 {
     struct exposure_dial *d = arg;
@@ -54,14 +65,14 @@ static void opened_on_main(void *arg)
 void exposure_dial_opened(struct exposure_dial *d)
 {
     atomic_fetch_add(&d->refs, 1);
-    loop_post(d->main, opened_on_main, d);
+    tell_caller(d, opened_on_main);
 }
 
 static void ended_on_main(void *arg)
 {
     struct exposure_dial *d = arg;
     d->has_ended = true;
-    if (!d->is_done)
+    if (!d->is_done && !d->is_starting)
         d->ops->on_end(d->arg, d->end_err);
     unref(d);
 }
@@ -76,7 +87,7 @@ void exposure_dial_ended(struct exposure_dial *d, int err, const struct icmp_cau
     d->relay = NULL;
     d->end_err = err;
     d->end_cause = *cause;
-    loop_post(d->main, ended_on_main, d);
+    tell_caller(d, ended_on_main);
 }
 
 static void start_on_worker(void *arg)
@@ -110,6 +121,37 @@ struct exposure_dial *exposure_dial(struct exposure *e, const struct exposure_go
         d->goal = *goal;
     loop_post(d->worker, start_on_worker, d);
     return d;
+}
+
+int exposure_dial_here(struct exposure *e, const struct exposure_goal *goal,
+                       struct relay_pair *pair, const struct addr *client,
+                       const struct exposure_dial_ops *ops, void *arg, struct exposure_dial **ret)
+{
+    struct exposure_dial *d = NEW(struct exposure_dial);
+    *d = (struct exposure_dial){.main = e->worker,
+                                .worker = e->worker,
+                                .ops = ops,
+                                .arg = arg,
+                                .exposure = e,
+                                .fd = -1,
+                                .pair = pair,
+                                .client = *client,
+                                .goal = *goal,
+                                .has_goal = true,
+                                .is_other_hubs = true,
+                                .is_here = true,
+                                .is_starting = true};
+    d->refs = 2;
+    atomic_store_explicit(&e->passed_ms, loop_now_ms(e->worker), memory_order_relaxed);
+    start_on_worker(d);
+    d->is_starting = false;
+    if (d->has_ended) {
+        int err = d->end_err;
+        unref(d);
+        return err;
+    }
+    *ret = d;
+    return 0;
 }
 
 /* ---- turned away by another hub: the worker's reference has come to the main loop ---- */
@@ -153,6 +195,8 @@ void exposure_dial_done(struct exposure_dial *d, int err)
     d->done_err = err;
     if (d->has_ended)
         unref(d);
+    else if (d->is_here)
+        done_on_worker(d);
     else
         loop_post(d->worker, done_on_worker, d);
 }

@@ -6,7 +6,15 @@
 #include "net/relay.h"
 #include "tunnel/expose.h"
 
+#include <uthash.h>
+
 struct exposure_udp;
+
+/* Zero where the texts are shorter. */
+struct exposure_key {
+    char tunnel[ID_SIZE];
+    uint64_t lease_epoch;
+};
 
 #define EXPOSURE_HEADERS_MAX 3 /* which every request to the agent, or to its hub, has */
 
@@ -49,6 +57,11 @@ struct exposure {
     int target_err;
     bool is_stopped, is_closed; /* cut; takes no new clients */
     _Atomic uint64_t n_arrived; /* of those that the main loop gave */
+    _Atomic uint64_t passed_ms;
+    struct exposure_index *index;
+    bool is_indexed;
+    struct exposure_key key;
+    UT_hash_handle hh;
     struct exposure_record *records;
     size_t n_records;
     struct timer flush_timer;
@@ -76,6 +89,10 @@ int64_t exposure_opened_at(const struct relay *r); /* wall ms */
 struct relay *exposure_open_dial(struct exposure *e, struct exposure_dial *d,
                                  const struct exposure_goal *goal, int fd, struct relay_pair *pair,
                                  const struct addr *client, bool is_other_hubs);
+
+/* Worker. expose_index.c */
+void exposure_index_add(struct exposure *e); /* if it is to be found */
+void exposure_index_remove(struct exposure *e);
 
 /* Worker. expose_dial.c is told: */
 void exposure_dial_opened(struct exposure_dial *d);

@@ -7,6 +7,7 @@
 #include "scan/scan_stream.h"
 #include "wire/connect_udp.h"
 
+#include <stdio.h>
 #include <string.h>
 
 static int check_ticket(const struct lane_stream *s, struct ticket *ret)
@@ -44,6 +45,28 @@ static int dial_for_hub(struct lane_stream *s, const struct ticket *t,
     lane_name_worker(s->lane->tunnels, dial.far_loop, s->worker);
     lane_stream_begin(s, &dial);
     return 0;
+}
+
+bool lane_hub_admit_here(struct lane_stream *s)
+{
+    struct ticket t;
+    struct exposure_goal goal = {0};
+    struct tunnel_lane_dial dial = lane_stream_dial(s, &goal);
+    if (check_ticket(s, &t) < 0 || read_goal(s, &goal) < 0)
+        return false;
+    struct exposure *e = exposure_find(&s->lane->index, t.tunnel, t.lease_epoch);
+    if (!e)
+        return false;
+    dial.near = (struct tunnel_near){.fd = -1, .pair = relay_pair_new()};
+    if (exposure_dial_here(e, &goal, dial.near.pair, dial.client, dial.ops, dial.arg, &dial.dial) <
+        0) {
+        relay_pair_drop(dial.near.pair);
+        return false;
+    }
+    s->is_here = true;
+    snprintf(s->worker, sizeof(s->worker), "%s", s->conn->worker);
+    lane_stream_begin(s, &dial);
+    return true;
 }
 
 static void on_awaited(struct tunnel_await *w, int err)

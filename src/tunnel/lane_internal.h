@@ -18,6 +18,7 @@ struct tunnel_lane {
 
     /* The lane's loop's. */
     struct relay_set relays;
+    struct exposure_index index; /* of what serves on the loop */
     struct h2_budget hubs_budget;
     struct client_conn *conns;
     _Atomic uint32_t n_conns;
@@ -32,7 +33,8 @@ struct client_conn {
     struct h2conn *hc;
     struct timer deadline; /* of a stranger */
     bool is_known;
-    char hub[ID_SIZE]; /* which hub it is, by its certificate; empty: a client */
+    char hub[ID_SIZE];             /* which hub it is, by its certificate; empty: a client */
+    char worker[LANE_WORKER_SIZE]; /* of a hub: see lane_name_worker */
     struct client_conn *prev, *next;
 };
 
@@ -49,6 +51,9 @@ struct lane_stream {
     bool is_scan;                  /* another hub's: the agent itself is meant */
     uint8_t ttl;                   /* of what reaches for the target; 0: as usual */
     struct tunnel_ranges allow;    /* of echoes that another hub forwards */
+
+    /* What follows as the main loop's is the lane's: it was let in without asking there. */
+    bool is_here;
 
     /* The lane's loop's. */
     struct relay *relay;      /* NULL: ended */
@@ -76,5 +81,7 @@ struct tunnel_lane_dial lane_stream_dial(struct lane_stream *s, const struct exp
 void lane_stream_begin(struct lane_stream *s, const struct tunnel_lane_dial *d);
 void lane_stream_refuse(struct lane_stream *s, int err); /* ERR_STALE: the tunnel is not here */
 
-/* lane_hub.c. Main loop: a stream that another hub forwards. */
+/* lane_hub.c: a stream that another hub forwards. Main loop. */
 void lane_hub_admit(struct lane_stream *s);
+/* The lane's loop: if it can be let in there and then; else the main loop is to be asked. */
+bool lane_hub_admit_here(struct lane_stream *s);

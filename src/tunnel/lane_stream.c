@@ -8,6 +8,9 @@
  *   lane: relay_other_ended ◄───── main: how the far side ended
  *   lane: the relay has ended ───► main: exposure_dial_done, nothing is posted any more
  *
+ * Where another hub's stream finds the agent's connections on the lane's own loop, it asks the main
+ * loop for nothing, and all of these are calls.
+ *
  * The stream's own reference is the lane's until the relay has ended, then the message's that says
  * so; each other message carries one.
  */
@@ -66,7 +69,10 @@ static struct news *news_new(struct lane_stream *s)
 
 static void send_news(struct news *n, void (*fn)(void *arg))
 {
-    loop_post(n->stream->lane->loop, fn, n);
+    if (n->stream->is_here)
+        fn(n);
+    else
+        loop_post(n->stream->lane->loop, fn, n);
 }
 
 static void news_free(struct news *n)
@@ -294,7 +300,10 @@ static void on_relay_end(void *arg, struct relay *r, const struct relay_result *
     s->relay = NULL;
     s->conn = NULL;
     *e = (struct ended){s, res->end == RELAY_END_FINISHED ? 0 : res->err ? res->err : ERR_RESET};
-    loop_post(s->lane->main, ended_on_main, e);
+    if (s->is_here)
+        ended_on_main(e);
+    else
+        loop_post(s->lane->main, ended_on_main, e);
 }
 
 static const struct relay_ops relay_ops = {.on_end = on_relay_end};
@@ -333,5 +342,8 @@ void lane_stream_start(struct tunnel_lane *lane, struct client_conn *conn, struc
     s->ttl = relay_read_ttl(h);
     s->is_scan = !udp_path && h2_headers_get(h, ":protocol");
     s->relay = relay_await(h2, &lane->relays, &relay_ops, s);
-    loop_post(lane->main, asked_on_main, s);
+    if (s->hub[0] && lane_hub_admit_here(s))
+        lane_stream_unref(s);
+    else
+        loop_post(lane->main, asked_on_main, s);
 }

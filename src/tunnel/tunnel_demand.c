@@ -14,6 +14,7 @@
 
 #include "base/error.h"
 #include "base/log.h"
+#include "base/macro.h"
 #include "base/mem.h"
 #include "base/time.h"
 #include "wire/proxy_status.h"
@@ -202,6 +203,8 @@ static void on_idle_timer(struct timer *timer)
     struct tunnel_traffic traffic;
     uint64_t now = loop_now_ms(o->owner->loop), idle = (uint64_t)o->t.idle_ms;
     tunnel_traffic(o, &traffic);
+    for (const struct exposure *e = o->exposures; e; e = exposure_next(e))
+        o->used_ms = MAX(o->used_ms, exposure_passed_ms(e));
     if (traffic.streams_open || !tunnel_is_ours_to_tell(o))
         o->used_ms = now;
     if (o->used_ms + idle > now) {

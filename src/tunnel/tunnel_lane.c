@@ -100,7 +100,7 @@ static const struct conn_ops nobody = {.on_close = ignore_close};
 struct arrival {
     struct tunnel_lane *lane;
     struct conn *conn;
-    char hub[ID_SIZE];
+    char hub[ID_SIZE], worker[LANE_WORKER_SIZE];
 };
 
 /* Hubs have windows as agents have: their streams are forwarded ones. */
@@ -113,6 +113,7 @@ static struct h2conn_config config_of(struct tunnel_lane *lane, bool is_hub)
                                        .resets_a_second = RESETS_MAX}};
     if (is_hub) {
         cfg.h2.stream_window_max = FLEET_STREAM_WINDOW_MAX;
+        cfg.h2.bulk_window = FLEET_BULK_WINDOW;
         cfg.h2.connection_window = FLEET_CONNECTION_WINDOW;
         cfg.h2.budget = &lane->hubs_budget;
     } else {
@@ -135,6 +136,7 @@ static void arrive_on_lane(void *arg)
     struct client_conn *c = NEW(struct client_conn);
     c->lane = lane;
     snprintf(c->hub, sizeof(c->hub), "%s", a->hub);
+    snprintf(c->worker, sizeof(c->worker), "%s", a->worker);
     c->is_known = is_hub;
     lane->n_conns++;
     lane->n_strangers += !is_hub;
@@ -151,6 +153,7 @@ void tunnel_lane_take_hubs(struct tunnel_lane *lane, struct conn *c, const char 
     struct arrival *a = NEW(struct arrival);
     *a = (struct arrival){.lane = lane, .conn = c};
     snprintf(a->hub, sizeof(a->hub), "%s", hub);
+    lane_name_worker(lane->tunnels, lane->loop, a->worker);
     loop_post(lane->loop, arrive_on_lane, a);
 }
 
@@ -202,6 +205,16 @@ void lane_name_worker(const struct tunnels *ts, const struct loop *l, char ret[L
             snprintf(ret, LANE_WORKER_SIZE, "%u/%u", number, count_workers(ts));
         number += is_workers(lane);
     }
+}
+
+struct exposure_index *tunnel_lane_index(struct tunnels *ts, const struct loop *l)
+{
+    struct tunnel_lane *lane;
+    DL_FOREACH (ts->lanes, lane) {
+        if (lane->loop == l)
+            return &lane->index;
+    }
+    return NULL;
 }
 
 struct tunnel_lane *tunnel_lane_pick(struct tunnels *ts)

@@ -12,6 +12,7 @@
 #include "tunnel/tunnel_hub.h"
 
 struct conn;
+struct exposure_index;
 struct h2_headers;
 struct h2_stream;
 struct tunnel_lane;
@@ -37,6 +38,8 @@ void tunnel_lane_forward(struct tunnel_lane *lane, struct conn *c);
 struct tunnel_lane *tunnel_lane_pick(struct tunnels *ts);
 /* Main loop. That of this worker, modulo how many there are. */
 struct tunnel_lane *tunnel_lane_of_worker(struct tunnels *ts, uint32_t number);
+/* Main loop. What serves on this worker; NULL: it has no lane. */
+struct exposure_index *tunnel_lane_index(struct tunnels *ts, const struct loop *l);
 /* The lane's loop. Takes a request to CONNECT, of any HTTP/2 connection of this loop. */
 void tunnel_lane_request(struct tunnel_lane *lane, struct h2_stream *s, const struct h2_headers *h);
 

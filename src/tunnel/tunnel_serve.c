@@ -8,6 +8,7 @@
 #include "base/error.h"
 #include "base/log.h"
 #include "peer/peers.h"
+#include "tunnel/tunnel_lane.h"
 #include "wire/proxy_status.h"
 
 #include <utlist.h>
@@ -37,6 +38,8 @@ static void expose(struct tunnel_object *o, struct fleet_pool *pool, const char 
     struct tunnels *ts = o->owner;
     char authority[EXPOSURE_AUTHORITY_SIZE];
     bool is_shared = o->t.spec.spread == TUNNEL_SPREAD_CONNECTION;
+    struct exposure_index *index =
+        is_shared || pool->ops ? NULL : tunnel_lane_index(ts, pool->worker);
     if (o->rebind || ts->is_draining || is_exposed(o, epoch))
         return;
     tunnel_stop_refusing(o);
@@ -53,6 +56,7 @@ static void expose(struct tunnel_object *o, struct fleet_pool *pool, const char 
                                         .trust = ts->trust,
                                         .protocol = o->t.spec.protocol,
                                         .flow_idle_ms = o->t.spec.idle_timeout_ms,
+                                        .index = index,
                                         .who = &o->t.spec.who,
                                         .meters = {&o->meter, o->tenant_meter},
                                         .ops = &ts->exposure_ops,

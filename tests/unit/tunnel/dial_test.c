@@ -3,7 +3,10 @@
 
 #include "base/error.h"
 #include "base/macro.h"
+#include "net/relay.h"
+#include "tunnel/tunnel_lane.h"
 
+#include <stdatomic.h>
 #include <stdio.h>
 #include <sys/socket.h>
 #include <unistd.h>
@@ -195,6 +198,102 @@ static void a_port_that_is_known_late_cuts_no_stream(void **state)
     bench_agent_stop(&a);
 }
 
+/* ---- on the worker ---- */
+
+/* What one step on the exposure's worker finds and does. */
+struct on_worker {
+    struct bench *bench;
+    struct tunnel_object *tunnel;
+    const struct exposure_index *index;
+    uint64_t epoch;
+    bool dials;
+    struct exposure_dial *dial;
+    struct relay_pair *pair;
+    bool is_found;
+    _Atomic int steps, opens, ends;
+};
+
+static void on_open_here(void *arg)
+{
+    ((struct on_worker *)arg)->opens++;
+}
+
+static void on_end_here(void *arg, int err)
+{
+    ((struct on_worker *)arg)->ends++;
+}
+
+static const struct exposure_dial_ops here_ops = {.on_open = on_open_here, .on_end = on_end_here};
+
+static void look_on_worker(void *arg)
+{
+    struct on_worker *w = arg;
+    const struct exposure_goal goal = {0};
+    struct addr client = {0};
+    struct exposure *e = exposure_find(w->index, w->tunnel->t.id, w->epoch);
+    w->is_found = e != NULL;
+    if (e && w->dials) {
+        w->pair = relay_pair_new();
+        assert_int_equal(exposure_dial_here(e, &goal, w->pair, &client, &here_ops, w, &w->dial), 0);
+    }
+    w->steps++;
+}
+
+static void leave_on_worker(void *arg)
+{
+    struct on_worker *w = arg;
+    relay_pair_drop(w->pair);
+    exposure_dial_done(w->dial, ERR_RESET);
+    w->steps++;
+}
+
+static void run_on_worker(struct on_worker *w, void (*fn)(void *arg))
+{
+    int before = w->steps;
+    loop_post((struct loop *)exposure_loop(w->tunnel->exposures), fn, w);
+    wait_for(w->bench->loop, w->steps > before);
+}
+
+static void a_worker_opens_another_hubs_stream_by_itself(void **state)
+{
+    struct bench *b = *state;
+    struct bench_agent a;
+    struct tunnel_lane *lanes[BENCH_WORKERS];
+    for (size_t i = 0; i < BENCH_WORKERS; i++)
+        lanes[i] = tunnel_lane_new(b->tunnels, worker_loop(b->workers[i]));
+    struct tunnel_object *o = bench_serve(b, &a, NULL, 0);
+    struct exposure *e = o->exposures;
+    struct on_worker w = {.bench = b,
+                          .tunnel = o,
+                          .index = tunnel_lane_index(b->tunnels, exposure_loop(e)),
+                          .epoch = exposure_epoch(e) + 1};
+    run_on_worker(&w, look_on_worker);
+    assert_false(w.is_found); /* not that lease */
+    assert_int_equal(exposure_passed_ms(e), 0);
+
+    w.epoch--;
+    w.dials = true;
+    run_on_worker(&w, look_on_worker);
+    assert_true(w.is_found);
+    wait_for(b->loop, w.opens == 1 && b->n_served == 1);
+    assert_true(exposure_passed_ms(e) > 0);
+    assert_int_equal(exposure_load(e), 1);
+    run_on_worker(&w, leave_on_worker);
+    wait_for(b->loop, bench_is_ended(b->served[0]) && !exposure_load(e));
+    assert_int_equal(w.ends, 0);
+    assert_int_equal(bench_query(b, "SELECT COUNT(*) FROM connection"), 0); /* the other hub's */
+
+    w.dials = false;
+    exposure_linger(e);
+    run_on_worker(&w, look_on_worker);
+    assert_false(w.is_found); /* for new ones it serves no more */
+    bench_agent_stop(&a);
+    bench_delete(b, o);
+    wait_for(b->loop, !b->tunnels->n_exposures);
+    for (size_t i = 0; i < BENCH_WORKERS; i++)
+        tunnel_lane_free(lanes[i]);
+}
+
 int main(void)
 {
 #define T(name) cmocka_unit_test_setup_teardown(name, bench_set_up, bench_tear_down)
@@ -205,6 +304,7 @@ int main(void)
         T(a_stream_of_the_main_loop_is_cut_with_its_tunnel),
         T(the_streams_of_a_revoked_token_are_cut_and_no_others),
         T(a_port_that_is_known_late_cuts_no_stream),
+        T(a_worker_opens_another_hubs_stream_by_itself),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
