@@ -303,8 +303,10 @@ def test_each_failure_has_a_page_and_a_reason(bench, lan_hub, app):
     url = f"https://{HOST}/"
     for version in ("--http1.1", "--http2"):
         lan_hub.admin.patch("/api/v1/tunnels/web", {"spec": {"target": {"address": "127.0.0.1:1"}}})
-        status, head, body = curl(lan_hub, url, version, "-H", "Accept: text/html")
-        assert status in (502, 503) and "proxy-status: warren; error=" in head, (head, body)
+        status, head, body = wait_until(  # the agent's hub hears of it some milliseconds later
+            lambda: (a := curl(lan_hub, url, version, "-H", "Accept: text/html"))[0] in (502, 503) and a,
+            "the target to be another one")
+        assert "proxy-status: warren; error=" in head, (head, body)
         assert b"<h1>50" in body and HOST.encode() in body
         status, head, body = curl(lan_hub, url, version)
         assert "content-type: application/problem+json" in head
