@@ -82,8 +82,8 @@ static const struct metric_row rows[METRIC_COUNT] = {
     [HUB_LEASE] = {"warren_hub_lease_held", METRIC_GAUGE,
                    "1 while this hub's lease is renewed in time, else it takes nothing new"},
     [STREAMS_TURNED] = {"warren_streams_turned_total", METRIC_COUNTER,
-                        "Client connections that another hub no longer served, and were tried "
-                        "once more"},
+                        "Client connections that another hub did not serve, or that were lost on "
+                        "the way there, and were tried once more"},
     [AGENTS_ONLINE] = {"warren_agents_online", METRIC_GAUGE, "Agents that are logged in"},
     [REVERSE_CONNECTIONS] = {"warren_reverse_connections", METRIC_GAUGE,
                              "Connections that carry agents' streams"},
