@@ -21,7 +21,7 @@ from lib import network  # after place, which knows where it is
 IDLE_FLOWS = 10_000
 SCAN_PARALLEL = 1_000
 ROUNDS = 3  # where other things are measured as well
-WALK_OBJECTS, WALK_RTT_MS = 300, 50
+WALK_OBJECTS, WALK_RTT_MS, WALK_FAR_RTT_MS = 300, 50, 100
 HUGE_MTU = 65520  # what pasta has by itself, and slirp4netns allows at most
 
 NATIVE, LEG, PASTA, SLIRP = "native", "mount leg", "pasta", "slirp4netns"
@@ -46,6 +46,7 @@ ROWS = [
     ("mount_udp_flood", "datagrams of 1,200 bytes that arrive, 16 flows", "1/s"),
     ("mount_idle", f"{IDLE_FLOWS:,} idle flows, memory of the mount", "MiB PSS"),
     ("mount_walk", f"SNMP walk of all of mib-2, {WALK_RTT_MS} ms away", "s"),
+    ("mount_walk_far", f"... {WALK_FAR_RTT_MS} ms away", "s"),
     ("mount_walk_few", f"of {WALK_OBJECTS} objects", "s"),
     ("mount_walk_plain", "the same, nothing read ahead", "s"),
     ("mount_errors", "failed streams and exchanges, all rounds", ""),
@@ -317,13 +318,17 @@ def walk(bench):
     from lib.plant import address
     from lib.snmp_plant import DEVICE, SnmpPlant
     plant = SnmpPlant(bench.directory, WALK_RTT_MS)
-    walks = {"walk": snmp.walk(address(DEVICE), root=".1.3.6.1.2.1"), "walk_few": snmp.walk(address(DEVICE))}
+    few = snmp.walk(address(DEVICE))
+    walks = {"walk": snmp.walk(address(DEVICE), root=".1.3.6.1.2.1"), "walk_few": few}
+    walks["walk_far"] = walks["walk"]
     try:
         plant.snmpd(WALK_OBJECTS)
         for row, argv in [*walks.items()] * min(bench.o.rounds, ROUNDS):
+            plant.link.set(delay_ms=(WALK_FAR_RTT_MS if row == "walk_far" else WALK_RTT_MS) / 2)
             bench.record(row, Native, plant.timed(argv, mounted=False)[1])
             bench.record(row, Whole, plant.timed(argv)[1])
-        bench.record("walk_plain", Whole, plant.timed(walks["walk_few"], "--no-read-ahead")[1])
+        plant.link.set(delay_ms=WALK_RTT_MS / 2)
+        bench.record("walk_plain", Whole, plant.timed(few, "--no-read-ahead")[1])
     finally:
         plant.close()
 

@@ -44,7 +44,7 @@ class SnmpPlant(Plant):
 
     def timed(self, argv, *options, mounted=True):
         """(its output, seconds) of a command on the LAN, or in a mount: it begins when the way to the LAN is there."""
-        script = f"snmpgetnext -v2c -c public -t 9 {address(DEVICE)} {snmp.ROOT} >&2; begin=$(date +%s%N); " \
+        script = f"snmpget -v2c -c public -t 9 {address(DEVICE)} {snmp.ROOT}.1.1.0 >&2; begin=$(date +%s%N); " \
                  '"$@"; code=$?; echo "took $(($(date +%s%N) - begin))" >&2; exit $code'
         argv = ["sh", "-c", script, "sh", *argv]
         done = self.mounted(*argv, options=options, seconds=110) if mounted else self.native(*argv, seconds=110)

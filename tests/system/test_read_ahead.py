@@ -98,16 +98,20 @@ def test_hits_and_waste_are_counted_and_an_agent_may_be_told_to_stay_out_of_it(p
                               env=plant.environment(), capture_output=True, text=True, timeout=100)
         assert done.returncode == 0, done.stderr
         return done.stdout
-    warren("plant", "--name", "lab", "--detach")
+
+    def phase():
+        return json.loads(warren("status", "lab", "-o", "json"))["phase"]
+    warren("plant", "--name", "lab", "--detach", "--read-ahead-ttl", "30s")  # nothing gets old where all is slow
     assert warren("exec", "lab", "--", *argv).count("\n") == OBJECTS
     counted = json.loads(warren("status", "lab", "-o", "json"))["read_ahead"]
     asked = plant.asked_ahead()
     assert counted["hits"] > 0.9 * OBJECTS and counted["wasted"] < 0.1 * OBJECTS
     assert counted["hits"] <= asked["answered"] <= asked["asked"] < 1.1 * OBJECTS
     plant.agent.process.stop()
+    wait_until(lambda: phase() != "active", "the mount to miss its agent", 40)
     plant.agent.process.argv.append("--no-read-ahead")
     plant.agent.start()
-    wait_until(lambda: json.loads(warren("status", "lab", "-o", "json"))["phase"] == "active", "the agent", 40)
+    wait_until(lambda: phase() == "active", "the agent", 40)
     assert warren("exec", "lab", "--", *snmp.walk(address(DEVICE), root=SYSTEM)).count("\n") > 10
     assert plant.asked_ahead()["asked"] == 0
     warren("stop", "lab")
