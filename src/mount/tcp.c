@@ -445,7 +445,8 @@ static bool put_mended(struct tcp *t, uint64_t now_ms, size_t max, struct tcp_se
     window = MAX(window, at);
     end = MIN(end, (size_t)t->out.len);
     end = MIN(end, window);
-    size_t len = MIN(end - at, MIN(max, (size_t)TCP_SEGMENTS_MAX));
+    size_t len = MIN(max, (size_t)TCP_SEGMENTS_MAX);
+    len = MIN(len, end - at);
     has_fin = has_fin && at + len == t->out.len;
     if (!len && !has_fin)
         return false;
