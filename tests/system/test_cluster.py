@@ -14,6 +14,7 @@ from lib.datagram import UdpServer, ask, udp_socket
 from lib.process import SLOW, run, wait_until
 from lib.service import connect, exchange, serves
 from lib.warren import program, tls_socket
+from lib.witness import Ledger
 
 PORT = 9000
 
@@ -148,6 +149,7 @@ def test_a_killed_hub_is_replaced_and_other_streams_go_on(bench, cluster):
     cluster.tunnel(home, other.address, name="other", network="elsewhere", endpoint={"listen": f"0.0.0.0:{PORT + 1}"})
     at = f"{ingress.host}:{PORT}"
     assert serves(at, cluster.client)
+    ledger = Ledger(cluster)
     with connect(f"{ingress.host}:{PORT + 1}", namespace=cluster.client) as sock:
         assert exchange(sock, b"before") == b"before"
         home.process.kill()
@@ -156,6 +158,7 @@ def test_a_killed_hub_is_replaced_and_other_streams_go_on(bench, cluster):
         print(f"\nserved again {time.monotonic() - killed:.2f} s after the hub was killed")
         assert exchange(sock, b"after") == b"after"
     wait_until(lambda: cluster.hub_of(moving) not in (None, home), "the agent to be shown elsewhere")
+    print(f"{ledger.check()} writes acknowledged, and all there")
 
 
 def test_a_hub_that_is_stopped_gives_up_what_it_has(bench, cluster):

@@ -58,6 +58,7 @@ def report(fault, witness, ledger):
 
 
 def test_a_killed_hubs_tunnels_move_once(bench, site):
+    """To another agent, as its own may go nowhere else: when its lease is over."""
     cluster, _ = site
     first, second = two_agents(bench, cluster)
     staying = cluster.agent("staying", at=cluster.hubs[1], network="elsewhere")
