@@ -11,6 +11,7 @@ from scale_cluster import NETWORK, Cluster
 from run import say
 
 SWARM_MAX = 14_000  # agents in one process
+CONNECT_S = 1800
 
 
 class Swarm:
@@ -141,6 +142,21 @@ def start_swarms(cluster, o, identities):
     return swarms
 
 
+def wait_connected(swarms, agents):
+    """Says each 15 seconds how far they are, which take longer than that."""
+    began, said = time.monotonic(), 0
+    for s in swarms:
+        while not s.connected:
+            if s.popen.poll() is not None or time.monotonic() - began > CONNECT_S:
+                raise RuntimeError(f"a swarm has not connected: {s.state}")
+            if time.monotonic() - began > said + 15:
+                said = time.monotonic() - began
+                up = sum(other.state.get("up", 0) for other in swarms)
+                say(f"{up} of {agents} after {said:.0f} s, {sum(o.state.get('failed', 0) for o in swarms)} dials in vain")
+            with s.told:
+                s.told.wait_for(lambda: s.connected, 1)
+
+
 def storm_rows(name, agents, watch, unit="s"):
     seconds, _, written, wal, database, hubs, swarm = watch
     return [(f"{name}: all logged in after", seconds, unit),
@@ -213,8 +229,7 @@ def measure(o, directory, build):
         say("connecting")
         swarms = start_swarms(cluster, o, identities)
         watch = Watch(cluster, swarms)
-        for s in swarms:
-            s.wait("connected", 1800)
+        wait_connected(swarms, o.agents)
         rows += storm_rows("connecting", o.agents, watch.end())
         time.sleep(3)
         say("at rest")

@@ -9,7 +9,7 @@
  *
  * Others wait while a batch holds the database's one writer, and so does what is to come first: a
  * lease that is renewed late is lost. So where statements are slow a batch ends after BATCH_MS, and
- * the rest of it waits anew.
+ * the rest of it waits anew; and what comes first is a batch of its own.
  */
 #include "store/store_private.h"
 
@@ -19,7 +19,7 @@
 #include "base/time.h"
 
 #define FEED_TRIM_EVERY 1000 /* changes */
-#define BATCH_MS        500
+#define BATCH_MS        200
 #define PATIENCE_MS     5000
 #define RECONNECT_FIRST 100
 #define RECONNECT_MAX   1000
@@ -425,12 +425,14 @@ int store_thread_prepare(struct store *s)
 static void take_batch(struct store *s, struct request_list *batch)
 {
     list_init(batch);
-    if (s->changes_since_trim >= FEED_TRIM_EVERY) {
+    if (s->changes_since_trim >= FEED_TRIM_EVERY) { /* alone: who only reads needs no lock for it */
         s->changes_since_trim = 0;
         list_push(batch, store_request_new(STORE_WRITE, trim_work, NULL, s));
+        return;
     }
     store_follow_poll(s, batch);
-    while (s->queue.head && batch->n < s->ops->batch_max)
+    bool has_first = s->queue.head && s->queue.head->is_first;
+    while (s->queue.head && batch->n < s->ops->batch_max && s->queue.head->is_first == has_first)
         list_push(batch, list_pop(&s->queue));
 }
 

@@ -5,6 +5,7 @@
 #include "base/macro.h"
 
 #include <libpq-fe.h>
+#include <poll.h>
 #include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -124,6 +125,23 @@ static void a_database_that_is_not_there_is_named(void **state)
     assert_non_null(strstr(d.text, "nothing"));
     snprintf(store_contract_db, sizeof(store_contract_db), "postgres://admin@/x?host=/nowhere");
     assert_int_equal(store_bench_try(&b, NULL, 0, &d), ERR_UNAVAILABLE);
+}
+
+static int read_for_long(struct tx *tx, void *arg)
+{
+    int64_t n;
+    TRY(tx_query_int(tx, &n, "SELECT COUNT(*) FROM item"));
+    poll(NULL, 0, 4500);
+    return tx_query_int(tx, &n, "SELECT COUNT(*) FROM item");
+}
+
+/* As a hub that reads many agents when it starts, and puts each in its place. */
+static void who_only_reads_may_be_idle_for_longer_than_a_writer(void **state)
+{
+    struct store_bench b;
+    store_bench_open(&b, 0);
+    assert_int_equal(store_run_wait(b.store, STORE_READ, read_for_long, NULL), 0);
+    store_bench_close(&b);
 }
 
 static struct {
@@ -251,6 +269,7 @@ int main(void)
         cmocka_unit_test_setup(a_newer_database_is_refused_and_left_alone, empty_database),
         cmocka_unit_test_setup(a_password_in_the_url_is_refused, empty_database),
         cmocka_unit_test_setup(a_database_that_is_not_there_is_named, empty_database),
+        cmocka_unit_test_setup(who_only_reads_may_be_idle_for_longer_than_a_writer, empty_database),
         cmocka_unit_test_setup(every_hub_hears_of_every_change_once_and_in_order, empty_database),
         cmocka_unit_test_setup(many_who_open_it_together_migrate_it_once, empty_database),
         cmocka_unit_test_setup(a_lost_connection_fails_what_ran_and_nothing_else, empty_database),
