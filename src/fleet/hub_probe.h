@@ -1,7 +1,7 @@
 /*
  * How far the hubs of a list are: the time of a TCP handshake, the least of two, one hub after the
- * other, without a byte sent. Those that were not measured are when asked, and all each half hour or
- * so: a hub that goes would otherwise bring the probes of all agents upon each of the others.
+ * other, without a byte sent. Those that were not measured are when asked, and all each half hour
+ * or so: a hub that goes would otherwise bring the probes of all agents upon each of the others.
  */
 #pragma once
 
