@@ -162,8 +162,13 @@ def tunnels(o, directory, build):
         seconds, again = make_by_apply(cluster, 0, by_apply, port)
         rows += [("a tunnel made by warren apply", seconds / by_apply * 1000, "ms"),
                  ("... when it is there already", again / by_apply * 1000, "ms")]
-        seconds, _ = timed(lambda: make_by_api(cluster, by_apply, n - by_apply, port))
-        rows.append((f"tunnels made by the API, {CLIENTS} clients", (n - by_apply) / seconds, "/s"))
+        for name, first, last in ("", by_apply, n - by_apply), (", the last ones", n - by_apply, n):
+            before, counters = cluster.cpu(), cluster.database.counters()
+            seconds, _ = timed(lambda f=first, k=last - first: make_by_api(cluster, f, k, port))
+            used = cluster.database.counters()[3] - counters[3]
+            rows += [(f"tunnels made by the API, {CLIENTS} clients{name}", (last - first) / seconds, "/s"),
+                     ("... CPU of the hubs for one", (cluster.cpu() - before) / (last - first) * 1000, "ms"),
+                     ("... CPU of the database for one", used / (last - first) * 1000, "ms")]
         rows += [("all of them active at every hub, after", wait_active(cluster, range(3), n), "s"),
                  ("a tunnel: CPU of the hubs, from made to active", (cluster.cpu() - hubs) / n * 1000, "ms"),
                  ("a tunnel: memory of a hub", (cluster.pss_mib() - empty) * 1024 / n / 3, "KiB PSS"),

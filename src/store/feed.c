@@ -37,24 +37,17 @@ int store_publish(struct tx *tx, const char *tenant, const char *kind, const cha
 }
 
 #define APPEND_COLUMNS 6
-#define APPEND_MAX     10 /* rows of one statement */
 
 /* One writer at a time, so the next number is the newest one's and one more: no gaps, and visible
  * in their order. */
 static int append_some(struct tx *tx, struct change *const *changes, size_t n)
 {
-    struct store_value values[APPEND_MAX * APPEND_COLUMNS], *v = values;
+    struct store_value values[STORE_ROWS_MAX * APPEND_COLUMNS], *v = values;
     CLEANUP(buf_done) struct buf sql = {0};
     int64_t first = INT64_MAX;
     int rc;
-    TRY(buf_puts(&sql, "INSERT INTO feed (seq, tenant, kind, id, op, at) SELECT column1 + "
-                       "COALESCE((SELECT MAX(seq) FROM feed), (SELECT seq FROM feed_floor)), "
-                       "column2, column3, column4, column5, column6 FROM (VALUES "));
     for (size_t i = 0; i < n; i++) {
         const struct store_change *c = &changes[i]->c;
-        size_t k = i * APPEND_COLUMNS;
-        TRY(buf_printf(&sql, "%s($%zu, $%zu, $%zu, $%zu, $%zu, $%zu)", i ? ", " : "", k + 1, k + 2,
-                       k + 3, k + 4, k + 5, k + 6));
         *v++ = STORE_INT(i + 1);
         *v++ = STORE_TEXT(c->tenant);
         *v++ = STORE_TEXT(c->kind);
@@ -62,7 +55,11 @@ static int append_some(struct tx *tx, struct change *const *changes, size_t n)
         *v++ = STORE_INT(c->op);
         *v++ = STORE_INT(c->at_ms);
     }
-    TRY(buf_puts(&sql, ") AS change RETURNING seq"));
+    TRY(store_rows_sql(&sql,
+                       "INSERT INTO feed (seq, tenant, kind, id, op, at) SELECT column1 + "
+                       "COALESCE((SELECT MAX(seq) FROM feed), (SELECT seq FROM feed_floor)), "
+                       "column2, column3, column4, column5, column6 FROM (VALUES ",
+                       1, n, APPEND_COLUMNS, ") AS change RETURNING seq"));
     struct rows rows = tx_query_values(tx, buf_text(&sql), values, n * APPEND_COLUMNS);
     while ((rc = row_next(&rows)) > 0)
         first = MIN(first, row_int(&rows, 0));
@@ -74,8 +71,10 @@ static int append_some(struct tx *tx, struct change *const *changes, size_t n)
 
 int store_feed_append(struct tx *tx, struct change *const *changes, size_t n)
 {
-    for (size_t i = 0; i < n; i += APPEND_MAX)
-        TRY(append_some(tx, changes + i, MIN(n - i, (size_t)APPEND_MAX)));
+    for (size_t i = 0, some; i < n; i += some) {
+        some = store_rows_at_once(n - i);
+        TRY(append_some(tx, changes + i, some));
+    }
     return 0;
 }
 

@@ -173,10 +173,10 @@ bool postgres_is_connected(struct postgres_conn *c)
 /* ---- statements ---- */
 
 struct parameters {
-    const char *values[POSTGRES_VALUES_MAX];
-    int lengths[POSTGRES_VALUES_MAX], formats[POSTGRES_VALUES_MAX];
-    Oid types[POSTGRES_VALUES_MAX];
-    uint64_t numbers[POSTGRES_VALUES_MAX];
+    const char *values[STORE_VALUES_MAX];
+    int lengths[STORE_VALUES_MAX], formats[STORE_VALUES_MAX];
+    Oid types[STORE_VALUES_MAX];
+    uint64_t numbers[STORE_VALUES_MAX];
 };
 
 /* The types are told, as `$1 IS NULL` has none; only SQL's NULL takes that of its place. */
@@ -208,7 +208,7 @@ void postgres_add(struct postgres_conn *c, const char *sql, const struct store_v
         c->err = 0;
     if (c->err < 0)
         return;
-    if (n > POSTGRES_VALUES_MAX) {
+    if (n > STORE_VALUES_MAX) {
         postgres_bug(c, sql, "too many parameters");
         return;
     }

@@ -9,8 +9,6 @@
 
 #include <libpq-fe.h>
 
-#define POSTGRES_VALUES_MAX 64
-
 /* pg_type.dat of PostgreSQL; these numbers never change. */
 #define OID_BYTEA 17
 #define OID_INT8  20

@@ -33,6 +33,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
+struct buf;
 struct store;
 struct tx;
 
@@ -182,6 +183,22 @@ bool row_is_null(const struct rows *rows, int column);
 #define tx_query_int(tx, ret, sql, ...) tx_query_int_values(tx, ret, sql, store_args(__VA_ARGS__))
 int tx_query_int_values(struct tx *tx, int64_t *ret, const char *sql,
                         const struct store_value *values, size_t n);
+
+/* Many rows with one statement, for on PostgreSQL each statement is a round trip:
+ *
+ *     UPDATE item SET size = new.column2 FROM (VALUES ($1, $2), ($3, $4)) AS new
+ *     WHERE name = new.column1
+ */
+#define STORE_VALUES_MAX 512 /* of one statement */
+#define STORE_ROWS_MAX   64
+
+/* How many of `left` go into the next statement: powers of two, so that its texts are few and stay
+ * prepared. */
+size_t store_rows_at_once(size_t left);
+
+/* Writes `head`, the places of `rows` rows of `columns` values from `$first` on, and `tail`. */
+int store_rows_sql(struct buf *sql, const char *head, size_t first, size_t rows, size_t columns,
+                   const char *tail);
 
 /* ---- the feed of changes ---- */
 

@@ -27,7 +27,6 @@
 
 #define BATCH_MAX       256
 #define CACHE_MAX       256
-#define PARAMETERS_MAX  64
 #define BUSY_TIMEOUT_MS 5000
 #define WAL_KEEP_BYTES  "67108864"
 
@@ -36,8 +35,8 @@ struct store_cursor {
     struct backend *backend;
     sqlite3_stmt *stmt;
     char *sql;
-    uint8_t n_parameters;
-    uint8_t value_of[PARAMETERS_MAX]; /* SQLite's parameter i (from 0) is value `$k` - 1 */
+    uint16_t n_parameters;
+    uint16_t *value_of; /* SQLite's parameter i (from 0) is value `$k` - 1 */
     bool is_cached;
     struct store_cursor *prev, *next; /* in backend.open while in use */
     bool in_use;
@@ -117,6 +116,7 @@ static const char *sqlite_last_error(struct backend *b)
 static void cursor_free(struct store_cursor *c)
 {
     sqlite3_finalize(c->stmt);
+    mem_free(c->value_of);
     mem_free(c->sql);
     mem_free(c);
 }
@@ -125,16 +125,17 @@ static void cursor_free(struct store_cursor *c)
 static int map_parameters(struct store_cursor *c)
 {
     int n = sqlite3_bind_parameter_count(c->stmt);
-    if (n > PARAMETERS_MAX)
+    if (n > STORE_VALUES_MAX)
         return fail_bug(c->backend, c->sql, "too many parameters");
+    c->value_of = mem_new((size_t)n * sizeof(*c->value_of) + 1);
     for (int i = 0; i < n; i++) {
         const char *name = sqlite3_bind_parameter_name(c->stmt, i + 1);
         uint64_t k;
-        if (!name || *name != '$' || text_to_u64(name + 1, PARAMETERS_MAX, &k) < 0 || k == 0)
+        if (!name || *name != '$' || text_to_u64(name + 1, STORE_VALUES_MAX, &k) < 0 || k == 0)
             return fail_bug(c->backend, c->sql, "parameters are $1, $2, ...");
-        c->value_of[i] = (uint8_t)(k - 1);
+        c->value_of[i] = (uint16_t)(k - 1);
     }
-    c->n_parameters = (uint8_t)n;
+    c->n_parameters = (uint16_t)n;
     return 0;
 }
 

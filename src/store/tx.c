@@ -2,6 +2,7 @@
 #include "store/backend.h"
 
 #include "base/arena.h"
+#include "base/buf.h"
 #include "base/error.h"
 #include "base/macro.h"
 
@@ -91,4 +92,27 @@ int tx_query_int_values(struct tx *tx, int64_t *ret, const char *sql,
     rows_done(&rows);
     *ret = v;
     return 0;
+}
+
+size_t store_rows_at_once(size_t left)
+{
+    size_t n = STORE_ROWS_MAX;
+    while (n > left)
+        n /= 2;
+    return n;
+}
+
+int store_rows_sql(struct buf *sql, const char *head, size_t first, size_t rows, size_t columns,
+                   const char *tail)
+{
+    TRY(buf_puts(sql, head));
+    for (size_t i = 0; i < rows * columns; i++) {
+        bool is_first = i % columns == 0, is_last = i % columns == columns - 1;
+        TRY(buf_printf(sql, "%s$%zu%s",
+                       !is_first ? ", "
+                       : i       ? ", ("
+                                 : "(",
+                       first + i, is_last ? ")" : ""));
+    }
+    return buf_puts(sql, tail);
 }

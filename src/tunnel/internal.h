@@ -31,6 +31,7 @@ struct tunnel_object {
     bool is_releasing;         /* the database is being told that this hub gives it up */
     struct tunnel_lease *leases;
     struct tunnel_peer *want; /* who shall hold it; NULL: nobody can, or each (spread) */
+    bool is_placing;          /* in the owner's list `placing` */
     struct tunnel_miss *misses;
     char lost[TUNNEL_LOST_SIZE]; /* how the last holder lost it; empty: it did not */
     int listen_fd;               /* -1: not listening */
@@ -57,6 +58,7 @@ struct tunnel_object {
     struct tunnel_object *prev, *next; /* in its network */
     struct tunnel_object *internal_prev, *internal_next; /* the same, if the proxy may use it */
     struct tunnel_object *dirty_prev, *dirty_next;
+    struct tunnel_object *place_prev, *place_next;
     char key[ID_SIZE + TUNNEL_NAME_SIZE]; /* "TENANT NAME" */
     UT_hash_handle hh, hh_key;
 };
@@ -82,12 +84,15 @@ struct tunnels {
     struct tunnel_peer *peers;       /* by agent */
     struct tunnel_lease *grants;     /* to be written */
     struct defer write_grants;
+    struct tunnel_object *placing; /* tunnels for which somebody is sought; see tunnel_place */
+    struct defer place;
     struct timer serve_timer; /* tries again to serve what could not be served */
     struct fleet_observer observer;
     struct timer save_timer;
     struct tunnel_object *dirty; /* whose status is to be stored */
     struct timer status_timer;
     uint64_t status_saved_ms; /* loop time */
+    bool is_saving;           /* statuses are being written */
     struct exposure_ops exposure_ops;
     struct proxy_trust *trust;
     struct tenant_limits *tenant_limits; /* by tenant */
@@ -104,6 +109,10 @@ struct tunnels {
     uint64_t troubles_since_ms; /* the second in which the last ones were */
     uint32_t n_troubles;        /* in it */
     struct store_subscriber feed;
+    struct tunnel_reread *reread; /* to be read; NULL: none */
+    struct defer read_rows;
+    struct tunnel_releases *releases; /* to be written; NULL: none */
+    struct defer write_releases;
     size_t n_exposures;
     bool is_draining;
     uint64_t lease_changes, moves[TUNNEL_WHY_COUNT];
@@ -158,9 +167,7 @@ int64_t tunnel_lease_expires(const struct tunnel_lease *l); /* wall ms */
 /* tunnel_follow.c: what other hubs do. */
 void tunnel_follow_init(struct tunnels *ts);
 void tunnel_follow_free(struct tunnels *ts);
-/* Reads the object's row, for what is not as it was thought to be. */
-void tunnel_reread(struct tunnels *ts, const char *id);
-void tunnel_reread_for(struct tunnels *ts, struct exposure_turned *t); /* then decides about it */
+void tunnel_settle_route(struct tunnel_object *o); /* it is another one, or another one counts */
 /* The database has this route now. Leases of this hub that it does away with are lost. */
 void tunnel_take_route(struct tunnel_object *o, const struct tunnel_route *r);
 bool tunnel_is_forwarded(const struct tunnel_object *o); /* another hub serves it */
@@ -169,6 +176,15 @@ bool tunnel_may_hold(const struct tunnel_object *o);     /* agents of this hub m
 bool tunnel_is_ours_to_tell(const struct tunnel_object *o);
 /* Lets other hubs claim what no agent of this one can hold. */
 void tunnel_release_if_idle(struct tunnel_object *o);
+void tunnel_write_releases(struct defer *d);
+/* The database has lost the claim of this hub's lease, which agents and other hubs know. */
+void tunnel_restore_if_held(struct tunnel_object *o);
+
+/* tunnel_rows.c: rows of the database that are not as they were thought to be. */
+void tunnel_reread(struct tunnels *ts, const char *id);                /* together with others */
+void tunnel_reread_for(struct tunnels *ts, struct exposure_turned *t); /* then decides about it */
+void tunnel_rows_init(struct tunnels *ts);                             /* follows the feed */
+void tunnel_rows_free(struct tunnels *ts);
 
 /* tunnel_turned.c: clients that came to a hub which is not the right one (any more). They are tried
  * once more where the row says, as soon as somebody serves there, within TUNNEL_HOLD_MS. */
@@ -330,24 +346,33 @@ struct tunnel_stored {
 int tunnel_store_insert(struct tx *tx, struct tunnel *t, int64_t ends);
 int tunnel_store_update(struct tx *tx, struct tunnel *t, int64_t ends, uint64_t if_version);
 int tunnel_store_delete(struct tx *tx, const struct tunnel *t, uint64_t if_version);
-/* Takes the route for `route`, whose epoch is filled in; `seen`: the epoch that it is known to
- * have. ERR_NOT_FOUND: the tunnel is gone, or another hub's route stands, or has not been seen. */
-int tunnel_store_claim(struct tx *tx, const char *tunnel, const char *tenant, uint64_t seen,
-                       struct tunnel_route *route);
-/* Gives it up, if it is still that one. */
-int tunnel_store_release(struct tx *tx, const char *tunnel, const char *tenant,
-                         const struct tunnel_route *route);
-/* Writes it again after the database has lost it, unless there is a newer one. */
-int tunnel_store_restore(struct tx *tx, const char *tunnel, const char *tenant,
-                         const struct tunnel_route *route);
-int tunnel_store_read(struct tx *tx, const char *id, struct tunnel_stored *ret);
+/* Calls `fn` for those that are there; err < 0: its row cannot be read, and only its id counts. At
+ * most STORE_ROWS_MAX. */
+int tunnel_store_read(struct tx *tx, const struct store_value *ids, size_t n,
+                      void (*fn)(void *arg, const struct tunnel_stored *s, int err), void *arg);
 int tunnel_store_each(struct tx *tx, void (*fn)(void *arg, const struct tunnel_stored *s),
                       void *arg);
-/* Main loop: queue a write that nobody waits for. Statuses are gathered, and stored at most every
- * TUNNEL_STATUS_MS: what flaps costs one transaction for all. */
+/* Main loop: queue a write that nobody waits for. */
+void tunnel_save_traffic(struct tunnels *ts);
+void tunnel_save_records(struct tunnels *ts, const struct exposure_record *records, size_t n);
+
+/* tunnel_store_route.c: on the store's thread. */
+struct tunnel_claim {
+    char tunnel[ID_SIZE], tenant[ID_SIZE];
+    uint64_t seen; /* the epoch that its route is known to have */
+    struct tunnel_route route;
+};
+/* Takes the routes, all of one hub. The epoch of each is filled in; 0: the tunnel is gone, or
+ * another hub's route stands, or has not been seen. */
+int tunnel_store_claim(struct tx *tx, struct tunnel_claim *claims, size_t n);
+/* Gives those up that are still the same. */
+int tunnel_store_release(struct tx *tx, struct tunnel_claim *claims, size_t n);
+/* Writes it again after the database has lost it, unless there is a newer one. */
+int tunnel_store_restore(struct tx *tx, const struct tunnel_claim *c);
+
+/* tunnel_status.c: statuses are gathered, and stored at most every TUNNEL_STATUS_MS, some at a
+ * time: what flaps costs one transaction for all. */
 #define TUNNEL_STATUS_MS 50
 void tunnel_save_status(struct tunnel_object *o);
 void tunnel_forget_status(struct tunnel_object *o); /* it goes away */
 void tunnel_status_timer(struct timer *t);
-void tunnel_save_traffic(struct tunnels *ts);
-void tunnel_save_records(struct tunnels *ts, const struct exposure_record *records, size_t n);

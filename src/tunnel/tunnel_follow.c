@@ -32,11 +32,13 @@ static enum route_duty duty_of(const struct tunnel_object *o)
 {
     const struct tunnels *ts = o->owner;
     const struct tunnel_route *r = &o->route;
-    const struct route_view v = {.hub = fleet_hub(ts->fleet)->id,
-                                 .may_claim = !ts->cluster || peers_may_claim(ts->cluster),
-                                 .has_agent = true, /* the plan looks for one */
-                                 .is_hub_live = fleet_hub_is_live(ts->fleet, r->hub, r->hub_epoch),
-                                 .is_session_live = is_session_live(o)};
+    struct route_view v = {.hub = fleet_hub(ts->fleet)->id,
+                           .may_claim = !ts->cluster || peers_may_claim(ts->cluster),
+                           .has_agent = true}; /* the plan looks for one */
+    if (strcmp(r->hub, v.hub) != 0) {
+        v.is_hub_live = fleet_hub_is_live(ts->fleet, r->hub, r->hub_epoch);
+        v.is_session_live = is_session_live(o);
+    }
     return route_duty(r, &v);
 }
 
@@ -80,8 +82,7 @@ static void yield(struct tunnel_lease *l)
         tunnel_lease_lose(l, ERR_UNAVAILABLE, "another hub serves the tunnel");
 }
 
-/* What follows when the route is another one, or when another one counts. */
-static void settle_route(struct tunnel_object *o)
+void tunnel_settle_route(struct tunnel_object *o)
 {
     struct tunnel_lease *l;
     if (tunnel_phase_is_over(o->t.phase))
@@ -91,7 +92,10 @@ static void settle_route(struct tunnel_object *o)
         yield(l);
     tunnel_settle_exposures(o);
     tunnel_serve(o);
-    tunnel_plan(tunnel_network_of(o->owner, o->t.spec.network));
+    if (o->want || o->leases)
+        tunnel_plan(tunnel_network_of(o->owner, o->t.spec.network));
+    else
+        tunnel_place(o);
 }
 
 void tunnel_take_route(struct tunnel_object *o, const struct tunnel_route *r)
@@ -99,58 +103,52 @@ void tunnel_take_route(struct tunnel_object *o, const struct tunnel_route *r)
     if (!route_is_news(&o->route, r))
         return;
     o->route = *r;
-    settle_route(o);
+    tunnel_settle_route(o);
 }
 
 /* ---- giving up ---- */
 
-struct release {
+#define RELEASES_AT_ONCE 512
+
+struct tunnel_releases {
     struct tunnels *tunnels;
-    char tunnel[ID_SIZE], tenant[ID_SIZE];
-    struct tunnel_route route;
+    size_t n;
+    struct tunnel_claim claims[RELEASES_AT_ONCE];
 };
 
-static int write_release(struct tx *tx, void *arg)
+static int write_released(struct tx *tx, void *arg)
 {
-    const struct release *r = arg;
-    return tunnel_store_release(tx, r->tunnel, r->tenant, &r->route);
-}
-
-static int write_restored(struct tx *tx, void *arg)
-{
-    const struct release *r = arg;
-    return tunnel_store_restore(tx, r->tunnel, r->tenant, &r->route);
-}
-
-static void restored(void *arg, int err)
-{
-    CLEANUP(mem_free) struct release *r = arg;
-    if (err < 0)
-        LOG_WARN("a tunnel's route could not be written again", LOG_STR("tunnel", r->tunnel),
-                 LOG_ERR(err));
+    struct tunnel_releases *r = arg;
+    return tunnel_store_release(tx, r->claims, r->n);
 }
 
 static void released(void *arg, int err)
 {
-    CLEANUP(mem_free) struct release *r = arg;
-    struct tunnel_object *o = tunnel_find(r->tunnels, r->tunnel);
-    if (!o)
-        return;
-    o->is_releasing = false;
+    CLEANUP(mem_free) struct tunnel_releases *r = arg;
     if (err < 0)
-        LOG_WARN("a tunnel could not be given up", LOG_STR("tunnel", r->tunnel), LOG_ERR(err));
-    else if (o->route.epoch == r->route.epoch)
-        o->route.hub[0] = '\0';
+        LOG_WARN("tunnels could not be given up", LOG_INT("tunnels", r->n), LOG_ERR(err));
+    for (size_t i = 0; i < r->n; i++) {
+        struct tunnel_object *o = tunnel_find(r->tunnels, r->claims[i].tunnel);
+        if (!o)
+            continue;
+        o->is_releasing = false;
+        if (err >= 0 && o->route.epoch == r->claims[i].route.epoch)
+            o->route.hub[0] = '\0';
+    }
 }
 
-static struct release *release_new(struct tunnel_object *o)
+void tunnel_write_releases(struct defer *d)
 {
-    struct release *r = NEW(struct release);
-    r->tunnels = o->owner;
-    snprintf(r->tunnel, sizeof(r->tunnel), "%s", o->t.id);
-    snprintf(r->tenant, sizeof(r->tenant), "%s", o->t.tenant);
-    r->route = o->route;
-    return r;
+    struct tunnels *ts = container_of(d, struct tunnels, write_releases);
+    if (ts->releases)
+        store_run(ts->store, STORE_WRITE, write_released, released, TAKE(ts->releases));
+}
+
+static void fill_claim(const struct tunnel_object *o, struct tunnel_claim *ret)
+{
+    snprintf(ret->tunnel, sizeof(ret->tunnel), "%s", o->t.id);
+    snprintf(ret->tenant, sizeof(ret->tenant), "%s", o->t.tenant);
+    ret->route = o->route;
 }
 
 /* Nobody here holds it or will, and nobody's streams are being cut. */
@@ -169,133 +167,37 @@ void tunnel_release_if_idle(struct tunnel_object *o)
     struct tunnels *ts = o->owner;
     if (!fleet_hubs(ts->fleet) || o->is_releasing || !is_idle(o) || duty_of(o) != ROUTE_SERVE)
         return;
+    if (!ts->releases)
+        ts->releases = NEW(struct tunnel_releases);
+    ts->releases->tunnels = ts;
     o->is_releasing = true;
-    store_run(ts->store, STORE_WRITE, write_release, released, release_new(o));
+    fill_claim(o, &ts->releases->claims[ts->releases->n++]);
+    if (ts->releases->n == RELEASES_AT_ONCE)
+        tunnel_write_releases(&ts->write_releases);
+    else
+        loop_defer(ts->loop, &ts->write_releases);
 }
 
-/* The database has lost the claim of this hub's lease, which agents and other hubs know. */
-static void restore_if_held(struct tunnel_object *o)
+static int write_restored(struct tx *tx, void *arg)
 {
-    if (duty_of(o) == ROUTE_SERVE && !is_idle(o))
-        store_run(o->owner->store, STORE_WRITE, write_restored, restored, release_new(o));
+    return tunnel_store_restore(tx, arg);
 }
 
-/* ---- rows ---- */
-
-struct reread {
-    struct tunnels *tunnels;
-    char id[ID_SIZE];
-    bool is_undone; /* a fail-over of the database has lost what was known of it */
-    struct tunnel_stored row;
-    struct exposure_turned *turned; /* who waits for the answer; NULL: nobody */
-};
-
-static int read_row(struct tx *tx, void *arg)
+static void restored(void *arg, int err)
 {
-    struct reread *r = arg;
-    return tunnel_store_read(tx, r->id, &r->row);
+    CLEANUP(mem_free) struct tunnel_claim *c = arg;
+    if (err < 0)
+        LOG_WARN("a tunnel's route could not be written again", LOG_STR("tunnel", c->tunnel),
+                 LOG_ERR(err));
 }
 
-static struct tunnel_object *add_from(struct tunnels *ts, const struct tunnel_stored *row)
+void tunnel_restore_if_held(struct tunnel_object *o)
 {
-    struct tunnel_object *o = tunnel_add(ts, &row->t, row->ends, &row->past);
-    o->route = row->route;
-    o->is_followed = true;
-    tunnel_begin(o);
-    settle_route(o);
-    return o;
-}
-
-/* The port that the hub chose at which the tunnel was made or changed; this one, if that has not.
- */
-static void take_port(struct tunnel_object *o, const struct tunnel_stored *row)
-{
-    if (!tunnel_listens_here(o)) {
-        snprintf(o->t.endpoint, sizeof(o->t.endpoint), "%s", row->t.endpoint);
+    if (duty_of(o) != ROUTE_SERVE || is_idle(o))
         return;
-    }
-    bool chooses = !tunnel_follows_port(o) && o->listen_fd < 0 && o->t.spec.has_endpoint &&
-                   o->t.phase != TUNNEL_FAILED && !tunnel_phase_is_over(o->t.phase);
-    if (!chooses && (!tunnel_awaits_port(o) || !row->t.endpoint[0]))
-        return;
-    snprintf(o->t.endpoint, sizeof(o->t.endpoint), "%s", row->t.endpoint);
-    if (!o->rebind) /* else it will listen there when what stops has stopped */
-        tunnel_listen_late(o);
-}
-
-static void take_row(struct tunnels *ts, const struct tunnel_stored *row)
-{
-    struct tunnel_object *o = tunnel_find(ts, row->t.id);
-    if (o && strcmp(o->t.spec.network, row->t.spec.network) != 0) {
-        tunnel_remove(o);
-        o = NULL;
-    }
-    if (!o) {
-        add_from(ts, row);
-        return;
-    }
-    if (row->t.version > o->t.version) {
-        o->is_followed = true; /* its endpoint may be the old one still */
-        tunnel_change(o, &row->t, row->ends);
-    } else {
-        take_port(o, row);
-    }
-    tunnel_take_route(o, &row->route);
-}
-
-static void follow_row(struct reread *r, int err)
-{
-    struct tunnel_object *o = tunnel_find(r->tunnels, r->id);
-    if (r->tunnels->is_draining)
-        return;
-    if (err == 0 && r->is_undone && o && o->t.version > r->row.t.version)
-        tunnel_remove(o); /* what follows from commits that were lost must not outlive them */
-    else if (err == 0 && r->is_undone && o && o->route.epoch > r->row.route.epoch)
-        restore_if_held(o); /* but who serves is no matter of the database's memory */
-    if (err == 0)
-        take_row(r->tunnels, &r->row);
-    else if (err == ERR_NOT_FOUND && o)
-        tunnel_remove(o);
-    else if (err != ERR_NOT_FOUND)
-        LOG_ERROR("cannot follow the feed", LOG_STR("id", r->id), LOG_ERR(err));
-}
-
-static void row_read(void *arg, int err)
-{
-    CLEANUP(mem_free) struct reread *r = arg;
-    follow_row(r, err);
-    if (r->turned)
-        tunnel_turned_decide(r->tunnels, r->turned);
-}
-
-static struct reread *reread_new(struct tunnels *ts, const char *id)
-{
-    struct reread *r = NEW(struct reread);
-    r->tunnels = ts;
-    snprintf(r->id, sizeof(r->id), "%s", id);
-    return r;
-}
-
-void tunnel_reread(struct tunnels *ts, const char *id)
-{
-    store_reread(ts->store, read_row, row_read, reread_new(ts, id));
-}
-
-void tunnel_reread_for(struct tunnels *ts, struct exposure_turned *t)
-{
-    struct reread *r = reread_new(ts, t->tunnel);
-    r->turned = t;
-    store_run(ts->store, STORE_READ, read_row, row_read, r);
-}
-
-static void on_change(struct store_subscriber *sub, const struct store_change *change)
-{
-    struct tunnels *ts = container_of(sub, struct tunnels, feed);
-    if (!change->is_elsewhere || strcmp(change->kind, "tunnel") != 0 || change->op == STORE_STATE)
-        return;
-    struct reread *r = reread_new(ts, change->id);
-    r->is_undone = change->is_undone;
-    store_reread(ts->store, read_row, row_read, r);
+    struct tunnel_claim *c = NEW(struct tunnel_claim);
+    fill_claim(o, c);
+    store_run(o->owner->store, STORE_WRITE, write_restored, restored, c);
 }
 
 /* ---- agents and hubs elsewhere ---- */
@@ -308,7 +210,7 @@ static void on_elsewhere(struct fleet_observer *ob, struct fleet_agent *a)
     struct tunnel_object *o, *next;
     DL_FOREACH_SAFE (n ? n->objects : NULL, o, next) {
         if (strcmp(o->route.agent, a->id) == 0)
-            settle_route(o);
+            tunnel_settle_route(o);
         else if (o->t.phase == TUNNEL_PENDING)
             tunnel_refresh_phase(o);
     }
@@ -321,7 +223,7 @@ static void on_hubs(struct fleet_observer *ob)
     for (o = ts->objects; o; o = next) {
         next = o->hh.next;
         if (o->route.hub[0] && o->is_forwarding != tunnel_is_forwarded(o))
-            settle_route(o);
+            tunnel_settle_route(o);
         else if (o->t.spec.n_hubs)
             tunnel_refresh_phase(o);
     }
@@ -422,13 +324,14 @@ void tunnel_follow_init(struct tunnels *ts)
 {
     ts->observer.on_elsewhere = on_elsewhere;
     ts->observer.on_hubs = on_hubs;
-    ts->feed.fn = on_change;
-    store_subscribe(ts->store, &ts->feed);
+    ts->write_releases.fn = tunnel_write_releases;
+    tunnel_rows_init(ts);
 }
 
 void tunnel_follow_free(struct tunnels *ts)
 {
     free_ticket_keys(ts);
-    if (ts->feed.store)
-        store_unsubscribe(&ts->feed);
+    tunnel_rows_free(ts);
+    loop_defer_cancel(&ts->write_releases);
+    mem_free(TAKE(ts->releases));
 }

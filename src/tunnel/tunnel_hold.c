@@ -92,7 +92,7 @@ static void end(struct tunnel_lease *l)
         fleet_agent_touch(p->agent);
     mem_free(l);
     if (p && o->want == p && !tunnel_lease_with(o, p))
-        o->want = NULL;
+        tunnel_set_want(o, NULL);
     if (p)
         tunnel_peer_left_idle(p);
     tunnel_await_look(o);
@@ -253,24 +253,14 @@ void tunnel_grant(struct tunnel_object *o, struct tunnel_peer *to, enum tunnel_w
 struct granting {
     struct tunnels *tunnels;
     size_t n;
-    struct granted {
-        struct tunnel_lease *lease;
-        char tunnel[ID_SIZE], tenant[ID_SIZE];
-        struct tunnel_route route; /* epoch 0: the tunnel is gone, or another hub has it */
-        uint64_t seen;             /* epoch */
-    } items[];
+    struct tunnel_lease *leases[WRITE_BATCH];
+    struct tunnel_claim claims[WRITE_BATCH]; /* of the same place */
 };
 
 static int write_grants(struct tx *tx, void *arg)
 {
     struct granting *g = arg;
-    for (size_t i = 0; i < g->n; i++) {
-        struct granted *item = &g->items[i];
-        int rc = tunnel_store_claim(tx, item->tunnel, item->tenant, item->seen, &item->route);
-        if (rc < 0 && rc != ERR_NOT_FOUND)
-            return rc;
-    }
-    return 0;
+    return tunnel_store_claim(tx, g->claims, g->n);
 }
 
 static void offer(struct tunnel_lease *l)
@@ -310,10 +300,10 @@ static void grants_written(void *arg, int err)
     if (err < 0)
         LOG_ERROR("leases cannot be given: the database does not take them", LOG_ERR(err));
     for (size_t i = 0; i < g->n; i++) {
-        if (err < 0 || !g->items[i].route.epoch)
-            not_granted(ts, g->items[i].lease);
+        if (err < 0 || !g->claims[i].route.epoch)
+            not_granted(ts, g->leases[i]);
         else
-            granted(g->items[i].lease, &g->items[i].route);
+            granted(g->leases[i], &g->claims[i].route);
     }
 }
 
@@ -327,21 +317,26 @@ static void fill_route(const struct tunnel_lease *l, struct tunnel_route *ret)
     snprintf(ret->agent, sizeof(ret->agent), "%s", l->agent);
 }
 
+static void fill_claim(const struct tunnel_lease *l, struct tunnel_claim *ret)
+{
+    const struct tunnel_object *o = l->object;
+    snprintf(ret->tunnel, sizeof(ret->tunnel), "%s", o->t.id);
+    snprintf(ret->tenant, sizeof(ret->tenant), "%s", o->t.tenant);
+    ret->seen = o->route.epoch;
+    fill_route(l, &ret->route);
+}
+
 void tunnel_grants_write(struct defer *d)
 {
     struct tunnels *ts = container_of(d, struct tunnels, write_grants);
     while (ts->grants) {
-        struct granting *g = mem_new(sizeof(*g) + WRITE_BATCH * sizeof(g->items[0]));
+        struct granting *g = NEW(struct granting);
         g->tunnels = ts;
         while (ts->grants && g->n < WRITE_BATCH) {
             struct tunnel_lease *l = ts->grants;
-            struct granted *item = &g->items[g->n++];
             ts->grants = l->queue_next;
-            item->lease = l;
-            snprintf(item->tunnel, sizeof(item->tunnel), "%s", l->object->t.id);
-            snprintf(item->tenant, sizeof(item->tenant), "%s", l->object->t.tenant);
-            item->seen = l->object->route.epoch;
-            fill_route(l, &item->route);
+            fill_claim(l, &g->claims[g->n]);
+            g->leases[g->n++] = l;
         }
         store_run(ts->store, STORE_WRITE, write_grants, grants_written, g);
     }

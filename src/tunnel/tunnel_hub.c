@@ -166,7 +166,7 @@ void tunnel_begin(struct tunnel_object *o)
     tunnel_demand_watch_idle(o);
     tunnel_save_status(o);
     tunnel_tell(o);
-    tunnel_plan(tunnel_network_of(o->owner, o->t.spec.network));
+    tunnel_place(o);
 }
 
 static bool same_place(const struct host_port *a, const struct host_port *b)
@@ -260,6 +260,7 @@ void tunnel_remove(struct tunnel_object *o)
     else
         tunnel_plan_later(n);
     tunnel_forget_status(o);
+    tunnel_place_cancel(o);
     o->is_deleted = true;
     tunnel_turned_look(ts, o->t.id);
     tunnel_demand_changed(ts);
@@ -352,6 +353,7 @@ int tunnels_new(struct fleet *f, struct tunnels **ret, struct diag *d)
     tunnel_turned_init(ts);
     tunnel_serve_init(ts);
     ts->write_grants.fn = tunnel_grants_write;
+    ts->place.fn = tunnel_place_all;
     int rc = store_run_wait(ts->store, STORE_READ, load_all, ts);
     if (rc == 0)
         rc = tunnel_limits_init(ts);
@@ -410,6 +412,7 @@ void tunnels_free(struct tunnels *ts)
     timer_stop(&ts->serve_timer);
     timer_stop(&ts->turned_timer);
     loop_defer_cancel(&ts->write_grants);
+    loop_defer_cancel(&ts->place);
     tunnel_follow_free(ts);
     tunnel_demands_free(ts);
     tunnel_proxy_free(ts);

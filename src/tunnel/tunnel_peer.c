@@ -125,7 +125,7 @@ static void release_leases(struct tunnel_peer *p)
         struct tunnel_lease *l = p->leases;
         l->peer = NULL;
         if (l->object->want == p)
-            l->object->want = NULL;
+            tunnel_set_want(l->object, NULL);
         DL_DELETE2(p->leases, l, peer_prev, peer_next);
     }
 }
@@ -161,7 +161,7 @@ static void lose_coming(struct tunnel_peer *p)
     for (l = p->leases; l; l = next) {
         next = l->peer_next;
         if (l->object->want == p)
-            l->object->want = NULL;
+            tunnel_set_want(l->object, NULL);
         if (lease_is_coming(&l->l))
             tunnel_lease_lose(l, ERR_UNAVAILABLE, "withdrawn: the agent has moved to another hub");
     }

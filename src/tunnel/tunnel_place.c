@@ -13,8 +13,9 @@
 #include <string.h>
 #include <utlist.h>
 
-#define PLAN_MS    20  /* between two plans of a network: a plan looks at all its tunnels */
-#define BALANCE_MS 300 /* agents that start together are one change */
+#define PLAN_MS     20  /* between two plans of a network, */
+#define PLAN_PER_MS 100 /* and 1 more for each so many tunnels, since a plan looks at all */
+#define BALANCE_MS  300 /* agents that start together are one change */
 
 /* Who could hold tunnels of a network. */
 struct crew {
@@ -28,6 +29,15 @@ struct crew {
 static uint32_t index_of(const struct crew *c, const struct tunnel_peer *p)
 {
     return p && p->index < c->n && c->peers[p->index] == p ? p->index : SPREAD_NOBODY;
+}
+
+void tunnel_set_want(struct tunnel_object *o, struct tunnel_peer *want)
+{
+    if (o->want)
+        o->want->load--;
+    if (want)
+        want->load++;
+    o->want = want;
 }
 
 /* ---- one tunnel ---- */
@@ -128,7 +138,7 @@ static void settle_all(struct tunnel_object *o, const struct crew *c)
     struct tunnel_lease *l;
     for (uint32_t i = 0; i < c->n; i++)
         is_bound |= c->is_able[i] && !tunnel_miss_of(o, c->peers[i]);
-    o->want = NULL;
+    tunnel_set_want(o, NULL);
     while ((l = unwanted_of_all(o, c, is_bound)))
         give_up(l);
     for (uint32_t i = 0; i < c->n; i++) {
@@ -148,10 +158,15 @@ struct plan {
     uint32_t n_objects;
 };
 
+static void crew_done(struct crew *c)
+{
+    mem_free(c->peers);
+    mem_free(c->is_able);
+}
+
 static void plan_done(struct plan *p)
 {
-    mem_free(p->crew.peers);
-    mem_free(p->crew.is_able);
+    crew_done(&p->crew);
     mem_free(p->objects);
     mem_free(p->holders);
 }
@@ -188,7 +203,7 @@ static void gather_objects(struct plan *p, const struct tunnel_network *n)
     p->objects = mem_new((n->count + 1) * sizeof(struct tunnel_object *));
     p->holders = mem_new((n->count + 1) * sizeof(uint32_t));
     DL_FOREACH (n->objects, o) {
-        if (!tunnel_may_hold(o) || o->t.spec.spread == TUNNEL_SPREAD_CONNECTION)
+        if (o->t.spec.spread == TUNNEL_SPREAD_CONNECTION || !tunnel_may_hold(o))
             continue;
         const struct tunnel_lease *held = tunnel_holder(o);
         const struct tunnel_peer *now = o->want ? o->want : held ? held->peer : NULL;
@@ -221,11 +236,12 @@ static void make_plan(struct tunnel_network *n)
     const struct spread s = {p.crew.n, p.n_objects, p.crew.is_able, p.holders, reaches, &p};
     spread_plan(&s);
     for (uint32_t i = 0; i < p.n_objects; i++) {
-        p.objects[i]->want = p.holders[i] == SPREAD_NOBODY ? NULL : p.crew.peers[p.holders[i]];
+        uint32_t holder = p.holders[i];
+        tunnel_set_want(p.objects[i], holder == SPREAD_NOBODY ? NULL : p.crew.peers[holder]);
         settle_one(p.objects[i]);
     }
     DL_FOREACH_SAFE (n->objects, o, next) {
-        if (tunnel_may_hold(o) && o->t.spec.spread == TUNNEL_SPREAD_CONNECTION)
+        if (o->t.spec.spread == TUNNEL_SPREAD_CONNECTION && tunnel_may_hold(o))
             settle_all(o, &p.crew);
         tunnel_release_if_idle(o);
     }
@@ -234,22 +250,104 @@ static void make_plan(struct tunnel_network *n)
     plan_done(&p);
 }
 
+static bool may_plan(const struct tunnels *ts)
+{
+    return !ts->is_draining && (!ts->cluster || peers_may_claim(ts->cluster));
+}
+
 void tunnel_plan_timer(struct timer *t)
 {
     struct tunnel_network *n = container_of(t, struct tunnel_network, plan_timer);
     n->planned_ms = loop_now_ms(n->owner->loop);
-    if (!n->owner->is_draining && (!n->owner->cluster || peers_may_claim(n->owner->cluster)))
+    if (may_plan(n->owner))
         make_plan(n);
 }
 
 void tunnel_plan(struct tunnel_network *n)
 {
     if (n)
-        plan_at(n, n->planned_ms + PLAN_MS);
+        plan_at(n, n->planned_ms + PLAN_MS + n->count / PLAN_PER_MS);
 }
 
 void tunnel_plan_later(struct tunnel_network *n)
 {
     if (n)
         plan_at(n, loop_now_ms(n->owner->loop) + BALANCE_MS);
+}
+
+/* ---- one more ---- */
+
+/* As tunnel_spread.h places what has no holder. */
+static struct tunnel_peer *pick_holder(const struct tunnel_object *o, const struct crew *c)
+{
+    struct tunnel_peer *best = NULL;
+    bool is_reached = false;
+    for (uint32_t i = 0; i < c->n; i++) {
+        struct tunnel_peer *p = c->peers[i];
+        bool reaches = !tunnel_miss_of(o, p);
+        if (!c->is_able[i] || (best && is_reached && !reaches))
+            continue;
+        if (!best || reaches > is_reached || p->load < best->load) {
+            best = p;
+            is_reached = reaches;
+        }
+    }
+    return best;
+}
+
+static void place_one(struct tunnel_object *o, const struct crew *c)
+{
+    bool may_hold = tunnel_may_hold(o);
+    if (may_hold && o->t.spec.spread == TUNNEL_SPREAD_CONNECTION) {
+        settle_all(o, c);
+    } else if (may_hold && !o->want && !o->leases) {
+        tunnel_set_want(o, pick_holder(o, c));
+        settle_one(o);
+    }
+    tunnel_release_if_idle(o);
+}
+
+/* Those at the head of the list that are of one network. */
+static void place_some(struct tunnels *ts)
+{
+    struct tunnel_network *n = tunnel_network_of(ts, ts->placing->t.spec.network);
+    struct crew crew = {0};
+    gather_crew(&crew, ts, n->id);
+    while (ts->placing && tunnel_network_of(ts, ts->placing->t.spec.network) == n) {
+        struct tunnel_object *o = ts->placing;
+        tunnel_place_cancel(o);
+        place_one(o, &crew);
+    }
+    if (crew.until_ms != UINT64_MAX)
+        plan_at(n, crew.until_ms);
+    crew_done(&crew);
+}
+
+void tunnel_place_all(struct defer *d)
+{
+    struct tunnels *ts = container_of(d, struct tunnels, place);
+    bool may = may_plan(ts);
+    while (ts->placing) {
+        if (may)
+            place_some(ts);
+        else
+            tunnel_place_cancel(ts->placing); /* tunnels_may_claim plans for all */
+    }
+}
+
+void tunnel_place(struct tunnel_object *o)
+{
+    struct tunnels *ts = o->owner;
+    if (o->is_placing || o->is_deleted)
+        return;
+    o->is_placing = true;
+    DL_APPEND2(ts->placing, o, place_prev, place_next);
+    loop_defer(ts->loop, &ts->place);
+}
+
+void tunnel_place_cancel(struct tunnel_object *o)
+{
+    if (o->is_placing)
+        DL_DELETE2(o->owner->placing, o, place_prev, place_next);
+    o->is_placing = false;
 }

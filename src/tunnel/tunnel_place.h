@@ -79,6 +79,7 @@ struct tunnel_peer {
     uint64_t expires_ms;      /* loop time */
     uint64_t silent_until_ms; /* it did not take an offer, or did not renew: others first */
     uint32_t index;           /* in the plan that is being made */
+    uint32_t load;            /* tunnels that want it */
     struct timer timer;
     UT_hash_handle hh;
 };
@@ -109,6 +110,12 @@ void tunnel_plan(struct tunnel_network *n); /* soon */
 /* The same in a moment, for what only makes it more even: agents that start together. */
 void tunnel_plan_later(struct tunnel_network *n);
 void tunnel_plan_timer(struct timer *t);
+/* The same for one that is new, or has another route: what others have is not looked at, so that
+ * thousands at a time cost no more than each alone. */
+void tunnel_place(struct tunnel_object *o);
+void tunnel_place_cancel(struct tunnel_object *o); /* it goes away */
+void tunnel_place_all(struct defer *d);
+void tunnel_set_want(struct tunnel_object *o, struct tunnel_peer *want); /* or NULL */
 
 /* tunnel_hold.c: the life of leases */
 void tunnel_grant(struct tunnel_object *o, struct tunnel_peer *to, enum tunnel_why why,

@@ -11,7 +11,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <utlist.h>
 
 #define RECORDS_KEEP  10000 /* ended connections kept per tunnel, */
 #define RECORDS_PRUNE 1000  /* and so many more before the oldest go */
@@ -72,60 +71,6 @@ int tunnel_store_delete(struct tx *tx, const struct tunnel *t, uint64_t if_versi
     TRY(tx_exec(tx, "DELETE FROM connection WHERE tunnel = $1", STORE_TEXT(t->id)));
     TRY(identity_applied_forget(tx, t->id));
     return store_publish(tx, t->tenant, "tunnel", t->id, STORE_DELETE);
-}
-
-/* A hub takes what is its own, and what it has seen to be free: another hub's lease stands while
- * that hub's own does, and its agent's session. What it has not seen may be of a hub that is only
- * cut from the database, and still serves. Of what it has seen the database may have lost some. */
-#define ROUTE_IS_FREE                                                                        \
-    "(lease_hub = $3 OR lease_epoch < $7 OR (lease_epoch = $7 AND (lease_hub IS NULL OR "    \
-    "NOT EXISTS (SELECT 1 FROM hub_lease h WHERE h.hub = tunnel.lease_hub AND "              \
-    "h.epoch = tunnel.lease_hub_epoch AND h.expires > $6) OR "                               \
-    "(lease_session <> 0 AND NOT EXISTS (SELECT 1 FROM agent_session s WHERE "               \
-    "s.agent = tunnel.lease_agent AND s.epoch = tunnel.lease_session AND s.disconnected IS " \
-    "NULL)))))"
-
-int tunnel_store_claim(struct tx *tx, const char *tunnel, const char *tenant, uint64_t seen,
-                       struct tunnel_route *route)
-{
-    int64_t epoch, now;
-    route->epoch = 0;
-    TRY(tx_now_ms(tx, &now));
-    TRY(tx_query_int(tx, &epoch,
-                     "UPDATE tunnel SET lease_agent = $1, lease_session = $2, lease_hub = $3, "
-                     "lease_hub_epoch = $4, lease_epoch = "
-                     "next_epoch(CASE WHEN lease_epoch < $7 THEN $7 ELSE lease_epoch END) "
-                     "WHERE id = $5 AND " ROUTE_IS_FREE " RETURNING lease_epoch",
-                     STORE_TEXT(route->agent), STORE_INT(route->session), STORE_TEXT(route->hub),
-                     STORE_INT(route->hub_epoch), STORE_TEXT(tunnel), STORE_INT(now),
-                     STORE_INT(seen)));
-    route->epoch = (uint64_t)epoch;
-    return store_publish(tx, tenant, "tunnel", tunnel, STORE_PUT);
-}
-
-int tunnel_store_release(struct tx *tx, const char *tunnel, const char *tenant,
-                         const struct tunnel_route *route)
-{
-    TRY(tx_exec(tx,
-                "UPDATE tunnel SET lease_hub = NULL WHERE id = $1 AND lease_hub = $2 AND "
-                "lease_epoch = $3",
-                STORE_TEXT(tunnel), STORE_TEXT(route->hub), STORE_INT(route->epoch)));
-    if (tx_changed(tx) == 0)
-        return 0;
-    return store_publish(tx, tenant, "tunnel", tunnel, STORE_PUT);
-}
-
-int tunnel_store_restore(struct tx *tx, const char *tunnel, const char *tenant,
-                         const struct tunnel_route *route)
-{
-    TRY(tx_exec(tx,
-                "UPDATE tunnel SET lease_agent = $1, lease_session = $2, lease_hub = $3, "
-                "lease_hub_epoch = $4, lease_epoch = $5 WHERE id = $6 AND lease_epoch < $5",
-                STORE_TEXT(route->agent), STORE_INT(route->session), STORE_TEXT(route->hub),
-                STORE_INT(route->hub_epoch), STORE_INT(route->epoch), STORE_TEXT(tunnel)));
-    if (tx_changed(tx) == 0)
-        return 0;
-    return store_publish(tx, tenant, "tunnel", tunnel, STORE_PUT);
 }
 
 static void copy(char *out, size_t size, const char *in)
@@ -195,13 +140,18 @@ int tunnel_store_each(struct tx *tx, void (*fn)(void *arg, const struct tunnel_s
     return rc;
 }
 
-int tunnel_store_read(struct tx *tx, const char *id, struct tunnel_stored *ret)
+int tunnel_store_read(struct tx *tx, const struct store_value *ids, size_t n,
+                      void (*fn)(void *arg, const struct tunnel_stored *s, int err), void *arg)
 {
-    struct rows rows = tx_query(tx, TUNNEL_COLUMNS "WHERE id = $1", STORE_TEXT(id));
-    if (!TRY(row_next(&rows)))
-        return ERR_NOT_FOUND;
-    int rc = read_row(&rows, ret);
-    rows_done(&rows);
+    CLEANUP(buf_done) struct buf sql = {0};
+    struct tunnel_stored s;
+    int rc;
+    TRY(store_rows_sql(&sql, TUNNEL_COLUMNS "WHERE id IN ", 1, 1, n, ""));
+    struct rows rows = tx_query_values(tx, buf_text(&sql), ids, n);
+    while ((rc = row_next(&rows)) > 0) {
+        int err = read_row(&rows, &s);
+        fn(arg, &s, err);
+    }
     return rc;
 }
 
@@ -212,109 +162,6 @@ static void written(void *arg, int err)
     if (err < 0)
         LOG_ERROR("a tunnel's state could not be stored", LOG_ERR(err));
     mem_free(arg);
-}
-
-#define STATUS_BATCH 512 /* in one transaction */
-#define RETRY_MS     1000
-
-/* Statuses as they were when the transaction was queued. */
-struct status_batch {
-    struct tunnels *tunnels;
-    size_t n;
-    struct status {
-        struct tunnel t;
-        bool is_told;    /* as another hub tells it; here only watchers are to look again */
-        bool is_chooser; /* of its port */
-    } items[];
-};
-
-/* The hub at which a tunnel was made or changed chooses its port, whoever tells the rest. */
-static int write_endpoint(struct tx *tx, const struct status *s)
-{
-    if (!s->is_chooser || (!s->t.endpoint[0] && s->t.phase == TUNNEL_FAILED))
-        return 0;
-    return tx_exec(tx, "UPDATE tunnel SET endpoint = $1 WHERE id = $2",
-                   s->t.endpoint[0] ? STORE_TEXT(s->t.endpoint) : STORE_NULL, STORE_TEXT(s->t.id));
-}
-
-static int write_one_status(struct tx *tx, const struct status *s)
-{
-    const struct tunnel *t = &s->t;
-    bool is_chosen = s->is_chooser && t->spec.has_endpoint; /* a port that others follow */
-    enum store_op op = is_chosen ? STORE_PUT : STORE_STATE;
-    TRY(write_endpoint(tx, s));
-    if (s->is_told)
-        return store_publish(tx, t->tenant, "tunnel", t->id, op);
-    TRY(tx_exec(tx,
-                "UPDATE tunnel SET phase = $1, reason = $2, started = $3, closed = $4 "
-                "WHERE id = $5",
-                STORE_TEXT(tunnel_phase_name(t->phase)), STORE_TEXT(t->reason), nonzero(t->started),
-                nonzero(t->closed), STORE_TEXT(t->id)));
-    if (tx_changed(tx) == 0)
-        return 0; /* deleted meanwhile */
-    return store_publish(tx, t->tenant, "tunnel", t->id, op);
-}
-
-static int write_statuses(struct tx *tx, void *arg)
-{
-    const struct status_batch *b = arg;
-    for (size_t i = 0; i < b->n; i++)
-        TRY(write_one_status(tx, &b->items[i]));
-    return 0;
-}
-
-static void statuses_written(void *arg, int err)
-{
-    CLEANUP(mem_free) struct status_batch *b = arg;
-    if (err >= 0)
-        return;
-    LOG_ERROR("the state of tunnels could not be stored", LOG_INT("tunnels", b->n), LOG_ERR(err));
-    for (size_t i = 0; i < b->n; i++) {
-        struct tunnel_object *o = tunnel_find(b->tunnels, b->items[i].t.id);
-        if (o)
-            tunnel_save_status(o);
-    }
-    timer_start(&b->tunnels->status_timer, RETRY_MS);
-}
-
-static void save_batch(struct tunnels *ts)
-{
-    struct status_batch *b = mem_new(sizeof(*b) + STATUS_BATCH * sizeof(b->items[0]));
-    b->tunnels = ts;
-    while (ts->dirty && b->n < STATUS_BATCH) {
-        struct tunnel_object *o = ts->dirty;
-        tunnel_forget_status(o);
-        b->items[b->n++] =
-            (struct status){o->t, !tunnel_is_ours_to_tell(o), !tunnel_follows_port(o)};
-    }
-    store_run(ts->store, STORE_WRITE, write_statuses, statuses_written, b);
-}
-
-void tunnel_status_timer(struct timer *t)
-{
-    struct tunnels *ts = container_of(t, struct tunnels, status_timer);
-    ts->status_saved_ms = loop_now_ms(ts->loop);
-    while (ts->dirty)
-        save_batch(ts);
-}
-
-void tunnel_save_status(struct tunnel_object *o)
-{
-    struct tunnels *ts = o->owner;
-    if (o->is_dirty || o->is_deleted)
-        return;
-    o->is_dirty = true;
-    DL_APPEND2(ts->dirty, o, dirty_prev, dirty_next);
-    uint64_t since = loop_now_ms(ts->loop) - ts->status_saved_ms;
-    if (!timer_is_running(&ts->status_timer))
-        timer_start(&ts->status_timer, since < TUNNEL_STATUS_MS ? TUNNEL_STATUS_MS - since : 0);
-}
-
-void tunnel_forget_status(struct tunnel_object *o)
-{
-    if (o->is_dirty)
-        DL_DELETE2(o->owner->dirty, o, dirty_prev, dirty_next);
-    o->is_dirty = false;
 }
 
 /* What has been carried since the last time: other hubs add theirs. */
@@ -329,19 +176,38 @@ struct traffic_batch {
     struct traffic_row rows[];
 };
 
+#define TRAFFIC_COLUMNS 7
+
+static int add_some_traffic(struct tx *tx, const struct traffic_row *rows, size_t n)
+{
+    struct store_value values[STORE_ROWS_MAX * TRAFFIC_COLUMNS], *v = values;
+    CLEANUP(buf_done) struct buf sql = {0};
+    for (size_t i = 0; i < n; i++) {
+        const struct tunnel_traffic *t = &rows[i].traffic;
+        *v++ = STORE_TEXT(rows[i].tunnel);
+        *v++ = STORE_INT(t->streams_total);
+        *v++ = STORE_INT(t->bytes_in);
+        *v++ = STORE_INT(t->bytes_out);
+        *v++ = STORE_INT(t->datagrams.in);
+        *v++ = STORE_INT(t->datagrams.out);
+        *v++ = STORE_INT(t->datagrams.dropped);
+    }
+    TRY(store_rows_sql(&sql,
+                       "UPDATE tunnel SET streams_total = streams_total + more.column2, "
+                       "bytes_in = bytes_in + more.column3, bytes_out = bytes_out + more.column4, "
+                       "datagrams_in = datagrams_in + more.column5, "
+                       "datagrams_out = datagrams_out + more.column6, "
+                       "datagrams_dropped = datagrams_dropped + more.column7 FROM (VALUES ",
+                       1, n, TRAFFIC_COLUMNS, ") AS more WHERE id = more.column1"));
+    return tx_exec_values(tx, buf_text(&sql), values, n * TRAFFIC_COLUMNS);
+}
+
 static int write_traffic(struct tx *tx, void *arg)
 {
     const struct traffic_batch *b = arg;
-    for (size_t i = 0; i < b->n; i++) {
-        const struct tunnel_traffic *t = &b->rows[i].traffic;
-        TRY(tx_exec(tx,
-                    "UPDATE tunnel SET streams_total = streams_total + $1, "
-                    "bytes_in = bytes_in + $2, bytes_out = bytes_out + $3, "
-                    "datagrams_in = datagrams_in + $4, datagrams_out = datagrams_out + $5, "
-                    "datagrams_dropped = datagrams_dropped + $6 WHERE id = $7",
-                    STORE_INT(t->streams_total), STORE_INT(t->bytes_in), STORE_INT(t->bytes_out),
-                    STORE_INT(t->datagrams.in), STORE_INT(t->datagrams.out),
-                    STORE_INT(t->datagrams.dropped), STORE_TEXT(b->rows[i].tunnel)));
+    for (size_t i = 0, some; i < b->n; i += some) {
+        some = store_rows_at_once(b->n - i);
+        TRY(add_some_traffic(tx, &b->rows[i], some));
     }
     return 0;
 }
@@ -399,7 +265,7 @@ void tunnel_save_traffic(struct tunnels *ts)
 /* ---- the access log ---- */
 
 #define RECORD_COLUMNS  11
-#define RECORDS_AT_ONCE 5
+#define RECORDS_AT_ONCE 32
 
 struct record_batch {
     char hub[ID_SIZE];
@@ -430,21 +296,17 @@ static void record_values(const struct record_batch *b, const struct exposure_re
     memcpy(v, row, sizeof(row));
 }
 
-/* Several rows with one statement: on PostgreSQL each is a round trip. */
 static int write_some(struct tx *tx, const struct record_batch *b, size_t first, size_t n)
 {
     struct store_value values[RECORDS_AT_ONCE * RECORD_COLUMNS];
     char ids[RECORDS_AT_ONCE][ID_SIZE], clients[RECORDS_AT_ONCE][ADDR_TEXT_SIZE];
     CLEANUP(buf_done) struct buf sql = {0};
-    TRY(buf_puts(&sql, "INSERT INTO connection (id, tunnel, agent, hub, client, opened, closed, "
-                       "bytes_in, bytes_out, ended, error) VALUES "));
-    for (size_t i = 0; i < n; i++) {
+    for (size_t i = 0; i < n; i++)
         record_values(b, &b->records[first + i], &values[i * RECORD_COLUMNS], ids[i], clients[i]);
-        TRY(buf_puts(&sql, i ? ", (" : "("));
-        for (size_t k = 1; k <= RECORD_COLUMNS; k++)
-            TRY(buf_printf(&sql, "$%zu%s", i * RECORD_COLUMNS + k,
-                           k < RECORD_COLUMNS ? ", " : ")"));
-    }
+    TRY(store_rows_sql(&sql,
+                       "INSERT INTO connection (id, tunnel, agent, hub, client, opened, closed, "
+                       "bytes_in, bytes_out, ended, error) VALUES ",
+                       1, n, RECORD_COLUMNS, ""));
     return tx_exec_values(tx, buf_text(&sql), values, n * RECORD_COLUMNS);
 }
 
@@ -456,8 +318,10 @@ static int write_records(struct tx *tx, void *arg)
                      STORE_TEXT(b->records[0].tunnel)));
     if (!there)
         return 0; /* deleted, and its access log with it */
-    for (size_t i = 0; i < b->n; i += RECORDS_AT_ONCE)
-        TRY(write_some(tx, b, i, MIN(b->n - i, (size_t)RECORDS_AT_ONCE)));
+    for (size_t i = 0, some; i < b->n; i += some) {
+        some = store_rows_at_once(MIN(b->n - i, (size_t)RECORDS_AT_ONCE));
+        TRY(write_some(tx, b, i, some));
+    }
     if (!b->prunes)
         return 0;
     return tx_exec(tx,

@@ -1,5 +1,6 @@
 #include "store_contract.h"
 
+#include "base/buf.h"
 #include "base/error.h"
 #include "base/macro.h"
 #include "base/time.h"
@@ -388,7 +389,100 @@ static void statements_of_many_texts_do_not_pile_up(void **state)
     store_bench_close(&b);
 }
 
+#define MANY 150
+
+static int put_many_rows(struct tx *tx, size_t n, size_t first)
+{
+    struct store_value values[2 * STORE_ROWS_MAX];
+    char names[STORE_ROWS_MAX][16];
+    CLEANUP(buf_done) struct buf sql = {0};
+    for (size_t i = 0; i < n; i++) {
+        snprintf(names[i], sizeof(names[i]), "i%zu", first + i);
+        values[2 * i] = STORE_TEXT(names[i]);
+        values[2 * i + 1] = STORE_INT(first + i + 1);
+        TRY(store_publish(tx, "ten_1", "item", names[i], STORE_PUT));
+    }
+    TRY(store_rows_sql(&sql, "INSERT INTO item (name, size) VALUES ", 1, n, 2, ""));
+    return tx_exec_values(tx, buf_text(&sql), values, 2 * n);
+}
+
+static int many_rows(struct tx *tx, void *arg)
+{
+    for (size_t i = 0, some; i < MANY; i += some) {
+        some = store_rows_at_once(MANY - i);
+        TRY(put_many_rows(tx, some, i));
+    }
+    return 0;
+}
+
+/* Of three one is not there, and one becomes NULL. */
+static int change_rows(struct tx *tx, void *arg)
+{
+    char *changed = arg;
+    CLEANUP(buf_done) struct buf sql = {0};
+    const struct store_value values[] = {STORE_INT(1000),  STORE_TEXT("i7"), STORE_INT(5),
+                                         STORE_TEXT("no"), STORE_INT(6),     STORE_TEXT("i149"),
+                                         STORE_INT(0)};
+    int rc;
+    TRY(store_rows_sql(&sql,
+                       "UPDATE item SET size = size + $1 + COALESCE(NULLIF(more.column2, 0), 1) "
+                       "FROM (VALUES ",
+                       2, 3, 2, ") AS more WHERE name = more.column1 RETURNING name, size"));
+    struct rows rows = tx_query_values(tx, buf_text(&sql), values, ARRAY_SIZE(values));
+    while ((rc = row_next(&rows)) > 0)
+        sprintf(changed + strlen(changed), "%s=%d ", row_text(&rows, 0), (int)row_int(&rows, 1));
+    return rc;
+}
+
+static void many_rows_go_with_a_statement(void **state)
+{
+    struct store_bench b;
+    char changed[64] = "";
+    assert_int_equal(store_rows_at_once(1), 1);
+    assert_int_equal(store_rows_at_once(63), 32);
+    assert_int_equal(store_rows_at_once(MANY), STORE_ROWS_MAX);
+    store_bench_open(&b, 0);
+    assert_int_equal(store_run_wait(b.store, STORE_WRITE, many_rows, NULL), 0);
+    assert_int_equal(store_contract_count(&b), MANY);
+    assert_int_equal(store_run_wait(b.store, STORE_WRITE, change_rows, changed), 0);
+    assert_int_equal(strlen(changed), strlen("i7=1013 i149=1151 "));
+    assert_non_null(strstr(changed, "i7=1013 "));
+    assert_non_null(strstr(changed, "i149=1151 "));
+    store_bench_close(&b);
+}
+
 /* ---- the feed ---- */
+
+struct in_order {
+    struct store_subscriber sub;
+    int64_t last;
+    int n;
+};
+
+static void on_one_more(struct store_subscriber *sub, const struct store_change *change)
+{
+    struct in_order *o = container_of(sub, struct in_order, sub);
+    char id[16];
+    snprintf(id, sizeof(id), "i%d", o->n++);
+    assert_string_equal(change->id, id);
+    assert_true(o->last == 0 || change->seq == o->last + 1);
+    o->last = change->seq;
+}
+
+static void many_changes_of_one_transaction_keep_their_order(void **state)
+{
+    struct store_bench b;
+    struct in_order heard = {.sub.fn = on_one_more};
+    store_bench_open(&b, 0);
+    results = (struct results){0};
+    store_subscribe(b.store, &heard.sub);
+    store_run(b.store, STORE_WRITE, many_rows, on_done, NULL);
+    wait_for(&b, 1);
+    assert_int_equal(results.err[0], 0);
+    assert_int_equal(heard.n, MANY);
+    store_unsubscribe(&heard.sub);
+    store_bench_close(&b);
+}
 
 static void note(const char *mark, const char *text)
 {
@@ -569,6 +663,8 @@ const struct CMUnitTest store_contract_tests[STORE_CONTRACT_TESTS] = {
     cmocka_unit_test(closing_runs_what_waits_and_tells_it),
     cmocka_unit_test(a_query_runs_inside_another_of_the_same_text),
     cmocka_unit_test(statements_of_many_texts_do_not_pile_up),
+    cmocka_unit_test(many_rows_go_with_a_statement),
+    cmocka_unit_test(many_changes_of_one_transaction_keep_their_order),
     cmocka_unit_test(subscribers_hear_of_commits_in_order_and_before_done),
     cmocka_unit_test(each_subscriber_hears_a_whole_transaction_before_the_next_one),
     cmocka_unit_test(the_feed_is_read_on_from_any_place_by_tenant),

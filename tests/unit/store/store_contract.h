@@ -35,5 +35,5 @@ int store_bench_write(struct store_bench *b, int (*work)(struct tx *tx, void *ar
 int store_contract_insert(struct tx *tx, void *name);
 int64_t store_contract_count(struct store_bench *b);
 
-#define STORE_CONTRACT_TESTS 16
+#define STORE_CONTRACT_TESTS 18
 extern const struct CMUnitTest store_contract_tests[STORE_CONTRACT_TESTS];

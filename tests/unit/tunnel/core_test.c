@@ -296,6 +296,99 @@ static void hundreds_of_tunnels_are_taken_without_pauses(void **state)
     bench_agent_stop(&a);
 }
 
+static size_t count_held(struct bench *b, const char *agent)
+{
+    size_t n = 0;
+    for (struct tunnel_object *o = b->tunnels->objects; o; o = o->hh.next)
+        n += strcmp(holder(o), agent) == 0;
+    return n;
+}
+
+static void new_tunnels_go_to_the_agents_that_hold_least(void **state)
+{
+    struct bench *b = *state;
+    struct bench_agent a, other;
+    char name[32];
+    bench_agent_start(b, &a, AGENT_1);
+    for (int i = 0; i < 3; i++) {
+        snprintf(name, sizeof(name), "old%d", i);
+        bench_tunnel(b, name, NULL, 0);
+    }
+    wait_for(b->loop, count_held(b, AGENT_1) == 3);
+    bench_agent_start(b, &other, AGENT_2);
+    for (int i = 0; i < 9; i++) {
+        snprintf(name, sizeof(name), "new%d", i);
+        bench_tunnel(b, name, NULL, 0);
+    }
+    wait_for(b->loop, count_held(b, AGENT_1) == 6 && count_held(b, AGENT_2) == 6);
+    assert_int_equal(tunnel_peer_of(b->tunnels, AGENT_1)->load, 6);
+    assert_int_equal(tunnel_peer_of(b->tunnels, AGENT_2)->load, 6);
+    bench_agent_stop(&a);
+    wait_for(b->loop, count_held(b, AGENT_2) == 12);
+    assert_int_equal(tunnel_peer_of(b->tunnels, AGENT_2)->load, 12);
+    bench_agent_stop(&other);
+}
+
+#define CLAIMS 70 /* more than a statement takes */
+
+struct claims {
+    struct tunnel_claim list[CLAIMS + 2];
+    size_t n;
+};
+
+static void add_claim(struct claims *c, const char *tunnel, uint64_t seen, const char *hub)
+{
+    struct tunnel_claim *claim = &c->list[c->n++];
+    *claim = (struct tunnel_claim){.seen = seen, .route = {.hub_epoch = 1}};
+    snprintf(claim->tunnel, sizeof(claim->tunnel), "%s", tunnel);
+    snprintf(claim->route.hub, sizeof(claim->route.hub), "%s", hub);
+    snprintf(claim->route.agent, sizeof(claim->route.agent), "%s", AGENT_1);
+}
+
+static int write_claims(struct tx *tx, void *arg)
+{
+    struct claims *c = arg;
+    return tunnel_store_claim(tx, c->list, c->n);
+}
+
+static int write_release(struct tx *tx, void *arg)
+{
+    struct claims *c = arg;
+    return tunnel_store_release(tx, c->list, c->n);
+}
+
+static void many_routes_are_claimed_at_once_and_each_is_judged_alone(void **state)
+{
+    struct bench *b = *state;
+    struct claims first = {0}, again = {0};
+    char name[32];
+    for (int i = 0; i < CLAIMS; i++) {
+        snprintf(name, sizeof(name), "t%d", i);
+        add_claim(&first, bench_tunnel(b, name, NULL, 0)->t.id, 0, "hub_1");
+    }
+    add_claim(&first, first.list[0].tunnel, 0, "hub_1"); /* of another agent, as it were */
+    add_claim(&first, "tun_unknown", 0, "hub_1");
+    bench_write(b, write_claims, &first);
+    for (int i = 0; i < CLAIMS; i++)
+        assert_true(first.list[i].route.epoch > 0);
+    assert_true(first.list[CLAIMS].route.epoch > first.list[0].route.epoch);
+    assert_int_equal(first.list[CLAIMS + 1].route.epoch, 0);
+
+    /* Another hub has seen what each third has become; hub_1 lives no more. */
+    for (int i = 0; i < CLAIMS; i++) {
+        uint64_t epoch = first.list[i ? i : CLAIMS].route.epoch;
+        add_claim(&again, first.list[i].tunnel, i % 3 ? epoch - 1 : epoch, "hub_2");
+    }
+    bench_write(b, write_claims, &again);
+    for (int i = 0; i < CLAIMS; i++)
+        assert_int_equal(again.list[i].route.epoch > 0, i % 3 == 0);
+    assert_int_equal(bench_query(b, "SELECT COUNT(*) FROM tunnel WHERE lease_hub = 'hub_2'"), 24);
+
+    bench_write(b, write_release, &first); /* of what is not its own any more nothing happens */
+    assert_int_equal(bench_query(b, "SELECT COUNT(*) FROM tunnel WHERE lease_hub = 'hub_2'"), 24);
+    assert_int_equal(bench_query(b, "SELECT COUNT(*) FROM tunnel WHERE lease_hub IS NULL"), 46);
+}
+
 static void an_address_that_was_taken_is_tried_again(void **state)
 {
     struct bench *b = *state;
@@ -464,6 +557,8 @@ int main(void)
         T(a_revoked_agent_is_cut_and_its_streams_say_so),
         T(a_newer_session_of_the_same_agent_supersedes),
         T(hundreds_of_tunnels_are_taken_without_pauses),
+        T(new_tunnels_go_to_the_agents_that_hold_least),
+        T(many_routes_are_claimed_at_once_and_each_is_judged_alone),
         T(an_address_that_was_taken_is_tried_again),
         T(objects_come_back_as_they_were_stored),
         T(a_lost_link_is_dialled_again_and_serves),
