@@ -3,9 +3,11 @@
  * the rules of routes (tunnel_route.h) and of hubs' leases (peer/hub_lease.h).
  *
  * The database is a struct, and what it decides is written as in its SQL (tunnel_store_claim,
- * peers.c, fleet_session.c). Hubs ask it by messages that take their time, overtake each other, are
- * carried out although their hub has died, and whose answers may be lost. Its feed is seen late, by
- * each hub in its own time but in order.
+ * peers.c, fleet_session.c), but for one thing: a claim of a hub's earlier start that comes after
+ * its next start is refused here, and the SQL relies on the order of its transactions. Hubs ask it
+ * by messages that take their time, overtake each other, are carried out although their hub has
+ * died, and whose answers may be lost. Its feed is seen late, by each hub in its own time but in
+ * order.
  */
 #pragma once
 
