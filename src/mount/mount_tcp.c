@@ -33,7 +33,7 @@
 #define SMALL_TTL  32          /* one that is meant, as traceroute does; nmap's are above */
 #define HALF_OPEN_MAX \
     4096                /* an agent's kernel takes long to find a port for 14,000 to one target */
-#define SYNS_A_TURN 16  /* that are dialled */
+#define SYNS_A_TURN 32  /* that are dialled */
 #define SYNS_MANY   256 /* so many wait, and there is more to read: a flood, of which ... */
 #define FLOOD_TURNS 4   /* ... one is dialled in so many turns */
 #define STRAYS_A_MS 4   /* that are answered */
@@ -419,12 +419,9 @@ static void pump(struct mount_tcp *f)
     if (f->is_cut && !f->tcp.out.len)
         tcp_abort(&f->tcp);
     f->tcp.is_corked = f->cork_turns > 0;
-    f->tcp.is_busy = f->mount->tun.io.readable;
     while (tcp_next(&f->tcp, now, segments_max(f), &s))
         send_segment(f, &s);
     count_turn(f);
-    if (f->tcp.ack_due && f->tcp.is_busy)
-        mark_dirty(f);
     if (f->stream && f->tcp.acked)
         h2_consume(f->stream, f->tcp.acked);
     f->tcp.acked = 0;

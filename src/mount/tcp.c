@@ -13,8 +13,6 @@
 #define MSS_MIN        88 /* a program cannot make us send crumbs */
 #define WSCALE         7
 #define DUPLICATES_MAX 3
-#define ACK_WAITS      4           /* turns, each of 256 KiB */
-#define ACK_BULK       (16 * 1024) /* of so much at once more is likely to follow */
 
 #define before packet_seq_before
 
@@ -229,8 +227,6 @@ static void take_payload(struct tcp *t, const struct packet *p)
     bool is_early = before(t->rcv_next, p->tcp.seq);
     if (is_early && !t->has_sack && t->ack_due && t->holes < UINT8_MAX)
         t->holes++;
-    if (!t->ack_due && !is_early && p->payload_len >= ACK_BULK)
-        t->ack_waits = ACK_WAITS;
     t->ack_due = true;
     if (t->in_ended)
         return;
@@ -382,7 +378,6 @@ static void put_header(struct tcp *t, uint8_t flags, uint32_t seq, struct tcp_se
         t->rcv_edge = t->rcv_next + ret->header.window;
     ret->mss = t->mss;
     t->ack_due = false;
-    t->ack_waits = 0;
 }
 
 static void put_reset(struct tcp *t, struct tcp_segment *ret)
@@ -466,17 +461,6 @@ static size_t chunk(const struct tcp *t, size_t max)
     return is_rest && t->is_corked && !t->out_ended && whole < crumb ? 0 : whole;
 }
 
-/* One acknowledgement of much costs the program and us less than several of little. It waits only
- * while others wait to be read, and the program has half a window left. */
-static bool ack_may_wait(struct tcp *t)
-{
-    bool may = t->is_busy && t->ack_waits && !t->in_ended && !t->early.first &&
-               t->rcv_edge - t->rcv_next >= RING_SIZE / 2;
-    if (may)
-        t->ack_waits--;
-    return may;
-}
-
 bool tcp_next(struct tcp *t, uint64_t now_ms, size_t max, struct tcp_segment *ret)
 {
     *ret = (struct tcp_segment){0};
@@ -503,7 +487,7 @@ bool tcp_next(struct tcp *t, uint64_t now_ms, size_t max, struct tcp_segment *re
     }
     if (t->due_ms == TCP_NEVER && t->out.len)
         start_timer(t, now_ms); /* the window is shut: it will be probed */
-    if (!t->ack_due || ack_may_wait(t))
+    if (!t->ack_due)
         return false;
     put_header(t, PACKET_ACK, t->snd_next, ret);
     if (t->has_sack)

@@ -56,14 +56,12 @@ struct tcp {
     uint8_t tries, duplicates;
     uint8_t
         holes; /* without SACK: acknowledgements due beside ack_due, one for each early segment */
-    uint8_t ack_waits; /* so often what is due may wait, where that holds up nobody */
     bool has_wscale : 1, has_sack : 1;
     bool in_ended : 1;  /* the program's FIN came */
     bool out_ended : 1; /* tcp_finish */
     bool fin_sent : 1, fin_acked : 1;
     bool is_recovering : 1, is_probing : 1;
     bool is_corked : 1; /* by its owner: more is about to come, less than a segment waits for it */
-    bool is_busy : 1;   /* by its owner: more of the program waits to be read */
     bool ack_due : 1, synack_due : 1, reset_due : 1;
     bool was_reset : 1; /* by the program */
     bool was_late : 1;  /* something was lost, and nothing told of it */

@@ -1,6 +1,7 @@
 /*
- * The device of a mount: a TUN descriptor with virtio headers, so that segments of up to 64 KiB
- * pass whole (TSO) and checksums of what never leaves this machine are not computed.
+ * The device of a mount: a TUN descriptor with virtio headers, so that segments of up to 64 KiB,
+ * to a program also larger ones, pass whole (TSO) and checksums of what never leaves this machine
+ * are not computed.
  *
  * Packets are read in batches of a bounded size a turn; the rest waits for the next turn.
  */

@@ -2,6 +2,7 @@
 between the program and the mount is nothing, or a wire that loses, doubles, delays and cuts packets."""
 
 import os
+import platform
 import re
 import socket
 import subprocess
@@ -78,6 +79,39 @@ def results(request, target):
 @pytest.mark.parametrize("case", tcp_cases.CASES)
 def test_what_two_programs_do_works_as_on_a_lan(results, case):
     assert results.get(case) == ["ok"]
+
+
+# Reads to the end; how much it was, and how large the largest packet on its interface.
+READER = """
+import socket, sys
+tap = socket.socket(socket.AF_PACKET, socket.SOCK_DGRAM, socket.htons(0x800))
+tap.setblocking(False)
+count = largest = 0
+with socket.create_connection(("10.0.0.1", int(sys.argv[1])), 60) as s:
+    s.settimeout(60)
+    while data := s.recv(1 << 20):
+        count += len(data)
+        try:
+            while True:
+                largest = max(largest, tap.recv_into(bytearray(1), 1, socket.MSG_TRUNC))
+        except BlockingIOError:
+            pass
+print(count, largest)
+"""
+
+
+def test_bulk_comes_to_a_program_in_packets_larger_than_ip_has(target):
+    size = amount(64 << 20, 16 << 20)
+    server = TcpServer(lambda server, sock: sock.sendall(bytes(size)), host="10.0.0.1", namespace=target.name)
+    mount = leg(target, "--", sys.executable, "-c", READER, str(server.port),
+                env={**os.environ, **sanitizer_environment()})
+    out, err = mount.communicate(timeout=60 * SLOW)
+    server.close()
+    assert mount.returncode == 0 and not err, err
+    count, largest = map(int, out.split())
+    assert count == size
+    if tuple(map(int, platform.release().split(".")[:2])) >= (6, 3):
+        assert largest > 65535, largest
 
 
 # Fills the mount with whatever it can think of, until it is killed; says when it is under way.

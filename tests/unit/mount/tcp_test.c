@@ -348,45 +348,6 @@ static void much_goes_in_one_packet_and_again_in_small_ones(void **state)
     tcp_done(&b.tcp);
 }
 
-static void receive_some(struct bench *b, uint32_t at, size_t len, uint8_t flags)
-{
-    static uint8_t payload[60000];
-    struct packet p = {.tcp = {.seq = THEIRS + at,
-                               .ack = FIRST,
-                               .flags = PACKET_ACK | flags,
-                               .window = 60000,
-                               .wscale = -1},
-                       .payload = payload,
-                       .payload_len = len};
-    tcp_input(&b->tcp, &p, b->now_ms);
-}
-
-static void an_acknowledgement_of_bulk_waits_while_more_is_to_be_read(void **state)
-{
-    struct bench b;
-    struct tcp_segment s;
-    open_with_sack(&b);
-    receive_some(&b, 0, 1, 0);
-    assert_true(tcp_next(&b.tcp, b.now_ms, 60000, &s)); /* tells the whole window */
-    b.tcp.is_busy = true;
-    receive_some(&b, 1, 100, 0);
-    assert_true(tcp_next(&b.tcp, b.now_ms, 60000, &s)); /* little: Nagle's algorithm waits for it */
-    for (uint32_t i = 0; i < 4; i++) {
-        receive_some(&b, 101 + i * 20000, 20000, 0);
-        assert_sends_nothing(&b);
-    }
-    assert_true(tcp_next(&b.tcp, b.now_ms, 60000, &s)); /* not for ever */
-    assert_int_equal(s.header.ack, THEIRS + 101 + 4 * 20000);
-    receive_some(&b, 101 + 80000, 20000, 0);
-    assert_sends_nothing(&b);
-    b.tcp.is_busy = false;
-    assert_true(tcp_next(&b.tcp, b.now_ms, 60000, &s));
-    b.tcp.is_busy = true;
-    receive_some(&b, 101 + 100000, 20000, PACKET_FIN);
-    assert_true(tcp_next(&b.tcp, b.now_ms, 60000, &s));
-    tcp_done(&b.tcp);
-}
-
 static void ranges_of_what_was_never_sent_are_ignored(void **state)
 {
     struct bench b;
@@ -674,7 +635,6 @@ int main(void)
         cmocka_unit_test(nothing_is_lost_over_a_wire_that_loses_packets),
         cmocka_unit_test(of_what_was_lost_only_the_holes_are_sent_again),
         cmocka_unit_test(much_goes_in_one_packet_and_again_in_small_ones),
-        cmocka_unit_test(an_acknowledgement_of_bulk_waits_while_more_is_to_be_read),
         cmocka_unit_test(ranges_of_what_was_never_sent_are_ignored),
         cmocka_unit_test(what_was_lost_twice_is_sent_a_third_time),
         cmocka_unit_test(a_time_out_sends_one_segment_and_the_rest_if_it_was_needed),
