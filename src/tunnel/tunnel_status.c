@@ -14,7 +14,7 @@
 #include <utlist.h>
 
 #define STATUS_BATCH   512 /* in one transaction */
-#define STATUS_COLUMNS 7
+#define STATUS_COLUMNS 8
 #define RETRY_MS       1000
 
 /* Statuses as they were when the transaction was queued. */
@@ -28,7 +28,8 @@ struct status_batch {
     } items[];
 };
 
-/* The hub at which a tunnel was made or changed chooses its port, whoever tells the rest. */
+/* The hub at which a tunnel was made or changed chooses its port, whoever tells the rest. One that
+ * has not heard of a change yet must not write what it chose before. */
 static bool has_endpoint(const struct status *s)
 {
     return s->is_chooser && (s->t.endpoint[0] || s->t.phase != TUNNEL_FAILED);
@@ -45,7 +46,7 @@ static int publish(struct tx *tx, const struct status *s)
     return store_publish(tx, s->t.tenant, "tunnel", s->t.id, is_chosen ? STORE_PUT : STORE_STATE);
 }
 
-#define ENDPOINT_COLUMNS 2
+#define ENDPOINT_COLUMNS 3
 
 /* Of tunnels that another hub tells. */
 static int write_endpoints(struct tx *tx, const struct status *const *list, size_t n)
@@ -55,10 +56,11 @@ static int write_endpoints(struct tx *tx, const struct status *const *list, size
     for (size_t i = 0; i < n; i++) {
         *v++ = STORE_TEXT(has_endpoint(list[i]) ? list[i]->t.id : NULL);
         *v++ = endpoint_of(list[i]);
+        *v++ = STORE_INT(list[i]->t.version);
     }
     TRY(store_rows_sql(&sql, "UPDATE tunnel SET endpoint = chosen.column2 FROM (VALUES ", 1, n,
                        ENDPOINT_COLUMNS,
-                       ") AS chosen WHERE id = chosen.column1 AND "
+                       ") AS chosen WHERE id = chosen.column1 AND version <= chosen.column3 AND "
                        "COALESCE(endpoint, '') <> COALESCE(chosen.column2, '')"));
     TRY(tx_exec_values(tx, buf_text(&sql), values, n * ENDPOINT_COLUMNS));
     for (size_t i = 0; i < n; i++)
@@ -90,14 +92,15 @@ static int write_some(struct tx *tx, const struct status *const *list, size_t n)
         *v++ = STORE_INT(t->closed);
         *v++ = STORE_INT(has_endpoint(list[i]));
         *v++ = endpoint_of(list[i]);
+        *v++ = STORE_INT(t->version);
     }
-    TRY(store_rows_sql(
-        &sql,
-        "UPDATE tunnel SET phase = state.column2, reason = state.column3, "
-        "started = NULLIF(state.column4, 0), closed = NULLIF(state.column5, 0), "
-        "endpoint = CASE WHEN state.column6 = 1 THEN state.column7 ELSE endpoint END "
-        "FROM (VALUES ",
-        1, n, STATUS_COLUMNS, ") AS state WHERE id = state.column1 RETURNING id"));
+    TRY(store_rows_sql(&sql,
+                       "UPDATE tunnel SET phase = state.column2, reason = state.column3, "
+                       "started = NULLIF(state.column4, 0), closed = NULLIF(state.column5, 0), "
+                       "endpoint = CASE WHEN state.column6 = 1 AND version <= state.column8 "
+                       "THEN state.column7 ELSE endpoint END "
+                       "FROM (VALUES ",
+                       1, n, STATUS_COLUMNS, ") AS state WHERE id = state.column1 RETURNING id"));
     struct rows rows = tx_query_values(tx, buf_text(&sql), values, n * STATUS_COLUMNS);
     while ((rc = row_next(&rows)) > 0) {
         const struct status *s = find(list, n, row_text(&rows, 0));
