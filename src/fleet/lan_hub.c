@@ -227,6 +227,12 @@ static bool is_at_home(const struct fleet_agent *a)
     return false;
 }
 
+/* One that has moved too, and whose last report is of where it was, is not at home here. */
+static bool has_home_at(const struct fleet_agent *a, size_t link, const char *place)
+{
+    return !is_away(a, link) && lan_place_same(a->lan->links[link].place, place);
+}
+
 static void settle_link(struct fleet *f, struct fleet_agent *a, size_t link)
 {
     size_t at_home = 0, heard = 0, others = 0, staying = 0, total = 0;
@@ -237,7 +243,7 @@ static void settle_link(struct fleet *f, struct fleet_agent *a, size_t link)
         struct fleet_agent *b = p->link == link ? fleet_lan_partner(f, a, p, &back) : NULL;
         if (b && b->network == a->network) {
             heard++;
-            at_home += !is_away(b, back->link);
+            at_home += has_home_at(b, back->link, a->lan->links[link].place);
         } else if (b) {
             others++;
         }
