@@ -10,6 +10,7 @@
 #include "base/macro.h"
 #include "base/mem.h"
 
+#include <assert.h>
 #include <string.h>
 #include <utlist.h>
 
@@ -114,6 +115,7 @@ static int write_all(struct tx *tx, const struct status *const *list, size_t n,
 {
     for (size_t i = 0, some; i < n; i += some) {
         some = store_rows_at_once(n - i);
+        assert(some <= n - i);
         TRY(write(tx, list + i, some));
     }
     return 0;
