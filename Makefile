@@ -67,7 +67,7 @@ demo: deps-build-demo compile
 lint: deps-build-lint compile
 	scripts/lint $(BUILD)
 
-bench: deps-build-demo-bench compile
+bench: deps-build-demo-test-bench compile
 	$(PYTHON) bench/run.py $(BENCH_FLAGS)
 
 scale: deps-build-demo-test-bench compile

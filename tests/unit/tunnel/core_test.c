@@ -361,12 +361,13 @@ static void many_routes_are_claimed_at_once_and_each_is_judged_alone(void **stat
 {
     struct bench *b = *state;
     struct claims first = {0}, again = {0};
-    char name[32];
+    char name[32], id[ID_SIZE];
     for (int i = 0; i < CLAIMS; i++) {
         snprintf(name, sizeof(name), "t%d", i);
         add_claim(&first, bench_tunnel(b, name, NULL, 0)->t.id, 0, "hub_1");
     }
-    add_claim(&first, first.list[0].tunnel, 0, "hub_1"); /* of another agent, as it were */
+    snprintf(id, sizeof(id), "%s", first.list[0].tunnel);
+    add_claim(&first, id, 0, "hub_1"); /* of another agent, as it were */
     add_claim(&first, "tun_unknown", 0, "hub_1");
     bench_write(b, write_claims, &first);
     for (int i = 0; i < CLAIMS; i++)
