@@ -76,6 +76,19 @@ bool exposure_tell_target(struct exposure *e, int err)
     return true;
 }
 
+void exposure_flow_opened(struct exposure *e)
+{
+    if (e->was_not_opened)
+        exposure_tell_target(e, 0);
+    e->was_not_opened = false;
+}
+
+void exposure_flow_refused(struct exposure *e, int err)
+{
+    e->was_not_opened = true;
+    exposure_tell_target(e, err);
+}
+
 static void stopped_on_main(void *arg)
 {
     struct exposure *e = arg;
@@ -344,6 +357,12 @@ static void retarget_on_worker(void *arg)
     r->exposure->target_err = 0;
 }
 
+static void learn_on_worker(void *arg)
+{
+    CLEANUP(mem_free) struct target_news *n = arg;
+    n->exposure->target_err = n->err;
+}
+
 /* ---- main: after exposure_stop nothing is posted to the worker any more, for the answer that
  * frees the exposure may be on its way ---- */
 
@@ -369,6 +388,7 @@ int exposure_start(const struct exposure_config *cfg, struct exposure **ret)
     e->listen_fd = fd;
     e->lease_epoch = cfg->lease_epoch;
     e->proxy = cfg->proxy;
+    e->target_err = cfg->target_err;
     e->index = cfg->index;
     e->trust = cfg->trust;
     memcpy(e->meters, cfg->meters, sizeof(e->meters));
@@ -429,6 +449,15 @@ void exposure_retarget(struct exposure *e, const char *authority, enum proxy_ver
     r->proxy = proxy;
     snprintf(r->authority, sizeof(r->authority), "%s", authority);
     loop_post(e->worker, retarget_on_worker, r);
+}
+
+void exposure_learn_target(struct exposure *e, int err)
+{
+    if (e->is_stopping)
+        return;
+    struct target_news *n = NEW(struct target_news);
+    *n = (struct target_news){e, err};
+    loop_post(e->worker, learn_on_worker, n);
 }
 
 void exposure_set_sources(struct exposure *e, const struct tunnel_access *who)

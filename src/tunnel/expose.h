@@ -98,6 +98,7 @@ struct exposure_config {
     const char *tunnel;
     uint64_t lease_epoch;
     const char *authority;     /* host:port of the target */
+    int target_err;            /* as it is known, see on_target */
     enum proxy_version proxy;  /* a header that tells the target who its client is */
     struct proxy_trust *trust; /* load balancers before the listener; NULL: none */
     enum tunnel_protocol protocol;
@@ -122,6 +123,8 @@ void exposure_linger(struct exposure *e);
 int exposure_listen(struct exposure *e, int fd);
 /* New streams go to another target, or with another header. */
 void exposure_retarget(struct exposure *e, const char *authority, enum proxy_version proxy);
+/* Another hub has seen how the target answers: to tell the opposite is news. */
+void exposure_learn_target(struct exposure *e, int err);
 /* New clients come from other sources. */
 void exposure_set_sources(struct exposure *e, const struct tunnel_access *who);
 /* Cuts the streams that this API token opened: it was revoked. */

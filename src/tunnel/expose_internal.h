@@ -55,6 +55,7 @@ struct exposure {
     struct client *proxied;
     struct defer last_gone;
     int target_err;
+    bool was_not_opened; /* a flow to it; else what is wrong with it is told by its answers */
     bool is_stopped, is_closed; /* cut; takes no new clients */
     _Atomic uint64_t n_arrived; /* of those that the main loop gave */
     _Atomic uint64_t passed_ms;
@@ -126,6 +127,9 @@ void exposure_give_again(struct exposure *e, int fd, const struct addr *peer);
 /* Worker. What those who serve clients need of expose.c. */
 void exposure_record(struct exposure *e, const struct exposure_record *r); /* fills in the rest */
 bool exposure_tell_target(struct exposure *e, int err); /* whether that is news */
+/* The same of flows: that one opens says nothing of what its datagrams are answered with. */
+void exposure_flow_opened(struct exposure *e);
+void exposure_flow_refused(struct exposure *e, int err);
 void exposure_log_not_reached(const struct exposure *e, const struct addr *client, int err);
 /* One more stream or flow of this client: 0, ERR_LIMIT or ERR_RATE; then one exposure_leave. */
 int exposure_enter(struct exposure *e, const struct addr *client);

@@ -159,7 +159,10 @@ static void end_near_side(struct client *c, const struct relay_result *res)
 static void on_relay_open(void *arg, struct relay *r)
 {
     struct client *c = arg;
-    exposure_tell_target(c->exposure, 0);
+    if (c->is_udp)
+        exposure_flow_opened(c->exposure);
+    else
+        exposure_tell_target(c->exposure, 0);
     if (c->exposure->forward)
         c->exposure->far_worker = relay_far_worker(r);
     if (c->bridge)
@@ -244,7 +247,10 @@ static void on_relay_end(void *arg, struct relay *r, const struct relay_result *
         return;
     if (is_missed && !e->is_any) {
         exposure_log_not_reached(e, relay_peer(r), res->err);
-        exposure_tell_target(e, res->err);
+        if (c->is_udp)
+            exposure_flow_refused(e, res->err);
+        else
+            exposure_tell_target(e, res->err);
     }
     if (!c->is_watch && (!is_missed || !e->is_any))
         add_record(e, c, relay_peer(r), res);

@@ -18,7 +18,6 @@ struct exposure_udp {
     uint32_t idle_ms;
     struct flow_set flows; /* its counters are read by anyone */
     struct flow_port *port;
-    bool was_not_opened; /* what the target was last said to be */
 };
 
 static const char *end_text(const struct exposure_udp *u, const struct flow_result *res)
@@ -101,9 +100,7 @@ static int open_flow(void *arg, const struct addr *client, const struct flow_ops
 static void on_open(void *arg, const struct addr *client)
 {
     struct exposure_udp *u = arg;
-    if (u->was_not_opened)
-        exposure_tell_target(u->exposure, 0);
-    u->was_not_opened = false;
+    exposure_flow_opened(u->exposure);
 }
 
 static void on_answer(void *arg, const struct addr *client)
@@ -126,9 +123,8 @@ static void on_end(void *arg, const struct addr *client, const struct flow *f,
     struct exposure_record r = record_of(f);
     if (res->end == FLOW_END_NOT_OPENED) {
         r.error = res->err;
-        u->was_not_opened = true;
         exposure_log_not_reached(u->exposure, client, res->err);
-        exposure_tell_target(u->exposure, res->err);
+        exposure_flow_refused(u->exposure, res->err);
     }
     r.end = end_text(u, res);
     exposure_record(u->exposure, &r);

@@ -20,6 +20,13 @@
 /* Objects in one network: what a login's snapshot and a renewal of all leases can carry. */
 #define TUNNELS_PER_NETWORK 10000
 
+/* What keeps the target from being reached, see tunnel_target.c. */
+#define TUNNEL_UNREACHED_SIZE 160
+struct tunnel_target {
+    int err;                               /* that it answered last; 0: it was reached */
+    char unreached[TUNNEL_UNREACHED_SIZE]; /* "a1: dns_error, a2: ...": no agent; else empty */
+};
+
 struct tunnel_object {
     struct tunnels *owner;
     struct tunnel t;
@@ -46,7 +53,8 @@ struct tunnel_object {
     bool is_deleted;            /* freed when the last exposure has stopped */
     char *claimed;              /* the public name that is its; NULL: none */
     char *web_key;              /* of streams by name, as gateways were told last; or NULL */
-    int target_err;
+    struct tunnel_target target;
+    enum { TARGET_TOLD, TARGET_CHANGED, TARGET_TELLING } target_state; /* CHANGED: in `targets` */
     char pending[TUNNEL_REASON_SIZE]; /* see tunnel_pending_reason */
     struct tunnel_traffic past;       /* of exposures that are gone, and of earlier hubs */
     struct tunnel_traffic saved;      /* what the database has */
@@ -58,6 +66,7 @@ struct tunnel_object {
     struct tunnel_object *prev, *next; /* in its network */
     struct tunnel_object *internal_prev, *internal_next; /* the same, if the proxy may use it */
     struct tunnel_object *dirty_prev, *dirty_next;
+    struct tunnel_object *target_prev, *target_next;
     struct tunnel_object *place_prev, *place_next;
     char key[ID_SIZE + TUNNEL_NAME_SIZE]; /* "TENANT NAME" */
     UT_hash_handle hh, hh_key;
@@ -91,8 +100,12 @@ struct tunnels {
     struct timer save_timer;
     struct tunnel_object *dirty; /* whose status is to be stored */
     struct timer status_timer;
-    uint64_t status_saved_ms; /* loop time */
-    bool is_saving;           /* statuses are being written */
+    uint64_t status_saved_ms;      /* loop time */
+    bool is_saving;                /* statuses are being written */
+    struct tunnel_object *targets; /* of which something is to be told */
+    struct timer target_timer;
+    uint64_t targets_told_ms; /* loop time */
+    bool is_telling;
     struct exposure_ops exposure_ops;
     struct proxy_trust *trust;
     struct tenant_limits *tenant_limits; /* by tenant */
@@ -341,6 +354,8 @@ struct tunnel_stored {
     struct tunnel_route route;
     int64_t ends;
     struct tunnel_traffic past;
+    struct tunnel_target target;
+    uint64_t target_epoch; /* of the lease under which that was told */
 };
 /* Both make hashes of new passwords first. */
 int tunnel_store_insert(struct tx *tx, struct tunnel *t, int64_t ends);
@@ -355,6 +370,20 @@ int tunnel_store_each(struct tx *tx, void (*fn)(void *arg, const struct tunnel_s
 /* Main loop: queue a write that nobody waits for. */
 void tunnel_save_traffic(struct tunnels *ts);
 void tunnel_save_records(struct tunnels *ts, const struct exposure_record *records, size_t n);
+
+/* tunnel_target.c: what is known of the target at all hubs. */
+void tunnel_targets_init(struct tunnels *ts);
+/* Whether it is for this hub to tell what was seen under that lease. */
+bool tunnel_target_is_seen(const struct tunnel_object *o, uint64_t lease_epoch);
+void tunnel_target_answered(struct tunnel_object *o, int err);             /* 0: it was reached */
+void tunnel_target_unreached(struct tunnel_object *o, const char *agents); /* "": it is reached */
+/* If there is something to tell, and others may not know. */
+void tunnel_target_tell_again(struct tunnel_object *o);
+void tunnel_target_forget(struct tunnel_object *o); /* another target, or another lease */
+/* What others have told, which is in the row; whether that is news. */
+bool tunnel_target_take(struct tunnel_object *o, const struct tunnel_stored *row);
+#define TUNNEL_TARGET_COLUMNS "target_epoch, target_error, target_unreached"
+void tunnel_target_read(const struct rows *rows, int column, struct tunnel_stored *ret);
 
 /* tunnel_store_route.c: on the store's thread. */
 struct tunnel_claim {

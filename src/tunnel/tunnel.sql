@@ -49,3 +49,8 @@ ALTER TABLE tunnel ADD COLUMN datagrams_dropped BIGINT NOT NULL DEFAULT 0;
 ALTER TABLE tunnel ADD COLUMN lease_hub TEXT;                            -- NULL: nobody
 ALTER TABLE tunnel ADD COLUMN lease_hub_epoch BIGINT NOT NULL DEFAULT 0;
 ALTER TABLE tunnel ADD COLUMN lease_session BIGINT NOT NULL DEFAULT 0;   -- 0: of several agents
+
+-- migration 4: what is known of the target, told under the lease of an epoch
+ALTER TABLE tunnel ADD COLUMN target_epoch BIGINT NOT NULL DEFAULT 0;  -- another than lease_epoch: void
+ALTER TABLE tunnel ADD COLUMN target_error TEXT;                       -- NULL: it is reached
+ALTER TABLE tunnel ADD COLUMN target_unreached TEXT;                   -- NULL: an agent reaches it

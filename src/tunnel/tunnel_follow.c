@@ -102,6 +102,8 @@ void tunnel_take_route(struct tunnel_object *o, const struct tunnel_route *r)
 {
     if (!route_is_news(&o->route, r))
         return;
+    if (r->epoch != o->route.epoch && strcmp(r->hub, fleet_hub(o->owner->fleet)->id) != 0)
+        tunnel_target_forget(o);
     o->route = *r;
     tunnel_settle_route(o);
 }
@@ -226,6 +228,7 @@ static void on_hubs(struct fleet_observer *ob)
             tunnel_settle_route(o);
         else if (o->t.spec.n_hubs)
             tunnel_refresh_phase(o);
+        tunnel_target_tell_again(o);
     }
 }
 

@@ -390,7 +390,7 @@ void tunnel_lease_proceed(struct tunnel_lease *l)
     lease_start(&l->l);
     enter(l);
     o->lost[0] = '\0';
-    o->target_err = 0;
+    tunnel_target_forget(o);
     o->owner->lease_changes++;
     o->owner->moves[l->why]++;
     LOG_INFO("lease held", LOG_STR("tunnel", o->t.id), LOG_STR("name", o->t.name),

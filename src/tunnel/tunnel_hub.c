@@ -188,10 +188,12 @@ void tunnel_change(struct tunnel_object *o, const struct tunnel *to, int64_t end
     if (!same_place(&was.target, &is->target) || was.proxy != is->proxy) {
         char authority[EXPOSURE_AUTHORITY_SIZE];
         host_port_format(&is->target, authority, sizeof(authority));
-        o->target_err = 0;
+        tunnel_target_forget(o);
         tunnel_forget_misses(o);
         for (struct exposure *e = o->exposures; e; e = exposure_next(e))
             exposure_retarget(e, authority, is->proxy);
+    } else {
+        tunnel_target_tell_again(o);
     }
     for (struct exposure *e = o->exposures; e; e = exposure_next(e))
         exposure_set_sources(e, &is->who);
@@ -222,6 +224,7 @@ void tunnel_free_object(struct tunnel_object *o)
     tunnel_stop_listening(o);
     mem_free(o->web_key);
     tunnel_forget_status(o);
+    tunnel_target_forget(o);
     timer_stop(&o->end_timer);
     timer_stop(&o->idle_timer);
     tunnel_forget_misses(o);
@@ -260,6 +263,7 @@ void tunnel_remove(struct tunnel_object *o)
     else
         tunnel_plan_later(n);
     tunnel_forget_status(o);
+    tunnel_target_forget(o);
     tunnel_place_cancel(o);
     o->is_deleted = true;
     tunnel_turned_look(ts, o->t.id);
@@ -331,7 +335,9 @@ static void on_save_timer(struct timer *t)
 
 static void load_one(void *arg, const struct tunnel_stored *s)
 {
-    tunnel_add(arg, &s->t, s->ends, &s->past)->route = s->route;
+    struct tunnel_object *o = tunnel_add(arg, &s->t, s->ends, &s->past);
+    o->route = s->route;
+    tunnel_target_take(o, s);
 }
 
 static int load_all(struct tx *tx, void *arg)
@@ -351,6 +357,7 @@ int tunnels_new(struct fleet *f, struct tunnels **ret, struct diag *d)
     timer_init(&ts->status_timer, ts->loop, tunnel_status_timer);
     timer_init(&ts->await_timer, ts->loop, tunnel_await_timer);
     tunnel_turned_init(ts);
+    tunnel_targets_init(ts);
     tunnel_serve_init(ts);
     ts->write_grants.fn = tunnel_grants_write;
     ts->place.fn = tunnel_place_all;
@@ -408,6 +415,7 @@ void tunnels_free(struct tunnels *ts)
         return;
     timer_stop(&ts->save_timer);
     timer_stop(&ts->status_timer);
+    timer_stop(&ts->target_timer);
     timer_stop(&ts->await_timer);
     timer_stop(&ts->serve_timer);
     timer_stop(&ts->turned_timer);

@@ -67,6 +67,7 @@ static struct tunnel_object *add_from(struct tunnels *ts, const struct tunnel_st
     struct tunnel_object *o = tunnel_add(ts, &row->t, row->ends, &row->past);
     o->route = row->route;
     o->is_followed = true;
+    tunnel_target_take(o, row);
     tunnel_begin(o);
     tunnel_settle_route(o);
     return o;
@@ -107,6 +108,8 @@ static void take_row(struct tunnels *ts, const struct tunnel_stored *row)
         take_port(o, row);
     }
     tunnel_take_route(o, &row->route);
+    if (tunnel_target_take(o, row))
+        tunnel_refresh_phase(o);
 }
 
 static void follow_row(struct tunnels *ts, const struct reread_row *r)

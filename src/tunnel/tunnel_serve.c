@@ -52,6 +52,7 @@ static void expose(struct tunnel_object *o, struct fleet_pool *pool, const char 
                                         .tunnel = o->t.id,
                                         .lease_epoch = epoch,
                                         .authority = authority,
+                                        .target_err = o->target.err,
                                         .proxy = o->t.spec.proxy,
                                         .trust = ts->trust,
                                         .protocol = o->t.spec.protocol,
@@ -202,10 +203,9 @@ static void on_records(void *arg, const struct exposure_record *records, size_t 
 static void on_target(void *arg, const char *tunnel, uint64_t lease_epoch, int err)
 {
     struct tunnel_object *o = tunnel_find(arg, tunnel);
-    const struct tunnel_lease *l = o ? tunnel_lease_find(o, lease_epoch) : NULL;
-    if (!l || l->l.state != LEASE_HELD)
+    if (!o || !tunnel_target_is_seen(o, lease_epoch))
         return;
-    o->target_err = err;
+    tunnel_target_answered(o, err);
     tunnel_refresh_phase(o);
 }
 

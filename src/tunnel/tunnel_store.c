@@ -51,8 +51,8 @@ int tunnel_store_update(struct tx *tx, struct tunnel *t, int64_t ends, uint64_t 
     TRY(tunnel_access_hash(&t->spec.who));
     char *spec = spec_text(&t->spec);
     int rc = tx_exec(tx,
-                     "UPDATE tunnel SET name = $1, version = version + 1, spec = $2, ends = $3 "
-                     "WHERE id = $4 AND version = $5",
+                     "UPDATE tunnel SET name = $1, version = version + 1, spec = $2, ends = $3, "
+                     "target_epoch = 0 WHERE id = $4 AND version = $5",
                      STORE_TEXT(t->name), STORE_TEXT(spec), nonzero(ends), STORE_TEXT(t->id),
                      STORE_INT(if_version));
     free(spec);
@@ -116,6 +116,7 @@ static int read_row(const struct rows *rows, struct tunnel_stored *s)
     t->started = row_int(rows, 15);
     t->closed = row_int(rows, 16);
     t->idle_ms = row_int(rows, 17);
+    tunnel_target_read(rows, 25, s);
     return 0;
 }
 
@@ -123,7 +124,7 @@ static int read_row(const struct rows *rows, struct tunnel_stored *s)
     "SELECT id, tenant, name, version, network, spec, ends, phase, reason, endpoint, "     \
     "lease_epoch, streams_total, bytes_in, bytes_out, created, started, closed, idle_ms, " \
     "datagrams_in, datagrams_out, datagrams_dropped, lease_hub, lease_hub_epoch, "         \
-    "lease_agent, lease_session FROM tunnel "
+    "lease_agent, lease_session, " TUNNEL_TARGET_COLUMNS " FROM tunnel "
 
 int tunnel_store_each(struct tx *tx, void (*fn)(void *arg, const struct tunnel_stored *s),
                       void *arg)

@@ -105,18 +105,21 @@ static bool is_out_of_reach(const struct tunnel_object *o)
     return is_held;
 }
 
-static void set_out_of_reach(struct tunnel_object *o, const char *target)
+/* What agents elsewhere reach, their hub tells. */
+static void look_at_reach(struct tunnel_object *o)
 {
-    char agents[160];
+    char agents[TUNNEL_UNREACHED_SIZE] = "";
     struct text t = {agents, sizeof(agents)};
     const struct tunnel_miss *m;
-    DL_FOREACH (o->misses, m) {
+    if (!tunnel_holder(o))
+        return;
+    DL_FOREACH (is_out_of_reach(o) ? o->misses : NULL, m) {
         add(&t, m == o->misses ? "" : ", ");
         add(&t, m->peer->agent->name);
         add(&t, ": ");
         add(&t, proxy_status_token(m->err));
     }
-    tunnel_set_phase(o, TUNNEL_PENDING, "no agent reaches %.80s: %s", target, agents);
+    tunnel_target_unreached(o, agents);
 }
 
 void tunnel_refresh_phase(struct tunnel_object *o)
@@ -127,13 +130,15 @@ void tunnel_refresh_phase(struct tunnel_object *o)
     if (tunnel_phase_is_over(o->t.phase) || o->t.phase == TUNNEL_FAILED || o->is_deleted)
         return;
     tunnel_target_format(&o->t.spec, target, sizeof(target));
+    look_at_reach(o);
     if (!tunnel_is_served(o))
         tunnel_set_phase(o, TUNNEL_PENDING, "%s", tunnel_pending_reason(o));
-    else if (is_out_of_reach(o))
-        set_out_of_reach(o, target);
-    else if (o->target_err)
-        tunnel_set_phase(o, TUNNEL_ACTIVE, "%s: %.150s: %s", proxy_status_token(o->target_err),
-                         target, error_text(o->target_err));
+    else if (o->target.unreached[0])
+        tunnel_set_phase(o, TUNNEL_PENDING, "no agent reaches %.80s: %s", target,
+                         o->target.unreached);
+    else if (o->target.err)
+        tunnel_set_phase(o, TUNNEL_ACTIVE, "%s: %.150s: %s", proxy_status_token(o->target.err),
+                         target, error_text(o->target.err));
     else
         tunnel_set_phase(o, TUNNEL_ACTIVE, "%s",
                          tunnel_is_nowhere(o) ? "none of its endpoint's hubs is there" : "");

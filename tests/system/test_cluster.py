@@ -1,5 +1,6 @@
 """Three hubs on one PostgreSQL behind haproxy: clients and agents at different hubs, hubs that die."""
 
+import contextlib
 import json
 import os
 import signal
@@ -86,6 +87,36 @@ def refuses(address, namespace):
     except ConnectionRefusedError:
         return True
     return False
+
+
+def test_every_hub_tells_why_a_target_is_not_reached(bench, cluster):
+    agent = cluster.agent("a1", at=cluster.hubs[0])
+    _, second, third = cluster.hubs
+    echo = echo_at(bench, agent)
+    for protocol in ("tcp", "udp"):
+        cluster.tunnel(second, echo.address, name=protocol, protocol=protocol,
+                       endpoint={"listen": f"0.0.0.0:{PORT}"})
+
+    def all_say(name, *words):
+        shown = [h.admin.get(f"/api/v1/tunnels/{name}")["status"] for h in cluster.hubs]
+        reason = shown[0]["reason"] or ""
+        return (len({(s["phase"], s["reason"]) for s in shown}) == 1 and all(w in reason for w in words)
+                and (words or not reason))
+    echo.close()
+    refused = ("connection_refused", echo.address)
+    with udp_socket("0.0.0.0", namespace=cluster.client, timeout=2 * SLOW) as sock:
+        sock.sendto(b"anybody there?", (second.host, PORT))
+        with contextlib.suppress(ConnectionResetError):
+            assert connect(f"{second.host}:{PORT}", namespace=cluster.client).recv(1) == b""
+        wait_until(lambda: all_say("udp", *refused), "the reason at all hubs", 20)
+        wait_until(lambda: all_say("tcp", *refused), "the reason at all hubs", 20)
+        wait_until(lambda: all_say("tcp", *refused, "no agent reaches"), "what the check says at all hubs", 20)
+        bench.server(host=agent.address, namespace=agent.namespace, port=echo.port)
+        bench.keep(UdpServer(host=agent.address, namespace=agent.namespace, port=echo.port))
+        assert serves(f"{third.host}:{PORT}", cluster.client, timeout=10 * SLOW)
+        assert ask(sock, (third.host, PORT), b"and now?", tries=5) == b"and now?"
+    for name in ("tcp", "udp"):
+        wait_until(lambda n=name: all_say(n), f"no reason of {name} any more", 20)
 
 
 def test_every_kind_of_access_works_from_every_hub(bench, cluster):

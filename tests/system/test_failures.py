@@ -35,9 +35,14 @@ def try_target(hub, lan, target):
         rows = hub.admin.items("/api/v1/tunnels/t/connections")
         return rows and rows[0]["closed"] and rows[0]
     row = wait_until(ended, "the connection's row")
-    reason = wait_until(lambda: hub.admin.get("/api/v1/tunnels/t")["status"]["reason"], "a reason")
+    reason = wait_until(lambda: reason_at(hub), "a reason")
     assert row["end"] == "failed"
+    wait_until(lambda: reason_at(hub.home) == reason_at(hub), "one reason at the agent's hub and the client's")
     return how, took, row, reason
+
+
+def reason_at(hub, name="t"):
+    return hub.admin.get(f"/api/v1/tunnels/{name}")["status"]["reason"]
 
 
 @pytest.mark.parametrize("target,error,least,most", [
@@ -69,7 +74,8 @@ def test_a_target_that_comes_up_later_is_served_and_the_reason_goes_away(bench, 
     assert how == "reset" and reason
     bench.server(host=lan.AGENT, namespace=lan.lan.name, port=8080)
     assert serves(endpoint(hub.admin.get("/api/v1/tunnels/t")), lan.hub.name)
-    wait_until(lambda: hub.admin.get("/api/v1/tunnels/t")["status"]["reason"] is None, "no reason any more")
+    for at in (hub, hub.home):
+        wait_until(lambda h=at: reason_at(h) is None, "no reason any more")
 
 
 def test_the_ceiling_is_checked_for_what_a_name_resolves_to(bench, hub):
@@ -99,7 +105,7 @@ def test_a_tunnel_without_an_agent_says_so(hub):
     hub.admin.post("/api/v1/networks", {"name": "empty"})
     made = hub.tunnel("127.0.0.1:1", network="empty", wait=False)
     assert made["status"]["phase"] == "pending"
-    reason = wait_until(lambda: hub.admin.get("/api/v1/tunnels/web")["status"]["reason"], "a reason")
+    reason = wait_until(lambda: reason_at(hub, "web"), "a reason")
     assert "agent" in reason
 
 

@@ -92,7 +92,6 @@ def test_an_answer_comes_from_the_address_that_was_asked(bench, site):
             assert sock.recv(100) == b"from where?"
 
 
-@pytest.mark.one_hub("what a target answered with is told at the hub that serves")
 def test_a_closed_port_is_reported_and_the_flow_goes_on(bench, site):
     hub, _ = site
     port = closed_port()
@@ -287,7 +286,6 @@ def test_datagrams_that_nobody_serves_are_thrown_away_and_counted(bench):
     assert ask(sock, at, b"new", tries=60) == b"new"
 
 
-@pytest.mark.one_hub("what a target answered with is told at the hub that serves")
 def test_the_owners_ceiling_holds_for_datagrams(bench):
     hub = bench.hub()
     server = bench.keep(UdpServer())
