@@ -240,6 +240,7 @@ struct fleet_hub {
     int64_t draining, drained; /* wall ms: since when it is to be, and it is; 0: no */
     int64_t drain_grace_ms;
     int64_t roots;    /* the newest root of the CA that it trusts; 0: too old to say */
+    int64_t expires;  /* of its lease, by the database's clock, as read last */
     uint64_t ends_ms; /* loop time: of its lease, as far as known */
     bool is_linked;   /* it answers us */
     UT_hash_handle hh;

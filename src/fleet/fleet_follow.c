@@ -67,13 +67,16 @@ static bool is_here(const struct fleet *f, const struct fleet_row *r)
     return strcmp(r->hub, f->cfg.hub.id) == 0 && r->hub_epoch == f->cfg.hub.epoch;
 }
 
-/* Its login is not in the database any more. Where it is connected to another hub, that one sees to
- * it. */
-static void take_lost_session(struct fleet *f, const struct fleet_row *row)
+/* Its login is not in the database any more, or that it left. Where it is connected to another hub,
+ * that one sees to it. */
+static void take_lost_session(struct fleet *f, struct fleet_row *row)
 {
     const struct fleet_agent *a = fleet_agent_find(f, row->id);
-    if (a && a->call && a->epoch > (uint64_t)row->epoch && !row->revoked)
+    bool is_connected = a && a->call;
+    if (is_connected && a->epoch > (uint64_t)row->epoch && !row->revoked)
         fleet_session_restore(f, a);
+    else if (!is_connected && is_here(f, row) && !row->disconnected)
+        fleet_session_end_again(f, row);
 }
 
 static void follow_agent(struct fleet *f, const struct fleet_row *row)

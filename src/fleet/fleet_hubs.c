@@ -139,15 +139,17 @@ static void on_tell_timer(struct timer *timer)
 {
     struct fleet *f = container_of(timer, struct fleet, told.timer);
     struct telling t = {0};
+    struct fleet_agent *a;
     size_t n = 0;
     gather(f, &t);
-    for (struct fleet_agent *a = f->agents; a && n < TELL_BATCH; a = a->hh.next) {
+    while ((a = f->told.next) && n < TELL_BATCH) {
+        f->told.next = a->hh.next;
         if (!a->call || a->hubs_told == f->told.version)
             continue;
         tell(f, a, &t);
         n++;
     }
-    if (n == TELL_BATCH)
+    if (f->told.next)
         timer_start(timer, TELL_MS);
 }
 
@@ -169,6 +171,7 @@ static void note_news(struct fleet *f)
     f->told.digest = digest;
     f->told.return_ms = return_ms;
     f->told.version++;
+    f->told.next = f->agents;
     if (!timer_is_running(&f->told.timer) && !f->is_stopping)
         timer_start(&f->told.timer, TELL_MS);
 }

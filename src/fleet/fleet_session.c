@@ -79,15 +79,27 @@ void fleet_cut_links(struct fleet_agent *a)
         fleet_pool_cut(a->pool);
 }
 
+static void save_departure(struct fleet *f, const char *agent, const char *tenant, uint64_t epoch,
+                           int64_t at)
+{
+    struct departure *d = NEW(struct departure);
+    snprintf(d->agent, sizeof(d->agent), "%s", agent);
+    snprintf(d->tenant, sizeof(d->tenant), "%s", tenant);
+    d->epoch = epoch;
+    d->at = at;
+    store_run_patient(f->cfg.store, write_departure, departure_written, d);
+}
+
 /* The session that the view shows is over. */
 static void record_departure(struct fleet *f, const struct fleet_agent *a)
 {
-    struct departure *d = NEW(struct departure);
-    snprintf(d->agent, sizeof(d->agent), "%s", a->id);
-    snprintf(d->tenant, sizeof(d->tenant), "%s", a->tenant);
-    d->epoch = a->epoch;
-    d->at = a->disconnected;
-    store_run_patient(f->cfg.store, write_departure, departure_written, d);
+    save_departure(f, a->id, a->tenant, a->epoch, a->disconnected);
+}
+
+void fleet_session_end_again(struct fleet *f, struct fleet_row *row)
+{
+    row->disconnected = time_wall_ms();
+    save_departure(f, row->id, row->tenant, (uint64_t)row->epoch, row->disconnected);
 }
 
 /* Ends what belongs to the live session, if there is one; `call` gets `status`. */

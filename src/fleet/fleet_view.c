@@ -272,6 +272,8 @@ static void free_network(struct fleet *f, struct fleet_network *n)
 
 static void free_agent(struct fleet *f, struct fleet_agent *a)
 {
+    if (f->told.next == a)
+        f->told.next = a->hh.next;
     HASH_DEL(f->agents, a);
     forget_key(&f->agent_names, &a->key);
     mem_free(a->allow);
@@ -353,22 +355,40 @@ void fleet_agent_touch(struct fleet_agent *a)
 
 /* ---- start and end ---- */
 
-static int load_all(struct tx *tx, void *arg)
+#define LOAD_PAGE 4096 /* agents that are read by a transaction */
+
+struct load {
+    struct fleet *f;
+    char after[ID_SIZE]; /* of the last agent that was read */
+    size_t n;
+};
+
+static int load_agents(struct tx *tx, void *arg)
+{
+    struct load *l = arg;
+    struct fleet_row a;
+    int rc;
+    struct rows rows = tx_query(tx, AGENT_COLUMNS "WHERE a.id > $1 ORDER BY a.id LIMIT $2",
+                                STORE_TEXT(l->after), STORE_INT(LOAD_PAGE));
+    l->n = 0;
+    while ((rc = row_next(&rows)) > 0) {
+        take_agent_row(&rows, &a);
+        fleet_view_put_agent(l->f, &a);
+        copy(l->after, sizeof(l->after), a.id);
+        l->n++;
+    }
+    return rc;
+}
+
+static int load_networks(struct tx *tx, void *arg)
 {
     struct fleet *f = arg;
     struct fleet_network_row n;
-    struct fleet_row a;
     int rc;
     struct rows rows = tx_query(tx, NETWORK_COLUMNS "ORDER BY created");
     while ((rc = row_next(&rows)) > 0) {
         take_network_row(&rows, &n);
         fleet_view_put_network(f, &n);
-    }
-    TRY(rc);
-    rows = tx_query(tx, AGENT_COLUMNS "ORDER BY a.created");
-    while ((rc = row_next(&rows)) > 0) {
-        take_agent_row(&rows, &a);
-        fleet_view_put_agent(f, &a);
     }
     TRY(rc);
     rows = tx_query(tx, "SELECT id, tenant, network, name, at, why FROM network_alias");
@@ -382,10 +402,21 @@ static int load_all(struct tx *tx, void *arg)
     return rc;
 }
 
+/* What others write between two pages the feed tells of, which is followed from before. */
+static int load_all(struct fleet *f)
+{
+    struct load l = {.f = f};
+    TRY(store_run_wait(f->cfg.store, STORE_READ, load_networks, f));
+    do
+        TRY(store_run_wait(f->cfg.store, STORE_READ, load_agents, &l));
+    while (l.n == LOAD_PAGE);
+    return 0;
+}
+
 int fleet_view_load(struct fleet *f, struct diag *d)
 {
     timer_init(&f->touch_timer, f->cfg.loop, on_touch_timer);
-    int rc = store_run_wait(f->cfg.store, STORE_READ, load_all, f);
+    int rc = load_all(f);
     return rc < 0 ? diag_set(d, rc, "cannot read agents and networks: %s", error_text(rc)) : 0;
 }
 

@@ -40,7 +40,8 @@ struct fleet {
     size_t n_left;
     struct {
         struct timer timer;
-        uint64_t version; /* of what agents are told; 0: nothing so far */
+        struct fleet_agent *next; /* from here on they are to be told; NULL: none */
+        uint64_t version;         /* of what agents are told; 0: nothing so far */
         uint64_t digest;
         uint32_t return_ms;
     } told;
@@ -94,6 +95,8 @@ int fleet_rows_read(struct tx *tx, const struct store_value *ids, size_t n,
 
 /* fleet_undone.c: the agent is connected here, and the database does not know it any more. */
 void fleet_session_restore(struct fleet *f, const struct fleet_agent *a);
+/* fleet_session.c: it left, and the database does not know that any more. */
+void fleet_session_end_again(struct fleet *f, struct fleet_row *row);
 
 /* fleet_view.c: what the database says. */
 struct fleet_agent *fleet_view_put_agent(struct fleet *f, const struct fleet_row *r);

@@ -32,6 +32,7 @@ struct peers {
     struct peer_clock clock;
     struct peer_links *links;
     int64_t drained; /* wall ms: since when this hub is; 0: no */
+    int64_t started; /* wall ms */
     uint64_t renewals, failed;
 };
 
@@ -71,7 +72,8 @@ struct renewal {
     char address[FLEET_HUB_ADDRESS_SIZE], agent_address[FLEET_HUB_ADDRESS_SIZE];
     char name[FLEET_NAME_SIZE];
     bool is_first, is_shared;
-    int64_t roots; /* the newest root of the CA that this hub trusts */
+    int64_t started; /* wall ms */
+    int64_t roots;   /* the newest root of the CA that this hub trusts */
     uint64_t asked_ms, asked_mono_ms;
     int64_t drained; /* wall ms: this hub is; 0: no */
     int64_t now_ms;  /* the database's */
@@ -93,7 +95,7 @@ static int write_first(struct tx *tx, const struct renewal *r, int64_t expires)
                 "roots = excluded.roots, draining = 0, drain_grace = 0, drained = 0",
                 STORE_TEXT(r->hub.id), STORE_INT(r->hub.epoch), STORE_TEXT(r->address),
                 STORE_INT(expires), STORE_TEXT(r->name), STORE_TEXT(WARREN_VERSION),
-                STORE_INT(time_wall_ms()), STORE_TEXT(r->agent_address), STORE_INT(r->roots)));
+                STORE_INT(r->started), STORE_TEXT(r->agent_address), STORE_INT(r->roots)));
     return store_publish(tx, "", "hub", r->hub.id, STORE_PUT);
 }
 
@@ -128,6 +130,18 @@ static int read_rows(struct tx *tx, struct renewal *r)
     return rc;
 }
 
+/* The row is not this start's: a later one has begun, or a fail-over of the database has lost what
+ * this one wrote when it began. */
+static int write_again(struct tx *tx, const struct renewal *r, int64_t expires)
+{
+    int64_t epoch = 0;
+    int rc = tx_query_int(tx, &epoch, "SELECT epoch FROM hub_lease WHERE hub = $1",
+                          STORE_TEXT(r->hub.id));
+    if (rc < 0 && rc != ERR_NOT_FOUND)
+        return rc;
+    return epoch > r->hub.epoch ? ERR_STALE : write_first(tx, r, expires);
+}
+
 static int write_renewal(struct tx *tx, void *arg)
 {
     struct renewal *r = arg;
@@ -142,7 +156,7 @@ static int write_renewal(struct tx *tx, void *arg)
                     STORE_INT(expires), STORE_TEXT(r->hub.id), STORE_INT(r->hub.epoch),
                     STORE_INT(r->drained), STORE_INT(r->roots)));
         if (tx_changed(tx) == 0)
-            return ERR_STALE;
+            TRY(write_again(tx, r, expires));
     }
     return read_rows(tx, r);
 }
@@ -175,11 +189,13 @@ static void take_row(struct peers *p, const struct renewal *r, const struct row 
     }
     bool is_new = !fleet_hub_find(p->cfg.fleet, row->id);
     struct fleet_hub *h = fleet_hub_put(p->cfg.fleet, row->id);
-    int64_t left = row->expires - r->now_ms;
+    int64_t left = MIN(row->expires - r->now_ms, (int64_t)HUB_LEASE_LIFE_MS);
+    bool is_renewed = is_new || row->expires != h->expires;
     h->epoch = (uint64_t)row->epoch;
+    h->expires = row->expires;
     if (is_new) /* it may only be cut from the database: we shall see whether it answers */
         left = MAX(left, (int64_t)HUB_LEASE_DOUBT_MS);
-    if (left > 0)
+    if (left > 0 && is_renewed) /* else a fail-over may have turned the database's clock back */
         h->ends_ms = r->asked_ms + (uint64_t)left;
     take_shown(h, row);
     if (left > -FORGET_MS)
@@ -277,6 +293,7 @@ static struct renewal *renewal_new(struct peers *p)
     r->asked_ms = loop_now_ms(p->cfg.loop);
     r->asked_mono_ms = time_mono_ms();
     r->drained = p->drained;
+    r->started = p->started;
     copy(r->address, sizeof(r->address), p->address);
     copy(r->agent_address, sizeof(r->agent_address), p->agent_address);
     copy(r->name, sizeof(r->name), p->name);
@@ -383,6 +400,7 @@ int peers_new(const struct peers_config *cfg, struct peers **ret, struct diag *d
     p->cfg = *cfg;
     p->hub = *fleet_hub(cfg->fleet);
     p->could_claim = true;
+    p->started = time_wall_ms();
     copy(p->address, sizeof(p->address), cfg->address);
     copy(p->agent_address, sizeof(p->agent_address), cfg->agent_address);
     p->feed.fn = on_change;

@@ -63,6 +63,7 @@ struct exposure_turned {
     /* Whoever keeps it meanwhile. */
     uint64_t ends_ms;
     struct exposure_turned *prev, *next;
+    struct exposure_turned *same_prev, *same_next; /* of the same tunnel */
 };
 void exposure_try_again(struct exposure_turned *t, struct exposure *e); /* which serves; frees t */
 void exposure_give_up(struct exposure_turned *t);                       /* frees t */

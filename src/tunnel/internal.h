@@ -63,6 +63,8 @@ struct tunnel_object {
     struct timer listen_timer;         /* tries again to listen */
     uint64_t used_ms;                  /* loop time of the last use of one made on demand */
     bool is_ending;                    /* ... which is being deleted */
+    struct exposure_turned *turned;    /* its clients of `turned_clients` */
+    struct tunnel_await *awaiting;     /* and of `awaiting` */
     struct tunnel_object *prev, *next; /* in its network */
     struct tunnel_object *internal_prev, *internal_next; /* the same, if the proxy may use it */
     struct tunnel_object *dirty_prev, *dirty_next;
@@ -112,11 +114,11 @@ struct tunnels {
     struct store_subscriber tenant_feed;
     struct peers *cluster; /* the other hubs; NULL: not yet */
     struct exposure_forward forward;
-    struct tunnel_await *awaiting;
+    struct tunnel_await *awaiting; /* the oldest first */
     size_t n_awaiting;
     struct timer await_timer;
     uint64_t turned; /* clients that other hubs turned away, or that were lost on the way there */
-    struct exposure_turned *turned_clients; /* who wait for another try */
+    struct exposure_turned *turned_clients; /* who wait for another try; who ends first is first */
     size_t n_turned_clients;
     struct timer turned_timer;
     uint64_t troubles_since_ms; /* the second in which the last ones were */
@@ -192,6 +194,8 @@ void tunnel_release_if_idle(struct tunnel_object *o);
 void tunnel_write_releases(struct defer *d);
 /* The database has lost the claim of this hub's lease, which agents and other hubs know. */
 void tunnel_restore_if_held(struct tunnel_object *o);
+/* ... or that it was given up, if that is known: then it is done again. */
+void tunnel_unrelease(struct tunnel_object *o, const struct tunnel_route *r);
 
 /* tunnel_rows.c: rows of the database that are not as they were thought to be. */
 void tunnel_reread(struct tunnels *ts, const char *id);                /* together with others */
@@ -204,8 +208,8 @@ void tunnel_rows_free(struct tunnels *ts);
 void tunnel_turned_init(struct tunnels *ts);
 void tunnel_turned(struct tunnels *ts, struct exposure_turned *t);
 void tunnel_turned_decide(struct tunnels *ts, struct exposure_turned *t); /* the row is read */
-void tunnel_turned_look(struct tunnels *ts, const char *tunnel); /* it may be served, or is gone */
-void tunnel_turned_end(struct tunnels *ts);                      /* all are given up */
+void tunnel_turned_look(struct tunnel_object *o); /* it may be served, or is gone */
+void tunnel_turned_end(struct tunnels *ts);       /* all are given up */
 /* Whether one of the hub's own troubles with clients is written down: of a flood not all are. */
 bool tunnel_shows_trouble(struct tunnels *ts);
 
@@ -274,15 +278,15 @@ int tunnel_dial_for_hub(struct tunnel_object *o, uint64_t epoch, struct tunnel_l
 struct tunnel_await {
     /* Once, later: 0: it may try again; ERR_STALE: in vain. */
     void (*fn)(struct tunnel_await *w, int err);
-    struct tunnels *tunnels; /* NULL: it does not wait */
-    char tunnel[ID_SIZE];
-    uint64_t epoch, ends_ms; /* of the lease; loop time */
+    struct tunnel_object *object; /* NULL: it does not wait */
+    uint64_t epoch, ends_ms;      /* of the lease; loop time */
     struct tunnel_await *prev, *next;
+    struct tunnel_await *same_prev, *same_next; /* of the same tunnel */
 };
 /* ERR_STALE: there is nothing to wait for. */
 int tunnel_await_start(struct tunnel_object *o, uint64_t epoch, struct tunnel_await *w);
 void tunnel_await_cancel(struct tunnel_await *w); /* harmless when it does not wait */
-void tunnel_await_look(struct tunnel_object *o);  /* it may be served now */
+void tunnel_await_look(struct tunnel_object *o);  /* it may be served now, or is gone */
 void tunnel_await_timer(struct timer *t);
 
 /* tunnel_demand.c: somebody wants to use a target, for which a tunnel with internal access is found
@@ -392,7 +396,7 @@ struct tunnel_claim {
     struct tunnel_route route;
 };
 /* Takes the routes, all of one hub. The epoch of each is filled in; 0: the tunnel is gone, or
- * another hub's route stands, or has not been seen. */
+ * another hub's route stands, or has not been seen, or this hub's lease is over. */
 int tunnel_store_claim(struct tx *tx, struct tunnel_claim *claims, size_t n);
 /* Gives those up that are still the same. */
 int tunnel_store_release(struct tx *tx, struct tunnel_claim *claims, size_t n);

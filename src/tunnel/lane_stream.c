@@ -282,7 +282,7 @@ static void ended_on_main(void *arg)
 {
     CLEANUP(mem_free) struct ended *e = arg;
     tunnel_demand_cancel(&e->stream->demand);
-    if (e->stream->await.tunnels) {
+    if (e->stream->await.object) {
         tunnel_await_cancel(&e->stream->await);
         lane_stream_unref(e->stream);
     }

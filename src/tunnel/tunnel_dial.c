@@ -7,8 +7,6 @@
 #include "base/macro.h"
 #include "net/relay.h"
 
-#include <stdio.h>
-#include <string.h>
 #include <sys/socket.h>
 #include <utlist.h>
 
@@ -102,11 +100,11 @@ int tunnel_await_start(struct tunnel_object *o, uint64_t epoch, struct tunnel_aw
     struct tunnels *ts = o->owner;
     if (!is_coming(o, epoch) || ts->n_awaiting >= AWAITING_MAX)
         return ERR_STALE;
-    w->tunnels = ts;
+    w->object = o;
     w->epoch = epoch;
     w->ends_ms = loop_now_ms(ts->loop) + TUNNEL_HOLD_MS;
-    snprintf(w->tunnel, sizeof(w->tunnel), "%s", o->t.id);
     DL_APPEND(ts->awaiting, w);
+    DL_APPEND2(o->awaiting, w, same_prev, same_next);
     ts->n_awaiting++;
     if (!timer_is_running(&ts->await_timer))
         timer_start(&ts->await_timer, TUNNEL_HOLD_MS);
@@ -115,11 +113,12 @@ int tunnel_await_start(struct tunnel_object *o, uint64_t epoch, struct tunnel_aw
 
 void tunnel_await_cancel(struct tunnel_await *w)
 {
-    if (!w->tunnels)
+    struct tunnel_object *o = TAKE(w->object);
+    if (!o)
         return;
-    DL_DELETE(w->tunnels->awaiting, w);
-    w->tunnels->n_awaiting--;
-    w->tunnels = NULL;
+    DL_DELETE(o->owner->awaiting, w);
+    DL_DELETE2(o->awaiting, w, same_prev, same_next);
+    o->owner->n_awaiting--;
 }
 
 static void end_await(struct tunnel_await *w, int err)
@@ -131,9 +130,8 @@ static void end_await(struct tunnel_await *w, int err)
 void tunnel_await_look(struct tunnel_object *o)
 {
     struct tunnel_await *w, *next;
-    DL_FOREACH_SAFE (o->owner->awaiting, w, next) {
-        if (strcmp(w->tunnel, o->t.id) != 0)
-            continue;
+    for (w = o->awaiting; w; w = next) {
+        next = w->same_next;
         if (own_exposure(o, w->epoch))
             end_await(w, 0);
         else if (!is_coming(o, w->epoch))

@@ -143,7 +143,7 @@ void tunnel_write_releases(struct defer *d)
 {
     struct tunnels *ts = container_of(d, struct tunnels, write_releases);
     if (ts->releases)
-        store_run(ts->store, STORE_WRITE, write_released, released, TAKE(ts->releases));
+        store_run_patient(ts->store, write_released, released, TAKE(ts->releases));
 }
 
 static void fill_claim(const struct tunnel_object *o, struct tunnel_claim *ret)
@@ -199,7 +199,15 @@ void tunnel_restore_if_held(struct tunnel_object *o)
         return;
     struct tunnel_claim *c = NEW(struct tunnel_claim);
     fill_claim(o, c);
-    store_run(o->owner->store, STORE_WRITE, write_restored, restored, c);
+    store_run_patient(o->owner->store, write_restored, restored, c);
+}
+
+void tunnel_unrelease(struct tunnel_object *o, const struct tunnel_route *r)
+{
+    if (o->route.hub[0] || !r->hub[0])
+        return;
+    o->route = *r;
+    tunnel_settle_route(o);
 }
 
 /* ---- agents and hubs elsewhere ---- */

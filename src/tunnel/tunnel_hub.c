@@ -266,7 +266,8 @@ void tunnel_remove(struct tunnel_object *o)
     tunnel_target_forget(o);
     tunnel_place_cancel(o);
     o->is_deleted = true;
-    tunnel_turned_look(ts, o->t.id);
+    tunnel_turned_look(o);
+    tunnel_await_look(o);
     tunnel_demand_changed(ts);
     timer_stop(&o->end_timer);
     timer_stop(&o->idle_timer);

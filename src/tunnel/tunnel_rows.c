@@ -120,6 +120,8 @@ static void follow_row(struct tunnels *ts, const struct reread_row *r)
         tunnel_remove(o); /* what follows from commits that were lost must not outlive them */
     else if (row && r->is_undone && o && o->route.epoch > row->route.epoch)
         tunnel_restore_if_held(o); /* but who serves is no matter of the database's memory */
+    else if (row && r->is_undone && o && o->route.epoch == row->route.epoch)
+        tunnel_unrelease(o, &row->route);
     if (row)
         take_row(ts, row);
     else if (r->err < 0)

@@ -118,7 +118,7 @@ void tunnel_serve(struct tunnel_object *o)
         tunnel_share_clients(o);
     tunnel_refresh_phase(o);
     tunnel_await_look(o);
-    tunnel_turned_look(o->owner, o->t.id);
+    tunnel_turned_look(o);
 }
 
 /* Descriptors may be there again. */

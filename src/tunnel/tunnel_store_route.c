@@ -5,25 +5,33 @@
 #include "base/buf.h"
 #include "base/error.h"
 #include "base/macro.h"
+#include "peer/hub_lease.h"
 
 #include <string.h>
 
 /* A hub takes what is its own, and what it has seen to be free: another hub's lease stands while
  * that hub's own does, and its agent's session. What it has not seen may be of a hub that is only
- * cut from the database, and still serves. Of what it has seen the database may have lost some. */
+ * cut from the database, and still serves. Of what it has seen the database may have lost some. A
+ * lease that runs for longer than any does ($4) was given by a clock that was ahead of this one. */
 #define ROUTE_IS_FREE                                                                             \
     "(lease_hub = $1 OR lease_epoch < claim.column4 OR (lease_epoch = claim.column4 AND "         \
     "(lease_hub IS NULL OR NOT EXISTS (SELECT 1 FROM hub_lease h WHERE h.hub = tunnel.lease_hub " \
-    "AND h.epoch = tunnel.lease_hub_epoch AND h.expires > $3) OR "                                \
+    "AND h.epoch = tunnel.lease_hub_epoch AND h.expires > $3 AND h.expires <= $4) OR "            \
     "(lease_session <> 0 AND NOT EXISTS (SELECT 1 FROM agent_session s WHERE "                    \
     "s.agent = tunnel.lease_agent AND s.epoch = tunnel.lease_session AND s.disconnected IS "      \
     "NULL)))))"
+
+/* A start of a hub claims nothing once there is a later one, which may have taken the same tunnels,
+ * nor when its lease is over: it may have slept since it asked. */
+#define HUB_MAY_CLAIM                                                                            \
+    "NOT EXISTS (SELECT 1 FROM hub_lease l WHERE l.hub = $1 AND (l.epoch > $2 OR (l.epoch = $2 " \
+    "AND l.expires <= $3)))"
 
 #define CLAIM                                                                                 \
     "UPDATE tunnel SET lease_agent = claim.column2, lease_session = claim.column3, "          \
     "lease_hub = $1, lease_hub_epoch = $2, lease_epoch = next_epoch(CASE WHEN lease_epoch < " \
     "claim.column4 THEN claim.column4 ELSE lease_epoch END) FROM (VALUES "
-#define CLAIM_COMMON  3
+#define CLAIM_COMMON  4
 #define CLAIM_COLUMNS 4
 
 static struct tunnel_claim *find(struct tunnel_claim *claims, size_t n, const char *tunnel)
@@ -43,6 +51,7 @@ static int claim_some(struct tx *tx, struct tunnel_claim *claims, size_t n, int6
     *v++ = STORE_TEXT(claims->route.hub);
     *v++ = STORE_INT(claims->route.hub_epoch);
     *v++ = STORE_INT(now);
+    *v++ = STORE_INT(now + HUB_LEASE_LIFE_MS);
     for (size_t i = 0; i < n; i++) {
         *v++ = STORE_TEXT(claims[i].tunnel);
         *v++ = STORE_TEXT(claims[i].route.agent);
@@ -50,8 +59,8 @@ static int claim_some(struct tx *tx, struct tunnel_claim *claims, size_t n, int6
         *v++ = STORE_INT(claims[i].seen);
     }
     TRY(store_rows_sql(&sql, CLAIM, CLAIM_COMMON + 1, n, CLAIM_COLUMNS,
-                       ") AS claim WHERE id = claim.column1 AND " ROUTE_IS_FREE
-                       " RETURNING id, lease_epoch"));
+                       ") AS claim WHERE id = claim.column1 AND " HUB_MAY_CLAIM
+                       " AND " ROUTE_IS_FREE " RETURNING id, lease_epoch"));
     struct rows rows = tx_query_values(tx, buf_text(&sql), values, (size_t)(v - values));
     while ((rc = row_next(&rows)) > 0) {
         struct tunnel_claim *c = find(claims, n, row_text(&rows, 0));

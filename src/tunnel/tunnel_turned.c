@@ -50,18 +50,33 @@ static void give_up(struct tunnels *ts, struct exposure_turned *t, const char *w
     exposure_give_up(t);
 }
 
-static void forget(struct tunnels *ts, struct exposure_turned *t)
+/* In the order in which they end: those that come are among the last. */
+static void keep(struct tunnel_object *o, struct exposure_turned *t)
 {
-    DL_DELETE(ts->turned_clients, t);
-    ts->n_turned_clients--;
+    struct tunnels *ts = o->owner;
+    struct exposure_turned *first = ts->turned_clients, *before = first ? first->prev : NULL;
+    while (before && before->ends_ms > t->ends_ms)
+        before = before == first ? NULL : before->prev;
+    if (before)
+        DL_APPEND_ELEM(ts->turned_clients, before, t);
+    else
+        DL_PREPEND(ts->turned_clients, t);
+    DL_APPEND2(o->turned, t, same_prev, same_next);
+    ts->n_turned_clients++;
+}
+
+static void forget(struct tunnel_object *o, struct exposure_turned *t)
+{
+    DL_DELETE(o->owner->turned_clients, t);
+    DL_DELETE2(o->turned, t, same_prev, same_next);
+    o->owner->n_turned_clients--;
 }
 
 /* Whether it is over with it. A route that was not right is not tried again. */
-static bool try_again(struct tunnels *ts, struct exposure_turned *t)
+static bool try_again(struct tunnels *ts, struct tunnel_object *o, struct exposure_turned *t)
 {
-    struct tunnel_object *o = tunnel_find(ts, t->tunnel);
     struct exposure *e = o ? tunnel_pick_exposure(o) : NULL;
-    if (ts->is_draining || !o || tunnel_phase_is_over(o->t.phase))
+    if (ts->is_draining || !o || o->is_deleted || tunnel_phase_is_over(o->t.phase))
         give_up(ts, t, ts->is_draining ? "this hub is being stopped" : "the tunnel is gone");
     else if (e && (t->is_lost || exposure_epoch(e) != t->epoch))
         exposure_try_again(t, e);
@@ -73,15 +88,15 @@ static bool try_again(struct tunnels *ts, struct exposure_turned *t)
 void tunnel_turned_decide(struct tunnels *ts, struct exposure_turned *t)
 {
     uint64_t now = loop_now_ms(ts->loop);
-    if (try_again(ts, t))
+    struct tunnel_object *o = tunnel_find(ts, t->tunnel);
+    if (try_again(ts, o, t))
         return;
     if (ts->n_turned_clients >= WAITING_MAX || t->ends_ms <= now) {
         give_up(ts, t, ts->n_turned_clients >= WAITING_MAX ? "too many wait" : "nobody serves it");
         return;
     }
-    DL_APPEND(ts->turned_clients, t);
-    ts->n_turned_clients++;
-    if (!timer_is_running(&ts->turned_timer))
+    keep(o, t);
+    if (ts->turned_clients == t)
         timer_start(&ts->turned_timer, t->ends_ms - now);
 }
 
@@ -97,46 +112,40 @@ void tunnel_turned(struct tunnels *ts, struct exposure_turned *t)
         tunnel_reread_for(ts, t);
 }
 
-void tunnel_turned_look(struct tunnels *ts, const char *tunnel)
+void tunnel_turned_look(struct tunnel_object *o)
 {
-    struct exposure_turned *t, *next, *mine = NULL;
-    DL_FOREACH_SAFE (ts->turned_clients, t, next) {
-        if (strcmp(t->tunnel, tunnel) != 0)
-            continue;
-        forget(ts, t);
-        DL_APPEND(mine, t);
+    struct exposure_turned *t, *all = TAKE(o->turned);
+    while ((t = all)) {
+        DL_DELETE2(all, t, same_prev, same_next);
+        DL_DELETE(o->owner->turned_clients, t);
+        o->owner->n_turned_clients--;
+        if (!try_again(o->owner, o, t))
+            keep(o, t);
     }
-    DL_FOREACH_SAFE (mine, t, next) {
-        DL_DELETE(mine, t);
-        tunnel_turned_decide(ts, t);
+}
+
+static void end_until(struct tunnels *ts, uint64_t ends_ms, const char *why)
+{
+    struct exposure_turned *t;
+    while ((t = ts->turned_clients) && t->ends_ms <= ends_ms) {
+        forget(tunnel_find(ts, t->tunnel), t);
+        give_up(ts, t, why);
     }
 }
 
 static void on_timer(struct timer *timer)
 {
     struct tunnels *ts = container_of(timer, struct tunnels, turned_timer);
-    struct exposure_turned *t, *next;
-    uint64_t now = loop_now_ms(ts->loop), first = UINT64_MAX;
-    DL_FOREACH_SAFE (ts->turned_clients, t, next) {
-        if (t->ends_ms > now) {
-            first = MIN(first, t->ends_ms);
-            continue;
-        }
-        forget(ts, t);
-        give_up(ts, t, "nobody serves it");
-    }
+    uint64_t now = loop_now_ms(ts->loop);
+    end_until(ts, now, "nobody serves it");
     if (ts->turned_clients)
-        timer_start(timer, first - now);
+        timer_start(timer, ts->turned_clients->ends_ms - now);
 }
 
 void tunnel_turned_end(struct tunnels *ts)
 {
     timer_stop(&ts->turned_timer);
-    while (ts->turned_clients) {
-        struct exposure_turned *t = ts->turned_clients;
-        forget(ts, t);
-        give_up(ts, t, "this hub is being stopped");
-    }
+    end_until(ts, UINT64_MAX, "this hub is being stopped");
 }
 
 void tunnel_turned_init(struct tunnels *ts)

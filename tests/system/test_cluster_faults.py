@@ -28,12 +28,13 @@ def site(bench):
     return Cluster(bench, postgres), postgres
 
 
-def two_agents(bench, cluster):
+def two_agents(bench, cluster, before_second=lambda: None):
     """Agents of one network at two hubs, which both reach a server on a third host, and a tunnel to it."""
     first = cluster.agent("a1", at=cluster.hubs[0])
     host, address = cluster.host()
     target = bench.server(who, host=address, namespace=host)
     cluster.tunnel(cluster.hubs[2], target.address, endpoint={"listen": f"0.0.0.0:{PORT}"})
+    before_second()
     second = cluster.agent("a2", at=cluster.hubs[1])
     return first, second
 
@@ -149,10 +150,24 @@ def test_a_database_that_restarts_is_not_felt(bench, site):
     assert witness.failed == 0
 
 
+def server_of(hub, tunnel):
+    """The hub that serves it, as this one sees it."""
+    status = hub.admin.get(f"/api/v1/tunnels/{tunnel}")["status"]
+    return status["phase"] == "active" and status["lease"]["server"]["id"]
+
+
 def test_an_agent_that_goes_while_the_database_is_away_is_replaced(bench, site):
-    """Its hub's word of it is refused, as the database is away for longer than writes wait."""
+    """The database is away for longer than writes wait: that it left is written later, and that its hub gives a
+    tunnel up, which no agent's session voids, as it is of all agents of that hub."""
     cluster, postgres = site
-    first, second = two_agents(bench, cluster)
+
+    def make_shared():
+        made = cluster.hubs[0].admin.post("/api/v1/tunnels", {"name": "shared", "spec": {
+            "target": {"network": "lan", "address": "127.0.0.1:9"}, "access": {"internal": True},
+            "spread": "connection"}})
+        cluster.wait_active(made["id"])
+    first, second = two_agents(bench, cluster, before_second=make_shared)
+    assert server_of(cluster.hubs[2], "shared") == cluster.id_of(cluster.hubs[0])
     witness = Witness(cluster, at(cluster.hubs[2]))
     wait_until(lambda: witness.seen == [first.address], "the first agent to serve")
     postgres.stop()
@@ -164,6 +179,8 @@ def test_an_agent_that_goes_while_the_database_is_away_is_replaced(bench, site):
         wait_until(lambda h=hub: h.admin.get(f"/api/v1/agents/{first.id}")["status"]["phase"] == "offline",
                    "all hubs to know that it has gone", 20)
     assert witness.stop() == [first.address, second.address]
+    wait_until(lambda: server_of(cluster.hubs[2], "shared") == cluster.id_of(cluster.hubs[1]),
+               "the tunnel of all agents to be the other hub's", 20)
 
 
 def test_hubs_show_each_other(bench, site):

@@ -159,6 +159,32 @@ def test_lost_commits_are_undone_in_the_hub_too(bench, server, echo_server):
     wait_until(lambda: epoch_of(agent) >= max(relogged + 1, 1 << 20), "a login of the new timeline", 20)
 
 
+def test_a_start_and_a_departure_that_were_lost_are_written_again(bench, server):
+    replica, database, url = with_replica(bench, server, is_sync=False)
+    hub, other = two_hubs(bench, url)
+    agent = hub.agent("a1")
+    leases = "select string_agg(epoch::text, ' ' order by epoch) from hub_lease"
+    has_left = "select disconnected is not null from agent_session"
+    wait_until(lambda: replica.sql(has_left, database) == "f", "the replica")
+    replica.fall_behind(server)
+
+    agent.process.kill()
+    wait_until(lambda: server.sql(has_left, database) == "t", "its departure to be written", 20)
+    other.process.kill()
+    other.start()
+    before = server.sql(leases, database)
+    assert replica.sql(leases, database) != before
+    server.stop(signal.SIGQUIT)
+    replica.promote()
+    wait_until(lambda: replica.sql(leases, database) == before, "the later start to be the newest again", 30)
+    wait_until(lambda: replica.sql(has_left, database) == "t", "the departure to be written again", 30)
+    for h in (hub, other):
+        write_again(h, "a replica that was behind was promoted")
+        wait_until(lambda h=h: h.admin.get(f"/api/v1/agents/{agent.id}")["status"]["phase"] == "offline",
+                   "the agent to be offline", 20)
+        assert h.metric("warren_hub_lease_held") == 1
+
+
 def epoch_of(agent):
     """Of its session; 0 without one."""
     session = agent.identity()["status"]["session"]

@@ -390,6 +390,41 @@ static void many_routes_are_claimed_at_once_and_each_is_judged_alone(void **stat
     assert_int_equal(bench_query(b, "SELECT COUNT(*) FROM tunnel WHERE lease_hub IS NULL"), 46);
 }
 
+struct lease_row {
+    int64_t epoch, expires;
+};
+
+static int write_lease(struct tx *tx, void *arg)
+{
+    const struct lease_row *row = arg;
+    return tx_exec(tx,
+                   "INSERT INTO hub_lease (hub, epoch, address, expires) VALUES ('hub_1', $1, '', "
+                   "$2) ON CONFLICT (hub) DO UPDATE SET epoch = $1, expires = $2",
+                   STORE_INT(row->epoch), STORE_INT(row->expires));
+}
+
+/* Whether the second start of hub_1 may, when its row is this one. */
+static bool may_claim(struct bench *b, const char *tunnel, int64_t epoch, int64_t expires)
+{
+    struct lease_row row = {epoch, expires};
+    struct claims c = {0};
+    bench_write(b, write_lease, &row);
+    add_claim(&c, tunnel, 0, "hub_1");
+    c.list[0].route.hub_epoch = 2;
+    bench_write(b, write_claims, &c);
+    return c.list[0].route.epoch > 0;
+}
+
+static void a_hub_that_slept_until_its_lease_was_over_claims_nothing(void **state)
+{
+    struct bench *b = *state;
+    const char *tunnel = bench_tunnel(b, "web", NULL, 0)->t.id;
+    assert_true(may_claim(b, tunnel, 2, INT64_MAX));
+    assert_false(may_claim(b, tunnel, 2, 1));
+    assert_false(may_claim(b, tunnel, 3, INT64_MAX)); /* a later start has it */
+    assert_true(may_claim(b, tunnel, 1, 1));          /* its own row was lost in a fail-over */
+}
+
 static void an_address_that_was_taken_is_tried_again(void **state)
 {
     struct bench *b = *state;
@@ -560,6 +595,7 @@ int main(void)
         T(hundreds_of_tunnels_are_taken_without_pauses),
         T(new_tunnels_go_to_the_agents_that_hold_least),
         T(many_routes_are_claimed_at_once_and_each_is_judged_alone),
+        T(a_hub_that_slept_until_its_lease_was_over_claims_nothing),
         T(an_address_that_was_taken_is_tried_again),
         T(objects_come_back_as_they_were_stored),
         T(a_lost_link_is_dialled_again_and_serves),

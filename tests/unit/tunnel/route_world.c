@@ -2,6 +2,8 @@
 
 #include "base/macro.h"
 
+#include <assert.h>
+
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -16,6 +18,27 @@
 #define FREEZE_MS 4000 /* until the last agent leaves a hub that says nothing */
 
 struct world w;
+
+static const char *const seen_names[] = {"claims",
+                                         "refused",
+                                         "in doubt",
+                                         "failed",
+                                         "of the dead",
+                                         "late logins",
+                                         "moved",
+                                         "releases",
+                                         "carried out twice",
+                                         "fail-overs",
+                                         "commits lost",
+                                         "restored",
+                                         "left again",
+                                         "leases written again"};
+static_assert(ARRAY_SIZE(seen_names) == SEEN_COUNT, "a name for each");
+
+const char *world_seen_name(enum seen s)
+{
+    return seen_names[s];
+}
 
 uint32_t draw(uint32_t n)
 {
@@ -38,9 +61,19 @@ int hub_of_route(const struct tunnel_route *r)
     return number_of(r->hub);
 }
 
+int agent_of_route(const struct tunnel_route *r)
+{
+    return number_of(r->agent);
+}
+
 bool hub_reaches_db(const struct hub *h)
 {
     return h->is_alive && !h->is_frozen && !h->is_cut;
+}
+
+static uint64_t own_now(const struct hub *h)
+{
+    return w.now_ms + h->ahead_ms;
 }
 
 static bool is_linked(int a, int b)
@@ -51,174 +84,86 @@ static bool is_linked(int a, int b)
 
 bool world_is_served_by(int hub, const struct tunnel_route *r)
 {
-    const struct agent *g = &w.agents[number_of(r->agent)];
+    const struct agent *g = &w.agents[agent_of_route(r)];
     return w.hubs[hub].is_alive && !w.hubs[hub].is_frozen && g->hub == hub &&
            g->epoch == r->session;
 }
 
 bool world_has_moved(const struct tunnel_route *r)
 {
-    return w.db.agents[number_of(r->agent)].epoch > r->session;
-}
-
-/* ---- messages ---- */
-
-/* Most are quick. */
-static uint64_t delay_ms(void)
-{
-    return w.is_calm || draw(10) ? draw(100) : draw(DELAY_MAX_MS);
-}
-
-static void post(struct mail m)
-{
-    assert_true(w.n_mail < MAIL_MAX);
-    m.due_ms = w.now_ms + delay_ms();
-    w.mail[w.n_mail++] = m;
-}
-
-static void ask(int hub, struct mail m)
-{
-    m.hub = hub;
-    m.hub_epoch = w.hubs[hub].epoch;
-    m.is_answer_lost = !w.is_calm && draw(50) == 0;
-    post(m);
-}
-
-/* The hub hears that something went wrong where the answer is lost, and not what. */
-static void answer(const struct mail *to, enum mail_kind kind, const struct tunnel_route *r)
-{
-    struct mail m = *to;
-    m.kind = kind;
-    m.now_ms = w.now_ms;
-    if (r)
-        m.route = *r;
-    memcpy(m.leases, w.db.hubs, sizeof(m.leases));
-    post(m);
-}
-
-/* ---- the database ---- */
-
-static void publish(bool is_agent, int id)
-{
-    assert_true(w.db.n_feed < FEED_MAX);
-    struct change *c = &w.db.feed[w.db.n_feed++];
-    *c = (struct change){.is_agent = is_agent, .id = id};
-    if (is_agent)
-        c->session = w.db.agents[id];
-    else
-        c->route = w.db.tunnels[id];
-}
-
-/* ROUTE_IS_FREE of tunnel_store_route.c. */
-static bool is_free(const struct tunnel_route *r, const char *self, uint64_t seen)
-{
-    int hub = hub_of_route(r);
-    if (strcmp(r->hub, self) == 0)
-        return true;
-    if (r->epoch != seen)
-        return false;
-    if (hub < 0 || w.db.hubs[hub].epoch != r->hub_epoch || w.db.hubs[hub].expires_ms <= w.now_ms)
-        return true;
-    const struct session *s = &w.db.agents[number_of(r->agent)];
-    return r->session && (s->epoch != r->session || s->hub < 0);
-}
-
-static void db_claim(const struct mail *m)
-{
-    struct tunnel_route *r = &w.db.tunnels[m->id];
-    bool is_of_the_dead = m->hub_epoch != w.db.hubs[m->hub].epoch; /* an earlier start's */
-    w.seen.of_the_dead += is_of_the_dead;
-    if (is_of_the_dead || !is_free(r, m->route.hub, m->number)) {
-        w.seen.refused++;
-        answer(m, MAIL_CLAIMED, r);
-        return;
-    }
-    uint64_t epoch = r->epoch + 1;
-    *r = m->route;
-    r->epoch = epoch;
-    assert_true(epoch > w.highest[m->id]);
-    w.highest[m->id] = epoch;
-    w.seen.claims++;
-    publish(false, m->id);
-    answer(m, MAIL_CLAIMED, r);
-}
-
-static void db_login(const struct mail *m)
-{
-    struct session *s = &w.db.agents[m->id];
-    *s = (struct session){s->epoch + 1, m->hub, m->hub_epoch};
-    publish(true, m->id);
-    struct mail in = *m;
-    in.route.session = s->epoch;
-    answer(&in, MAIL_LOGGED_IN, NULL);
-}
-
-static void db_logout(const struct mail *m)
-{
-    if (w.db.agents[m->id].epoch != m->number)
-        return;
-    w.db.agents[m->id].hub = -1;
-    publish(true, m->id);
-}
-
-static void db_renew(const struct mail *m)
-{
-    struct lease_row *row = &w.db.hubs[m->hub];
-    if (row->epoch != m->hub_epoch)
-        return; /* of an earlier start, which is dead */
-    row->expires_ms = w.now_ms + HUB_LEASE_LIFE_MS;
-    answer(m, MAIL_RENEWED, NULL);
+    return w.db.agents[agent_of_route(r)].epoch > r->session;
 }
 
 /* ---- a hub ---- */
 
-/* The rows of the others (peers.c). */
-static void take_leases(struct hub *h, const struct lease_row *rows, uint64_t asked_ms,
+/* The rows of the others (take_row of peers.c). */
+static void take_leases(struct hub *h, const struct lease_row *rows, uint64_t asked_own,
                         uint64_t now_ms, bool is_first)
 {
     for (int k = 0; k < HUBS; k++) {
         uint64_t left = rows[k].expires_ms > now_ms ? rows[k].expires_ms - now_ms : 0;
+        bool is_renewed = is_first || rows[k].expires_ms != h->others[k].expires_ms;
+        left = MIN(left, (uint64_t)HUB_LEASE_LIFE_MS);
         h->others[k].epoch = rows[k].epoch;
+        h->others[k].expires_ms = rows[k].expires_ms;
         if (is_first)
             left = MAX(left, (uint64_t)HUB_LEASE_DOUBT_MS);
-        if (left)
-            h->others[k].ends_ms = asked_ms + left;
+        if (left && is_renewed)
+            h->others[k].ends_own = asked_own + left;
     }
 }
 
 void hub_start(int i)
 {
     struct hub *h = &w.hubs[i];
-    *h = (struct hub){.is_alive = true, .epoch = ++w.db.hubs[i].epoch, .started_ms = w.now_ms};
-    w.db.hubs[i].expires_ms = w.now_ms + HUB_LEASE_LIFE_MS;
-    hub_lease_renewed(&h->lease, w.now_ms);
-    h->renew_at_ms = w.now_ms + HUB_LEASE_RENEW_MS;
+    db_start_hub(i);
+    *h = (struct hub){.is_alive = true,
+                      .epoch = w.db.hubs[i].epoch,
+                      .ahead_ms = draw(1u << 20),
+                      .started_ms = w.now_ms,
+                      .whole_ms = w.now_ms,
+                      .died_before_ms = h->died_ms,
+                      .read = w.db.n_feed};
+    hub_lease_renewed(&h->lease, own_now(h));
+    h->renew_at_own = own_now(h) + HUB_LEASE_RENEW_MS;
     memcpy(h->agents, w.db.agents, sizeof(h->agents));
     memcpy(h->tunnels, w.db.tunnels, sizeof(h->tunnels));
-    h->read = w.db.n_feed;
-    take_leases(h, w.db.hubs, w.now_ms, w.now_ms, true);
+    take_leases(h, w.db.hubs, own_now(h), db_now_ms(), true);
 }
 
 static void renew(int i)
 {
     struct hub *h = &w.hubs[i];
-    if (w.now_ms < h->renew_at_ms || !hub_reaches_db(h))
+    if (own_now(h) < h->renew_at_own || h->is_renewing || !hub_reaches_db(h))
         return;
-    h->renew_at_ms = w.now_ms + HUB_LEASE_RENEW_MS;
-    ask(i, (struct mail){.kind = MAIL_RENEW, .number = w.now_ms});
+    h->is_renewing = true;
+    mail_ask(i, (struct mail){.kind = MAIL_RENEW, .value = own_now(h)});
 }
 
-/* A login of one's own agent elsewhere (fleet_follow.c). */
-static void take_session(int i, const struct change *c)
+static void read_row(int i, enum row_kind kind, int id, bool is_undone)
 {
     struct hub *h = &w.hubs[i];
-    struct agent *g = &w.agents[c->id];
-    if (c->session.epoch < h->agents[c->id].epoch)
-        return;
-    h->agents[c->id] = c->session;
-    if (g->hub == i && g->epoch < c->session.epoch) {
-        g->hub = -1;
-        g->dial_at_ms = w.now_ms + draw(2000);
+    bool is_agent = kind == ROW_AGENT;
+    mail_ask_until_done(i, (struct mail){.kind = is_agent ? MAIL_READ_AGENT : MAIL_READ,
+                                         .id = id,
+                                         .is_undone = is_undone});
+    h->n_asked++;
+    if (is_agent)
+        h->reading_agent[id]++;
+    else
+        h->reading[id]++;
+}
+
+static void follow_undone(int i)
+{
+    struct hub *h = &w.hubs[i];
+    for (int a = 0; a < AGENTS; a++) {
+        if (TAKE(h->is_agent_undone[a]))
+            read_row(i, ROW_AGENT, a, true);
+    }
+    for (int t = 0; t < TUNNELS; t++) {
+        if (TAKE(h->is_undone[t]))
+            read_row(i, ROW_TUNNEL, t, true);
     }
 }
 
@@ -228,22 +173,30 @@ static void follow(int i)
     struct hub *h = &w.hubs[i];
     if (!hub_reaches_db(h) || draw(3) == 0)
         return;
+    follow_undone(i);
     for (size_t n = draw(16); n && h->read < w.db.n_feed; n--) {
         const struct change *c = &w.db.feed[h->read++];
-        if (c->is_agent)
-            take_session(i, c);
-        else if (route_is_news(&h->tunnels[c->id], &c->route))
-            h->tunnels[c->id] = c->route;
+        uint64_t *heard = c->kind == ROW_AGENT ? &h->heard_agent[c->id] : &h->heard[c->id];
+        *heard = MAX(*heard, c->epoch);
+        read_row(i, c->kind, c->id, false);
     }
 }
 
 static bool has_other_hub(int i)
 {
+    const struct hub *h = &w.hubs[i];
     for (int k = 0; k < HUBS; k++) {
-        if (k != i && (w.hubs[i].others[k].ends_ms > w.now_ms || is_linked(i, k)))
+        if (k != i && (h->others[k].ends_own > own_now(h) || is_linked(i, k)))
             return true;
     }
     return false;
+}
+
+static bool may_claim(int i)
+{
+    const struct hub *h = &w.hubs[i];
+    return hub_lease_state(&h->lease, own_now(h)) == HUB_LEASE_HELD &&
+           !(h->is_draining && has_other_hub(i));
 }
 
 enum route_duty hub_duty(int i, int tunnel, bool has_agent)
@@ -253,15 +206,12 @@ enum route_duty hub_duty(int i, int tunnel, bool has_agent)
     char self[ID_SIZE];
     int hub = hub_of_route(r);
     name_of(i, self);
-    struct route_view v = {.hub = self,
-                           .may_claim = hub_lease_state(&h->lease, w.now_ms) == HUB_LEASE_HELD &&
-                                        !(h->is_draining && has_other_hub(i)),
-                           .has_agent = has_agent};
+    struct route_view v = {.hub = self, .may_claim = may_claim(i), .has_agent = has_agent};
     if (hub >= 0 && hub != i)
         v.is_hub_live = h->others[hub].epoch == r->hub_epoch &&
-                        (h->others[hub].ends_ms > w.now_ms || is_linked(i, hub));
+                        (h->others[hub].ends_own > own_now(h) || is_linked(i, hub));
     if (hub >= 0) {
-        const struct session *s = &h->agents[number_of(r->agent)];
+        const struct session *s = &h->agents[agent_of_route(r)];
         v.is_session_live = s->epoch < r->session || (s->epoch == r->session && s->hub >= 0);
     }
     return route_duty(r, &v);
@@ -277,126 +227,247 @@ static int own_agent(int i, int tunnel)
     return -1;
 }
 
+static void release(int i, int tunnel)
+{
+    struct hub *h = &w.hubs[i];
+    struct mail m = {.kind = MAIL_RELEASE, .id = tunnel, .route = h->tunnels[tunnel]};
+    if (h->is_releasing[tunnel] || h->is_claiming[tunnel] || !may_claim(i))
+        return;
+    h->is_releasing[tunnel] = true;
+    mail_ask_until_done(i, m);
+}
+
 static void claim(int i, int tunnel)
 {
     struct hub *h = &w.hubs[i];
     int agent = own_agent(i, tunnel);
     const struct tunnel_route *r = &h->tunnels[tunnel];
-    if (agent < 0 || h->is_claiming[tunnel] || !hub_reaches_db(h))
-        return;
-    enum route_duty duty = hub_duty(i, tunnel, true);
+    enum route_duty duty = hub_duty(i, tunnel, agent >= 0);
     bool is_own_gone = duty == ROUTE_SERVE && !world_is_served_by(i, r);
-    if (duty != ROUTE_CLAIM && !is_own_gone)
+    if (agent < 0 && duty == ROUTE_SERVE) {
+        release(i, tunnel);
         return;
-    struct mail m = {.kind = MAIL_CLAIM, .id = tunnel, .number = r->epoch};
+    }
+    if (agent < 0 || h->is_claiming[tunnel] || !hub_reaches_db(h) || !may_claim(i) ||
+        (duty != ROUTE_CLAIM && !is_own_gone))
+        return;
+    struct mail m = {.kind = MAIL_CLAIM, .id = tunnel, .value = r->epoch};
     m.route = (struct tunnel_route){.hub_epoch = h->epoch, .session = w.agents[agent].epoch};
     name_of(i, m.route.hub);
     snprintf(m.route.agent, sizeof(m.route.agent), "agt_%d", agent);
     h->is_claiming[tunnel] = true;
-    ask(i, m);
+    mail_ask(i, m);
+}
+
+/* ---- a hub that dies ---- */
+
+/* What a process asks that slept while it was replaced: it was about to, or does so when it wakes,
+ * until it hears that there is another one. */
+static void ask_late(int i)
+{
+    const struct hub *h = &w.hubs[i];
+    for (uint32_t n = draw(4); n; n--) {
+        int tunnel = (int)draw(TUNNELS), agent = own_agent(i, tunnel);
+        if (agent < 0)
+            continue;
+        struct mail m = mail_from(
+            i, (struct mail){.kind = MAIL_CLAIM, .id = tunnel, .value = h->tunnels[tunnel].epoch});
+        m.route = (struct tunnel_route){.hub_epoch = h->epoch, .session = w.agents[agent].epoch};
+        name_of(i, m.route.hub);
+        snprintf(m.route.agent, sizeof(m.route.agent), "agt_%d", agent);
+        mail_post(m, w.now_ms + draw(LATE_MAX_MS));
+    }
+    if (draw(4) == 0)
+        mail_post(mail_from(i, (struct mail){.kind = MAIL_LOGIN, .id = (int)draw(AGENTS)}),
+                  w.now_ms + draw(LATE_MAX_MS));
+}
+
+void hub_die(int i)
+{
+    struct hub *h = &w.hubs[i];
+    if (!h->is_alive)
+        return;
+    h->is_alive = false;
+    h->died_ms = w.now_ms;
+    ask_late(i);
+    for (int a = 0; a < AGENTS; a++) {
+        struct agent *g = &w.agents[a];
+        if (g->dials == i)
+            g->dials = -1;
+        if (g->hub != i)
+            continue;
+        g->hub = -1; /* the connection is lost */
+        g->dial_at_ms = w.now_ms + draw(2000);
+    }
 }
 
 /* ---- what the database answers ---- */
 
+static void take_route(struct hub *h, int tunnel, const struct tunnel_route *r)
+{
+    if (route_is_news(&h->tunnels[tunnel], r))
+        h->tunnels[tunnel] = *r;
+}
+
 static void on_claimed(int i, const struct mail *m)
 {
     struct hub *h = &w.hubs[i];
-    if (m->is_answer_lost) { /* in doubt: the row says how it went */
-        w.seen.in_doubt++;
-        ask(i, (struct mail){.kind = MAIL_READ, .id = m->id});
+    if (m->is_answer_lost) { /* the row says how it went */
+        w.seen[SEEN_IN_DOUBT]++;
+        h->is_in_doubt[m->id] = true;
+        read_row(i, ROW_TUNNEL, m->id, false);
         return;
     }
     h->is_claiming[m->id] = false;
-    if (route_is_news(&h->tunnels[m->id], &m->route))
-        h->tunnels[m->id] = m->route;
+    take_route(h, m->id, &m->route);
+}
+
+static void on_released(struct hub *h, const struct mail *m)
+{
+    h->is_releasing[m->id] = false;
+    if (h->tunnels[m->id].epoch == m->route.epoch)
+        h->tunnels[m->id].hub[0] = '\0';
+}
+
+/* What a fail-over has lost (tunnel_rows.c). */
+static void restore_route(int i, const struct mail *m)
+{
+    struct hub *h = &w.hubs[i];
+    struct tunnel_route *r = &h->tunnels[m->id];
+    if (r->epoch > m->route.epoch && hub_of_route(r) == i && world_is_served_by(i, r)) {
+        h->n_asked++;
+        mail_ask_until_done(i, (struct mail){.kind = MAIL_RESTORE, .id = m->id, .route = *r});
+    } else if (r->epoch == m->route.epoch && !r->hub[0]) {
+        w.seen[SEEN_LEFT_AGAIN] += m->route.hub[0] != '\0';
+        *r = m->route;
+    }
+}
+
+static void on_row(int i, const struct mail *m)
+{
+    struct hub *h = &w.hubs[i];
+    h->n_asked--;
+    h->reading[m->id]--;
+    if (h->is_in_doubt[m->id] && !h->reading[m->id])
+        h->is_in_doubt[m->id] = h->is_claiming[m->id] = false;
+    if (m->is_undone)
+        restore_route(i, m);
+    take_route(h, m->id, &m->route);
+}
+
+/* fleet_follow.c. */
+static void restore_session(int i, const struct mail *m)
+{
+    const struct session *s = &m->session;
+    const struct agent *g = &w.agents[m->id];
+    struct hub *h = &w.hubs[i];
+    if (g->hub == i && g->epoch > s->epoch) {
+        struct session own = {g->epoch, i, h->epoch};
+        h->n_asked++;
+        mail_ask_until_done(
+            i, (struct mail){.kind = MAIL_RESTORE_SESSION, .id = m->id, .session = own});
+    } else if (g->hub != i && s->hub == i && s->hub_epoch == h->epoch) {
+        w.seen[SEEN_LEFT_AGAIN]++;
+        mail_ask_until_done(i, (struct mail){.kind = MAIL_LOGOUT, .id = m->id, .value = s->epoch});
+    }
+}
+
+/* A login of one's own agent elsewhere. */
+static void on_agent_row(int i, const struct mail *m)
+{
+    struct hub *h = &w.hubs[i];
+    struct agent *g = &w.agents[m->id];
+    h->n_asked--;
+    h->reading_agent[m->id]--;
+    if (m->is_undone)
+        restore_session(i, m);
+    if (g->hub == i && g->epoch > m->session.epoch)
+        return;
+    h->agents[m->id] = m->session;
+    if (g->hub == i && g->epoch < m->session.epoch) {
+        g->hub = -1;
+        g->dial_at_ms = w.now_ms + draw(2000);
+    }
 }
 
 static void on_logged_in(int i, const struct mail *m)
 {
     struct agent *g = &w.agents[m->id];
-    uint64_t epoch = m->route.session;
-    bool is_awaited = g->dials == i && g->attempt == m->number;
+    bool is_awaited = g->dials == i && g->attempt == m->value;
     if (m->is_answer_lost) { /* the agent is told so, and tries again */
         if (is_awaited)
             g->dials = -1;
         return;
     }
+    w.hubs[i].agents[m->id] = m->session;
     if (!is_awaited) {
-        w.seen.late_logins++;
-        ask(i, (struct mail){.kind = MAIL_LOGOUT, .id = m->id, .number = epoch});
+        w.seen[SEEN_LATE_LOGIN]++;
+        w.hubs[i].agents[m->id].hub = -1;
+        mail_ask_until_done(
+            i, (struct mail){.kind = MAIL_LOGOUT, .id = m->id, .value = m->session.epoch});
         return;
     }
-    if (w.hubs[i].agents[m->id].epoch > epoch) { /* it has logged in elsewhere since */
-        g->dials = -1;
-        return;
-    }
-    w.seen.moved += g->hub >= 0;
+    w.seen[SEEN_MOVED] += g->hub >= 0;
     g->hub = i;
-    g->epoch = epoch;
+    g->epoch = m->session.epoch;
     g->dials = -1;
-    w.hubs[i].agents[m->id] = (struct session){epoch, i, m->hub_epoch};
 }
 
-static void on_renewed(int i, const struct mail *m)
+static void on_renewed(struct hub *h, const struct mail *m)
 {
+    h->is_renewing = false;
+    h->renew_at_own = own_now(h) + (m->is_answer_lost ? RETRY_MS : HUB_LEASE_RENEW_MS);
     if (m->is_answer_lost)
         return;
-    hub_lease_renewed(&w.hubs[i].lease, m->number);
-    take_leases(&w.hubs[i], m->leases, m->number, m->now_ms, false);
+    h->is_renewed = true;
+    hub_lease_renewed(&h->lease, m->value);
+    take_leases(h, m->leases, m->value, m->now_ms, false);
 }
 
-/* False: not yet, for whoever is to hear it does not. */
-static bool deliver(const struct mail *m)
+static void take_answer(const struct mail *m)
 {
     struct hub *h = &w.hubs[m->hub];
-    switch (m->kind) {
-    case MAIL_CLAIM:
-        db_claim(m);
-        return true;
-    case MAIL_READ:
-        answer(m, MAIL_CLAIMED, &w.db.tunnels[m->id]);
-        return true;
-    case MAIL_LOGIN:
-        db_login(m);
-        return true;
-    case MAIL_LOGOUT:
-        db_logout(m);
-        return true;
-    case MAIL_RENEW:
-        db_renew(m);
-        return true;
-    default:
-        break;
-    }
-    if (!h->is_alive || h->epoch != m->hub_epoch)
-        return true; /* nobody is there to hear it */
-    if (h->is_frozen || h->is_cut)
-        return false;
     if (m->kind == MAIL_CLAIMED)
         on_claimed(m->hub, m);
+    else if (m->kind == MAIL_RELEASED)
+        on_released(h, m);
+    else if (m->kind == MAIL_ROW)
+        on_row(m->hub, m);
     else if (m->kind == MAIL_LOGGED_IN)
         on_logged_in(m->hub, m);
+    else if (m->kind == MAIL_AGENT_ROW)
+        on_agent_row(m->hub, m);
+    else if (m->kind == MAIL_RESTORED)
+        h->n_asked--;
     else
-        on_renewed(m->hub, m);
-    return true;
+        on_renewed(h, m);
 }
 
-static void deliver_all(void)
+/* False: not yet, for whoever is to hear it does not, or whoever waits cannot tell. */
+static bool deliver(struct mail *m)
 {
-    static struct mail due[MAIL_MAX];
-    size_t n = 0;
-    for (size_t i = 0; i < w.n_mail;) {
-        if (w.mail[i].due_ms > w.now_ms) {
-            i++;
-            continue;
-        }
-        due[n++] = w.mail[i];
-        w.mail[i] = w.mail[--w.n_mail];
+    const struct hub *h = &w.hubs[m->hub];
+    bool is_of_the_living = h->is_alive && h->epoch == m->hub_epoch;
+    bool is_question = m->kind < MAIL_CLAIMED;
+    if (!is_question && !is_of_the_living)
+        return true; /* nobody is there to hear it */
+    if (is_of_the_living && (h->is_frozen || h->is_cut) && (!is_question || m->is_patient))
+        return false;
+    if (!is_question) {
+        take_answer(m);
+        return true;
     }
-    for (size_t i = 0; i < n; i++) {
-        if (!deliver(&due[i]))
-            post(due[i]);
+    if (m->is_patient && !is_of_the_living && draw(2))
+        return true; /* it was not even sent */
+    struct mail again = *m;
+    if (TAKE(m->is_again)) { /* it was carried out, and the hub does not know */
+        w.seen[SEEN_TWICE]++;
+        again.is_silent = true;
+        db_carry_out(&again);
+        return false;
     }
+    db_carry_out(m);
+    return true;
 }
 
 /* ---- agents ---- */
@@ -405,19 +476,19 @@ static void dial(int a, int to)
 {
     struct agent *g = &w.agents[a];
     const struct hub *h = &w.hubs[to];
-    if (!hub_reaches_db(h) || hub_lease_state(&h->lease, w.now_ms) != HUB_LEASE_HELD ||
-        (h->is_draining && has_other_hub(to)))
+    if (!hub_reaches_db(h) || !may_claim(to))
         return;
     g->dials = to;
     g->give_up_ms = w.now_ms + DIAL_MS;
-    ask(to, (struct mail){.kind = MAIL_LOGIN, .id = a, .number = ++g->attempt});
+    mail_ask(to, (struct mail){.kind = MAIL_LOGIN, .id = a, .value = ++g->attempt});
 }
 
+/* Its hub says so when it can. */
 static void leave(int a)
 {
     struct agent *g = &w.agents[a];
-    if (hub_reaches_db(&w.hubs[g->hub]))
-        ask(g->hub, (struct mail){.kind = MAIL_LOGOUT, .id = a, .number = g->epoch});
+    mail_ask_until_done(g->hub, (struct mail){.kind = MAIL_LOGOUT, .id = a, .value = g->epoch});
+    w.hubs[g->hub].agents[a].hub = -1;
     g->hub = -1;
 }
 
@@ -427,14 +498,14 @@ static void move_agent(int a)
     const struct hub *h = g->hub >= 0 ? &w.hubs[g->hub] : NULL;
     bool is_silent =
         h && h->is_frozen && w.now_ms > h->frozen_ms + (uint64_t)a * FREEZE_MS / AGENTS;
-    if (h && (!h->is_alive || is_silent)) {
-        g->hub = -1; /* the connection is lost */
+    if (is_silent) { /* its hub will know when it wakes */
+        leave(a);
         g->dial_at_ms = w.now_ms + draw(2000);
-    } else if (h && !w.is_calm && draw(2000) == 0) {
+    } else if (h && world_chance(2000)) {
         leave(a);
         g->dial_at_ms = w.now_ms + draw(5000);
     }
-    if (g->dials >= 0 && (w.now_ms > g->give_up_ms || !w.hubs[g->dials].is_alive))
+    if (g->dials >= 0 && w.now_ms > g->give_up_ms)
         g->dials = -1;
     bool is_told_to_move = g->hub >= 0 && w.hubs[g->hub].is_draining && has_other_hub(g->hub);
     if (g->dials < 0 && w.now_ms >= g->dial_at_ms && (g->hub < 0 || is_told_to_move))
@@ -447,22 +518,26 @@ void world_start(uint64_t seed)
 {
     memset(&w, 0, sizeof(w));
     w.random = seed;
+    w.now_ms = 1000000;
+    for (int a = 0; a < AGENTS; a++)
+        w.db.agents[a].hub = -1;
     for (int i = 0; i < HUBS; i++)
         hub_start(i);
     for (int a = 0; a < AGENTS; a++)
         w.agents[a] = (struct agent){.hub = -1, .dials = -1};
-    for (int a = 0; a < AGENTS; a++)
-        w.db.agents[a].hub = -1;
 }
 
 void world_step(void)
 {
     w.now_ms += STEP_MS;
-    deliver_all();
+    mail_deliver(deliver);
     int first = (int)draw(HUBS);
     for (int k = 0; k < HUBS; k++) {
         int i = (first + k) % HUBS;
-        if (!w.hubs[i].is_alive || w.hubs[i].is_frozen)
+        struct hub *h = &w.hubs[i];
+        if (!hub_reaches_db(h))
+            h->whole_ms = w.now_ms;
+        if (!h->is_alive || h->is_frozen)
             continue;
         renew(i);
         follow(i);
