@@ -287,6 +287,7 @@ struct network_write {
     char id[ID_SIZE], name[FLEET_NAME_SIZE];
     int64_t now;
     uint64_t version;
+    struct diag d;
 };
 
 static struct network_write *network_write_new(struct fleet_api *api, struct http_request *req)
@@ -301,8 +302,8 @@ static struct network_write *network_write_new(struct fleet_api *api, struct htt
 
 static int write_network(struct tx *tx, void *arg)
 {
-    const struct network_write *w = arg;
-    return identity_network_create(tx, &w->by, w->id, w->name, w->now);
+    struct network_write *w = arg;
+    return identity_network_create(tx, &w->by, w->id, w->name, w->now, &w->d);
 }
 
 static void answer_network(void *arg, int err)
@@ -325,6 +326,8 @@ static void network_written(void *arg, int err)
     }
     if (err == ERR_EXISTS)
         http_respond_error(w->req, err, "there is a network '%s' already", w->name);
+    else if (err == ERR_CONFLICT)
+        http_respond_diag(w->req, &w->d);
     else
         http_respond_error(w->req, err, "the network was not created: %s", error_text(err));
     mem_free(w);

@@ -21,6 +21,7 @@ struct network_put {
     int64_t now, version;
     bool is_new;
     json_t *declared;
+    struct diag d;
 };
 
 static void put_free(struct network_put *w)
@@ -31,9 +32,9 @@ static void put_free(struct network_put *w)
 
 static int write_put(struct tx *tx, void *arg)
 {
-    const struct network_put *w = arg;
+    struct network_put *w = arg;
     if (w->is_new) {
-        TRY(identity_network_create(tx, &w->by, w->id, w->name, w->now));
+        TRY(identity_network_create(tx, &w->by, w->id, w->name, w->now, &w->d));
     } else {
         int64_t version;
         int rc = tx_query_int(tx, &version, "SELECT version FROM network WHERE id = $1",
@@ -75,6 +76,8 @@ static void written(void *arg, int err)
         http_respond_error(w->req, ERR_STALE, "there is a network '%s' by now", w->name);
     else if (err == ERR_STALE)
         http_respond_error(w->req, err, "the network was changed by somebody else meanwhile");
+    else if (err == ERR_CONFLICT)
+        http_respond_diag(w->req, &w->d);
     else
         http_respond_error(w->req, err, "the network was not stored: %s", error_text(err));
     put_free(w);

@@ -192,9 +192,10 @@ void identity_ca_rotate(struct identity *i, const struct identity_caller *by,
 /* The id of a network by its id or name, or by that of one that was merged into it.
  * ERR_NOT_FOUND. */
 int identity_network_find(struct tx *tx, const char *tenant, const char *ref, char ret[ID_SIZE]);
-/* A new one, made by `by`. ERR_EXISTS: there is one of that name. */
+/* A new one, made by `by`. ERR_EXISTS: there is one of that name. ERR_CONFLICT: the tenant may have
+ * no more; `d` (NULL: nobody asks) says so. */
 int identity_network_create(struct tx *tx, const struct identity_caller *by, const char *id,
-                            const char *name, int64_t now_ms);
+                            const char *name, int64_t now_ms, struct diag *d);
 
 /* ---- audit, inside a transaction ---- */
 
@@ -234,8 +235,10 @@ int identity_applied_forget(struct tx *tx, const char *object); /* it is deleted
 
 struct identity_limits { /* 0 or "": no limit */
     int64_t tunnels, agents;
-    int64_t streams;                 /* open at once, of all its tunnels */
-    int64_t bandwidth;               /* bytes per second in each direction, of all its tunnels */
+    int64_t networks;  /* that somebody made: those that agents make count as agents */
+    int64_t tokens;    /* that can be used */
+    int64_t streams;   /* open at once, of all its tunnels */
+    int64_t bandwidth; /* bytes per second in each direction, of all its tunnels */
     char hosts[IDENTITY_HOSTS_SIZE]; /* domains with a blank between them */
 };
 /* Whether a public name (as host_name_parse makes it) is one of these domains, or below one. */

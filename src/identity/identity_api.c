@@ -194,12 +194,13 @@ static int create_token_work(struct tx *tx, void *arg)
     struct token_act *a = arg;
     struct token_record *r = &a->r;
     if (r->kind == TOKEN_BOOTSTRAP && a->network[0]) {
-        int err = network_find_or_make(tx, r->tenant, a->network, a->now_ms, r->network);
+        int err = network_find_or_make(tx, r->tenant, a->network, a->now_ms, r->network, &a->d);
         if (err == ERR_NOT_FOUND)
             return diag_set_field(&a->d, err, "network", "no network is called \"%s\"", a->network);
         if (err)
             return err;
     }
+    TRY(limits_check(tx, r->tenant, LIMITS_TOKENS, &a->d));
     int err = token_insert(tx, r);
     if (err == ERR_EXISTS)
         return diag_set_field(&a->d, err, "name", "a token is already called \"%s\"", r->name);

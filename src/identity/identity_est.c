@@ -171,8 +171,8 @@ static int enroll_work(struct tx *tx, void *arg)
     /* As it is now: networks merge. Without one, the agent's LAN decides (docs/networks.md). */
     snprintf(e->a.network, sizeof(e->a.network), "%s", e->token.network);
     if (!e->a.network[0])
-        TRY(network_find_or_make(tx, e->a.tenant, "", e->now_ms, e->a.network));
-    TRY(limits_check_agents(tx, e->a.tenant, &e->d));
+        TRY(network_find_or_make(tx, e->a.tenant, "", e->now_ms, e->a.network, &e->d));
+    TRY(limits_check(tx, e->a.tenant, LIMITS_AGENTS, &e->d));
     int err = agent_insert(tx, &e->a, e->now_ms);
     if (err == ERR_CONFLICT)
         return diag_set(&e->d, ERR_NOT_FOUND, "the network of this token was deleted");

@@ -5,6 +5,7 @@
 #include "identity/internal.h"
 
 #include "base/mem.h"
+#include "base/time.h"
 #include "http/rest.h"
 
 #include <inttypes.h>
@@ -18,6 +19,8 @@ static const struct limit_row {
 } rows_of_limits[] = {
     {"tunnels", offsetof(struct identity_limits, tunnels), 1, 1000000},
     {"agents", offsetof(struct identity_limits, agents), 1, 1000000},
+    {"networks", offsetof(struct identity_limits, networks), 1, 1000000},
+    {"tokens", offsetof(struct identity_limits, tokens), 1, 1000000},
     {"streams", offsetof(struct identity_limits, streams), 1, 10000000},
     {"bandwidth", offsetof(struct identity_limits, bandwidth), 1024, INT64_C(1000000000000)},
 };
@@ -156,21 +159,40 @@ int identity_limits_of(struct tx *tx, const char *tenant, struct identity_limits
     return identity_limits_each(tx, tenant, take, ret);
 }
 
-int limits_check_agents(struct tx *tx, const char *tenant, struct diag *d)
+static const struct kind_row {
+    const char *name, *remedy;
+    size_t offset;
+    const char *count; /* $1: the tenant, $2: now */
+    size_t n_values;
+} kinds[] = {
+    [LIMITS_AGENTS] = {"agents", "revoke one", offsetof(struct identity_limits, agents),
+                       "SELECT COUNT(*) FROM agent WHERE tenant = $1 AND revoked IS NULL", 1},
+    [LIMITS_NETWORKS] = {"networks", "delete one", offsetof(struct identity_limits, networks),
+                         "SELECT COUNT(*) FROM network WHERE tenant = $1 AND automatic = 0", 1},
+    [LIMITS_TOKENS] = {"tokens", "revoke one", offsetof(struct identity_limits, tokens),
+                       "SELECT COUNT(*) FROM token WHERE tenant = $1 AND revoked IS NULL AND "
+                       "(expires IS NULL OR expires > $2) AND "
+                       "(uses_limit IS NULL OR uses < uses_limit)",
+                       2},
+};
+
+int limits_check(struct tx *tx, const char *tenant, enum limits_kind kind, struct diag *d)
 {
+    const struct kind_row *row = &kinds[kind];
     struct identity_limits l;
     int64_t n;
     TRY(identity_limits_of(tx, tenant, &l));
-    if (!l.agents)
+    int64_t most = *(const int64_t *)((const char *)&l + row->offset);
+    if (!most)
         return 0;
-    TRY(tx_query_int(tx, &n, "SELECT COUNT(*) FROM agent WHERE tenant = $1 AND revoked IS NULL",
-                     STORE_TEXT(tenant)));
-    if (n < l.agents)
+    const struct store_value values[] = {STORE_TEXT(tenant), STORE_INT(time_wall_ms())};
+    TRY(tx_query_int_values(tx, &n, row->count, values, row->n_values));
+    if (n < most)
         return 0;
     return diag_set(d, ERR_CONFLICT,
-                    "the tenant has %" PRId64 " agents of %" PRId64
-                    " that it may have; revoke one, or ask the hub's administrator for more",
-                    n, l.agents);
+                    "the tenant has %" PRId64 " %s of %" PRId64
+                    " that it may have; %s, or ask the hub's administrator for more",
+                    n, row->name, most, row->remedy);
 }
 
 /* ---- PATCH /api/v1/tenants/{tenant} ---- */
@@ -215,8 +237,8 @@ static void limits_written(void *arg, int err)
 static int read_patch(struct limits_act *a, struct diag *d)
 {
     static const char *const members[] = {"limits", NULL};
-    static const char *const limit_members[] = {"tunnels",   "agents", "streams",
-                                                "bandwidth", "hosts",  NULL};
+    static const char *const limit_members[] = {"tunnels", "agents",    "networks", "tokens",
+                                                "streams", "bandwidth", "hosts",    NULL};
     const char *ref = http_param(a->req, "tenant");
     const struct tenant_record *t = view_tenant(a->i, ref);
     uint64_t version;

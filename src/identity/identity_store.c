@@ -204,14 +204,15 @@ static int insert_network(struct tx *tx, const char *tenant, const char *id, con
 }
 
 int identity_network_create(struct tx *tx, const struct identity_caller *by, const char *id,
-                            const char *name, int64_t now_ms)
+                            const char *name, int64_t now_ms, struct diag *d)
 {
+    TRY(limits_check(tx, by->tenant, LIMITS_NETWORKS, d));
     TRY(insert_network(tx, by->tenant, id, name, now_ms, false));
     return identity_audit_act(tx, by, "network.create", id, name);
 }
 
 int network_find_or_make(struct tx *tx, const char *tenant, const char *ref, int64_t now_ms,
-                         char ret[ID_SIZE])
+                         char ret[ID_SIZE], struct diag *d)
 {
     int err = *ref ? identity_network_find(tx, tenant, ref, ret) : ERR_NOT_FOUND;
     if (err != ERR_NOT_FOUND || id_is(ref, "net"))
@@ -219,6 +220,8 @@ int network_find_or_make(struct tx *tx, const char *tenant, const char *ref, int
     char id[ID_SIZE], name[IDENTITY_NAME_SIZE];
     id_new(id, "net");
     snprintf(name, sizeof(name), "net-%.16s", id + strlen("net_"));
+    if (*ref)
+        TRY(limits_check(tx, tenant, LIMITS_NETWORKS, d));
     TRY(insert_network(tx, tenant, id, *ref ? ref : name, now_ms, *ref == '\0'));
     copy(ret, ID_SIZE, id);
     return 0;

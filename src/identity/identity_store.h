@@ -32,10 +32,15 @@ int token_revoke(struct tx *tx, const char *id, int64_t version, int64_t now_ms,
 int token_use(struct tx *tx, const char *id, int64_t now_ms, struct token_record *ret,
               struct diag *d);
 
+/* identity_limits.c. ERR_CONFLICT: the tenant may have no more of them; `d` says what to do. */
+enum limits_kind { LIMITS_AGENTS, LIMITS_NETWORKS, LIMITS_TOKENS };
+int limits_check(struct tx *tx, const char *tenant, enum limits_kind kind, struct diag *d);
+
 /* The network `ref` (id or name) of the tenant; a name that does not exist is made. An empty one
- * makes an automatic network, named after its id. ERR_NOT_FOUND: an id that does not exist. */
+ * makes an automatic network, named after its id. ERR_NOT_FOUND: an id that does not exist;
+ * ERR_CONFLICT with `d`: the tenant may have no more. */
 int network_find_or_make(struct tx *tx, const char *tenant, const char *ref, int64_t now_ms,
-                         char ret[ID_SIZE]);
+                         char ret[ID_SIZE], struct diag *d);
 
 /* ---- agents ---- */
 

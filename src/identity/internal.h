@@ -118,7 +118,6 @@ int repeat_after(struct http_request *req, int status, const void *body, size_t 
 /* ---- identity_applied.c, identity_audit.c, identity_est.c ---- */
 
 void limits_add_routes(struct identity *i, struct http_server *s);
-int limits_check_agents(struct tx *tx, const char *tenant, struct diag *d); /* ERR_CONFLICT */
 void applied_add_routes(struct identity *i, struct http_server *s);
 void audit_add_routes(struct identity *i, struct http_server *s);
 void est_add_routes(struct identity *i, struct http_server *s);

@@ -207,7 +207,8 @@ def test_a_tenants_tunnels_and_agents_are_limited(bench, hub):
     hub.agent("a1")
     admin = hub.admin
     shown = hub.cli("tenant", "limit", "default", "--tunnels", "2", "--agents", "1", "-o", "json")
-    assert shown["limits"] == {"tunnels": 2, "agents": 1, "streams": None, "bandwidth": None, "hosts": None}
+    assert shown["limits"] == {"tunnels": 2, "agents": 1, "networks": None, "tokens": None, "streams": None,
+                               "bandwidth": None, "hosts": None}
     for name in ("t1", "t2"):
         admin.post("/api/v1/tunnels", {"name": name, "spec": spec("127.0.0.1:1")})
     with pytest.raises(Problem) as e:
@@ -226,6 +227,30 @@ def test_a_tenants_tunnels_and_agents_are_limited(bench, hub):
     assert any(r["outcome"] == "denied" and "agents" in r["detail"] for r in admin.items("/api/v1/audit?action=agent.enroll"))
     hub.cli("tenant", "limit", "default", "--agents", "none")
     second.enroll(token)
+
+
+def refusal(act, *args):
+    with pytest.raises(Problem) as e:
+        act(*args)
+    assert e.value.status == 409
+    return e.value.body["detail"]
+
+
+def test_a_tenants_networks_and_tokens_are_limited(hub):
+    admin = hub.admin
+    admin.post("/api/v1/networks", {"name": "n1"})
+    used = len(admin.items("/api/v1/tokens"))
+    hub.cli("tenant", "limit", "default", "--networks", "1", "--tokens", str(used + 1))
+    assert "1 networks of 1 that it may have; delete one" in refusal(admin.post, "/api/v1/networks", {"name": "n2"})
+    assert "1 networks of 1" in refusal(admin.post, "/api/v1/tokens", {"network": "n2"})
+    done = hub.cli("apply", "-f", "-", check=False, input="{kind: network, name: n2}")
+    assert done.returncode == 5 and "1 networks of 1" in done.stderr, done
+    token = admin.post("/api/v1/tokens", {"network": "n1"})["id"]
+    assert "tokens" in refusal(admin.post, "/api/v1/tokens", {"network": "n1"})
+    admin.post(f"/api/v1/tokens/{token}:revoke")
+    admin.post("/api/v1/tokens", {"network": "n1"})
+    admin.delete("/api/v1/networks/n1")
+    admin.post("/api/v1/networks", {"name": "n2"})
 
 
 def test_a_network_holds_ten_thousand_tunnels(hub):
