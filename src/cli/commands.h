@@ -26,6 +26,11 @@ extern const struct command_set forward_commands;
 extern const struct command_set mount_commands;
 extern const struct command_set scan_commands;
 
+/* db_cmd.c: the hubs' database itself, which --db and --db-password-file name. */
+struct loop;
+struct store;
+int db_open(struct call *c, struct loop *loop, struct store **ret);
+
 /* Rows with the flags of a hub and of output after their own. */
 #define REMOTE_FLAGS(...)                                        \
     {                                                            \

@@ -136,7 +136,7 @@ static const struct command rows[] = {
          "streams that are open get a grace time. The hub is not ready for load balancers, "
          "and takes no agents, until it is started anew or undrained. It goes on serving "
          "clients that come to it.",
-     .examples = "warren hub drain hub_01j9w2 --grace 5m --wait && systemctl restart warren-hub"},
+     .examples = "warren hub drain hub_01j9w2 --grace 5m --wait && systemctl restart warren"},
     {.words = "hub undrain",
      .summary = "Lets a hub take agents again.",
      .run = run_undrain,

@@ -4,7 +4,6 @@
 #include "base/error.h"
 #include "base/macro.h"
 #include "base/time.h"
-#include "hub/hub.h"
 #include "identity/identity.h"
 #include "loop/loop.h"
 
@@ -40,12 +39,8 @@ static int reseal_work(struct tx *tx, void *arg)
 
 static int reseal(struct call *c, struct loop *loop, struct reseal *r)
 {
-    struct store_options options = {.db = call_text(c, "--db"),
-                                    .db_password_file = call_text(c, "--db-password-file")};
     struct store *store;
-    options.schemas = hub_schemas(&options.n_schemas);
-    TRY(store_check_url(options.db, &c->diag));
-    TRY(store_open(loop, &options, &store, &c->diag));
+    TRY(db_open(c, loop, &store));
     int rc = store_run_wait(store, STORE_WRITE, reseal_work, r);
     store_close(store);
     if (rc < 0 && r->from.d.code)

@@ -82,6 +82,10 @@ int identity_open(const struct identity_config *cfg, struct identity **ret, stru
 void identity_close(struct identity *i);
 void identity_set_policy(struct identity *i, const struct identity_policy *policy);
 
+/* Inside a transaction, for whoever has the database: another administrator's API token, for when
+ * none is left. `ret`: its text. ERR_NOT_FOUND when no hub has started on that database yet. */
+int identity_add_admin(struct tx *tx, int64_t now_ms, struct secret *ret);
+
 /* For net/tls.h. Borrowed; valid until on_server_cert or on_roots. */
 const char *identity_server_chain(const struct identity *i); /* PEM: leaf, then the CA */
 const struct secret *identity_server_key(const struct identity *i);

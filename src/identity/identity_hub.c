@@ -131,35 +131,52 @@ static void keep_house(struct timer *t)
 
 /* ---- start ---- */
 
-static int make_admin_token(struct identity *i, struct tx *tx, const char *tenant, struct diag *d)
+/* `why` says who and how; `ret`: the token's text. */
+static int make_admin_token(struct tx *tx, const char *tenant, const char *name, int64_t now_ms,
+                            const struct audit_entry *why, struct secret *ret)
+{
+    struct token t;
+    token_new(TOKEN_API, NULL, &t);
+    token_format(&t, ret);
+    struct token_record r = {
+        .kind = TOKEN_API, .role = IDENTITY_ADMIN, .version = 1, .created = now_ms};
+    snprintf(r.id, sizeof(r.id), "%s", t.id);
+    snprintf(r.tenant, sizeof(r.tenant), "%s", tenant);
+    snprintf(r.name, sizeof(r.name), "%s", name);
+    token_hash(&t, r.hash);
+    token_done(&t);
+    struct audit_entry entry = *why;
+    entry.tenant = tenant;
+    entry.action = "token.create";
+    entry.object = r.id;
+    TRY(token_insert(tx, &r));
+    return identity_audit(tx, now_ms, &entry);
+}
+
+static int write_admin_token(struct identity *i, struct tx *tx, const char *tenant, struct diag *d)
 {
     __attribute__((cleanup(secret_done_cleanup))) struct secret text = {0}, line = {0};
     CLEANUP(mem_free) char *path = mem_printf("%s/admin.token", i->data_dir);
-    struct token t;
-    token_new(TOKEN_API, NULL, &t);
-    token_format(&t, &text);
-    struct token_record r = {.kind = TOKEN_API,
-                             .role = IDENTITY_ADMIN,
-                             .name = "admin",
-                             .version = 1,
-                             .created = identity_now(i)};
-    snprintf(r.id, sizeof(r.id), "%s", t.id);
-    snprintf(r.tenant, sizeof(r.tenant), "%s", tenant);
-    token_hash(&t, r.hash);
-    token_done(&t);
-
+    const struct audit_entry why = {.actor = "hub", .detail = "the administrator's first token"};
+    TRY(make_admin_token(tx, tenant, "admin", identity_now(i), &why, &text));
     secret_set(&line, text.data, text.len + 1);
     line.data[text.len] = '\n';
     /* Before the commit: should we die in between, the next start finds no tenant and does both
      * again. */
-    TRY(file_write_atomic(path, line.data, line.len, 0600, d));
-    TRY(token_insert(tx, &r));
-    return identity_audit(tx, r.created,
-                          &(struct audit_entry){.tenant = tenant,
-                                                .actor = "hub",
-                                                .action = "token.create",
-                                                .object = r.id,
-                                                .detail = "the administrator's first token"});
+    return file_write_atomic(path, line.data, line.len, 0600, d);
+}
+
+int identity_add_admin(struct tx *tx, int64_t now_ms, struct secret *ret)
+{
+    const struct audit_entry why = {.actor = "warren", .detail = "by who has the database"};
+    char tenant[ID_SIZE];
+    struct rows rows =
+        tx_query(tx, "SELECT id FROM tenant WHERE name = $1", STORE_TEXT(TENANT_DEFAULT));
+    if (TRY(row_next(&rows)) == 0)
+        return ERR_NOT_FOUND;
+    snprintf(tenant, sizeof(tenant), "%s", row_text(&rows, 0));
+    rows_done(&rows);
+    return make_admin_token(tx, tenant, "", now_ms, &why, ret);
 }
 
 static int make_first_tenant(struct identity *i, struct tx *tx, struct diag *d)
@@ -167,7 +184,7 @@ static int make_first_tenant(struct identity *i, struct tx *tx, struct diag *d)
     struct tenant_record t = {.name = TENANT_DEFAULT, .version = 1, .created = identity_now(i)};
     id_new(t.id, "ten");
     TRY(tenant_insert(tx, &t));
-    return make_admin_token(i, tx, t.id, d);
+    return write_admin_token(i, tx, t.id, d);
 }
 
 struct start {

@@ -475,6 +475,9 @@ void tls_session_done(struct tls_session *session)
     tls_client_unref(TAKE(session->client));
 }
 
+/* What our own servers mean by it: verify_client. */
+#define NOT_ADMITTED "; the other end does not know whom this certificate names"
+
 static int code_of_alert(int reason)
 {
     switch (reason) {
@@ -503,7 +506,8 @@ int tls_diagnose(const SSL *ssl, struct diag *d)
         rc = diag_set(d, code, "the peer's certificate: %s",
                       X509_verify_cert_error_string(verified));
     } else {
-        rc = diag_set(d, code_of_alert(reason), "TLS: %s", text ? text : "unknown failure");
+        rc = diag_set(d, code_of_alert(reason), "TLS: %s%s", text ? text : "unknown failure",
+                      reason == SSL_R_SSLV3_ALERT_HANDSHAKE_FAILURE ? NOT_ADMITTED : "");
     }
     ERR_clear_error();
     return rc;
