@@ -12,6 +12,9 @@
 #   make install         PREFIX=/usr/local DESTDIR=
 #   make deb             Debian packages of the last commit in build-deb: hub, agent, CLI
 #   make deb-test        installs them in a copy-on-write view of this machine
+#   make chart-test      renders the Helm chart, checks it, and runs its pods
+#   make image           the OCI image of the last commit in build-image
+#   make image-test      runs it
 #
 # SANITIZE=address,undefined or SANITIZE=thread gives any of them its own instrumented build.
 
@@ -87,9 +90,20 @@ deb: deps-build-deb
 	@scripts/deb build-deb
 
 deb-test: deps-test
-	WARREN_DEBS=build-deb $(PYTHON) -m pytest tests/packages $(PYTEST_FLAGS)
+	WARREN_DEBS=build-deb $(PYTHON) -m pytest tests/packages/test_packages.py $(PYTEST_FLAGS)
+
+chart-test: deps-build-demo-test-chart compile
+	WARREN_BUILD=$(abspath $(BUILD)) $(PYTHON) -m pytest tests/packages/test_chart.py $(PYTEST_FLAGS)
+
+image: deps-image
+	@scripts/image build-image
+
+image-test: deps-build-demo-test-chart-image compile
+	WARREN_IMAGE=$(abspath build-image) WARREN_BUILD=$(abspath $(BUILD)) \
+	    $(PYTHON) -m pytest tests/packages/test_image.py tests/packages/test_chart.py $(PYTEST_FLAGS)
 
 clean:
 	rm -rf build build-*
 
-.PHONY: all compile build unit system test test-cluster demo lint bench scale fuzz soak install deb deb-test clean
+.PHONY: all compile build unit system test test-cluster demo lint bench scale fuzz soak install deb deb-test chart-test image \
+    image-test clean
