@@ -11,7 +11,6 @@
 #include "base/error.h"
 #include "base/macro.h"
 #include "base/mem.h"
-#include "net/neighbours.h"
 
 #include <assert.h>
 #include <ifaddrs.h>
@@ -26,7 +25,7 @@
 #define KNOWN_MAX    8192
 #define LINKS_MAX    64
 #define LINKS_MS     5000 /* how old the list of attached networks may be */
-#define TABLE_MS     500  /* ... and the copy of the table of neighbours */
+#define TABLE_MS     500  /* ... the copy of the table of neighbours, and how much room there is */
 #define SLOTS_MIN    16
 
 enum {
@@ -74,6 +73,7 @@ struct dial_gate {
     uint64_t table_ms; /* 0: never read */
     size_t n_slots_max;
     uint64_t room_ms; /* when that was found out; 0: never */
+    size_t n_taken;   /* slots since */
     uint64_t n_refused, n_gave_way;
 };
 
@@ -133,6 +133,12 @@ static bool is_attached(struct dial_gate *g, const uint8_t ip[16])
 
 /* ---- targets ---- */
 
+static bool waits_for_neighbours(const struct dial_gate *g)
+{
+    return g->waiting[WAITS_FOR_NEIGHBOUR] || g->waiting[WAITS_TO_PASS] ||
+           g->waiting[WAITS_PATIENTLY];
+}
+
 static void arm(struct dial_gate *g)
 {
     uint64_t now = loop_now_ms(g->cfg.loop), due = UINT64_MAX;
@@ -142,6 +148,8 @@ static void arm(struct dial_gate *g)
         due = MIN(due, g->idle->known_until_ms);
     if (g->waiting[WAITS_FOR_PLACE])
         due = MIN(due, now + g->cfg.spare_ms / 2 + 1);
+    if (waits_for_neighbours(g))
+        due = MIN(due, g->room_ms + TABLE_MS + 1);
     if (due == UINT64_MAX)
         timer_stop(&g->timer);
     else if (!timer_is_running(&g->timer) || g->timer.due_ms > due)
@@ -288,16 +296,26 @@ static bool is_neighbour(struct dial_gate *g, const struct dial_target *t)
     return neighbours_find(&g->table, t->ip);
 }
 
-/* What is in use while we have none is others'. */
-static bool has_slot(struct dial_gate *g, bool is_patient)
+/* What is in use beyond our own is others', which come and go: it is looked at again after a while,
+ * and when an eighth of our part was taken, so that several who begin at once do not fill it. */
+static void look_for_room(struct dial_gate *g)
 {
     uint64_t now = loop_now_ms(g->cfg.loop);
-    if (!g->n_slots && (!g->room_ms || now - g->room_ms > TABLE_MS)) {
-        g->room_ms = MAX(now, UINT64_C(1));
-        size_t room = g->cfg.room ? g->cfg.room() : neighbours_room();
-        room = MAX(room / 4 * 3, (size_t)SLOTS_MIN);
-        g->n_slots_max = MIN(room, g->cfg.unresolved_max);
-    }
+    if (g->room_ms && now - g->room_ms <= TABLE_MS &&
+        g->n_taken < MAX(g->n_slots_max / 8, (size_t)SLOTS_MIN))
+        return;
+    struct neighbour_room room;
+    (g->cfg.room ? g->cfg.room : neighbours_room)(&room);
+    size_t all = room.free + MIN(room.asked, g->n_slots);
+    size_t part = MAX(all / 4 * 3, (size_t)SLOTS_MIN);
+    g->n_slots_max = MIN(part, g->cfg.unresolved_max);
+    g->room_ms = MAX(now, UINT64_C(1));
+    g->n_taken = 0;
+}
+
+static bool has_slot(struct dial_gate *g, bool is_patient)
+{
+    look_for_room(g);
     return g->n_slots < g->n_slots_max - (is_patient ? g->n_slots_max / 8 : 0);
 }
 
@@ -307,6 +325,7 @@ static void take_slot(struct dial_target *t)
     t->slot_until_ms = loop_now_ms(g->cfg.loop) + NEIGHBOUR_MS;
     DL_APPEND2(g->slots, t, slot_prev, slot_next);
     g->n_slots++;
+    g->n_taken++;
     arm(g);
 }
 
@@ -385,6 +404,7 @@ static void on_turns(struct defer *d)
     /* One whose target has enough of them steps back behind the others. */
     for (int missed = 0; missed < MISSES_MAX && (k = g->waiting[WAITS_FOR_PLACE]);)
         missed += let_in(k) < 0;
+    arm(g);
 }
 
 static void on_timer(struct timer *timer)
@@ -398,8 +418,10 @@ static void on_timer(struct timer *timer)
     }
     while (g->idle && g->idle->known_until_ms <= now)
         forget(g->idle);
-    wake(g);
-    arm(g);
+    if (g->n_waiting)
+        wake(g);
+    else
+        arm(g);
 }
 
 /* ---- in and out ---- */

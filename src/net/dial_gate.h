@@ -14,9 +14,10 @@
  * first packet to an address of an attached network costs an entry of the kernel's neighbour table,
  * until the address has answered or for three seconds; a full table (1,024 entries by default, of
  * the whole machine) cuts off everybody. Addresses that have not answered of late and that the
- * kernel does not know share three quarters of the entries that are free when nobody has one, and
- * at most `unresolved_max`: dials and datagrams in turns, each first come, first served, and what
- * is patient last, and not from the last eighth.
+ * kernel does not know share three quarters of the entries that nobody else has, and at most
+ * `unresolved_max`: dials and datagrams in turns, each first come, first served, and what is
+ * patient last, and not from the last eighth. A few may always try, in a table that is full, too:
+ * the kernel then throws out what is old.
  *
  * Thread: one loop's.
  */
@@ -24,6 +25,7 @@
 
 #include "base/addr.h"
 #include "loop/loop.h"
+#include "net/neighbours.h"
 
 struct dial_gate;
 struct dial_target;
@@ -34,7 +36,7 @@ struct dial_gate_config {
     size_t per_target;     /* ... to one address */
     uint32_t spare_ms;     /* a dial gives way only after it had so long */
     size_t unresolved_max; /* 0: nobody has to wait */
-    size_t (*room)(void);  /* how many entries are free; NULL: as the kernel says */
+    void (*room)(struct neighbour_room *ret); /* NULL: neighbours_room */
     /* Whether an address is of an attached network; NULL: by this machine's interfaces. */
     bool (*is_attached)(const uint8_t ip[16]);
 };

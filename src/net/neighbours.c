@@ -82,6 +82,12 @@ static void dump(int ask_type, int type, void *arg,
 
 /* ---- who is there ---- */
 
+void neighbour_mac_text(const uint8_t mac[6], char ret[NEIGHBOUR_MAC_SIZE])
+{
+    snprintf(ret, NEIGHBOUR_MAC_SIZE, "%02x:%02x:%02x:%02x:%02x:%02x", mac[0], mac[1], mac[2],
+             mac[3], mac[4], mac[5]);
+}
+
 /* false: it is no address with a hardware address. */
 static bool read_neighbour(const struct nlmsghdr *h, struct neighbour *ret)
 {
@@ -98,9 +104,15 @@ static bool read_neighbour(const struct nlmsghdr *h, struct neighbour *ret)
     if (is_v4)
         ret->ip[10] = ret->ip[11] = 0xff;
     memcpy(is_v4 ? ret->ip + 12 : ret->ip, ip, is_v4 ? 4 : 16);
-    snprintf(ret->mac, sizeof(ret->mac), "%02x:%02x:%02x:%02x:%02x:%02x", mac[0], mac[1], mac[2],
-             mac[3], mac[4], mac[5]);
+    neighbour_mac_text(mac, ret->mac);
     return true;
+}
+
+/* Those that have not answered are thrown out for others, and what an administrator or a routing
+ * daemon has put there is not counted against the limit (Linux 5.0). */
+static bool takes_no_room(const struct ndmsg *m)
+{
+    return m->ndm_state & (NUD_FAILED | NUD_PERMANENT) || m->ndm_flags & NTF_EXT_LEARNED;
 }
 
 static void add(void *arg, const struct nlmsghdr *h)
@@ -108,8 +120,10 @@ static void add(void *arg, const struct nlmsghdr *h)
     struct neighbours *list = arg;
     struct neighbour n;
     const struct ndmsg *m = NLMSG_DATA(h);
-    if (h->nlmsg_len >= NLMSG_LENGTH(sizeof(*m)) && m->ndm_state & NUD_FAILED)
-        list->n_failed[m->ndm_family == AF_INET6]++;
+    if (h->nlmsg_len >= NLMSG_LENGTH(sizeof(*m))) {
+        list->n_roomless[m->ndm_family == AF_INET6] += takes_no_room(m);
+        list->n_asked[m->ndm_family == AF_INET6] += (m->ndm_state & NUD_INCOMPLETE) != 0;
+    }
     if (list->n == NEIGHBOURS_READ_MAX || !read_neighbour(h, &n))
         return;
     if ((list->n & (list->n - 1)) == 0) /* it is full */
@@ -162,20 +176,22 @@ static void read_table(void *arg, const struct nlmsghdr *h)
     t->used[m->ndtm_family == AF_INET6] = c->ndtc_entries;
 }
 
-size_t neighbours_room(void)
+void neighbours_room(struct neighbour_room *ret)
 {
     struct neighbours list;
     struct tables t = {0};
-    size_t room = SIZE_MAX;
+    *ret = (struct neighbour_room){.free = SIZE_MAX};
     neighbours_read(&list);
     dump(RTM_GETNEIGHTBL, RTM_NEWNEIGHTBL, &t, read_table);
     for (size_t i = 0; i < ARRAY_SIZE(t.limit); i++) {
-        size_t used = t.used[i] > list.n_failed[i] ? t.used[i] - list.n_failed[i] : 0;
-        if (t.limit[i])
-            room = MIN(room, t.limit[i] > used ? t.limit[i] - used : 0);
+        size_t used = t.used[i] > list.n_roomless[i] ? t.used[i] - list.n_roomless[i] : 0;
+        size_t room = t.limit[i] > used ? t.limit[i] - used : 0;
+        if (t.limit[i] && room < ret->free)
+            *ret = (struct neighbour_room){room, list.n_asked[i]};
     }
     neighbours_done(&list);
-    return room == SIZE_MAX ? ROOM_DEFAULT : room;
+    if (ret->free == SIZE_MAX)
+        ret->free = ROOM_DEFAULT;
 }
 
 /* ---- as it happens ---- */

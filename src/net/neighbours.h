@@ -8,6 +8,7 @@
 #include "loop/io.h"
 
 #define NEIGHBOUR_MAC_SIZE 18 /* "52:54:00:12:34:56" */
+void neighbour_mac_text(const uint8_t mac[6], char ret[NEIGHBOUR_MAC_SIZE]);
 
 struct neighbour {
     uint8_t ip[16];   /* IPv4 as ::ffff:a.b.c.d */
@@ -18,7 +19,8 @@ struct neighbour {
 struct neighbours {
     struct neighbour *items; /* by address */
     size_t n;
-    size_t n_failed[2]; /* IPv4, IPv6: have not answered, and may be thrown out */
+    size_t n_roomless[2]; /* IPv4, IPv6: those that leave room for others */
+    size_t n_asked[2];    /* ... that are being asked for */
 };
 
 #define NEIGHBOURS_READ_MAX 16384
@@ -28,9 +30,15 @@ void neighbours_read(struct neighbours *ret);
 void neighbours_done(struct neighbours *n);
 const struct neighbour *neighbours_find(const struct neighbours *n, const uint8_t ip[16]);
 
-/* How many more addresses the kernel could ask for at once: its limit (gc_thresh3, of the whole
- * machine) less what is in use, of that version of IP where it is less. */
-size_t neighbours_room(void);
+struct neighbour_room {
+    size_t free;  /* addresses that could be asked for now */
+    size_t asked; /* that are being asked for, in this network namespace */
+};
+
+/* Of the version of IP that has less room. The kernel's limit (gc_thresh3) is the whole machine's;
+ * what has not answered in another network namespace counts as in use, though the kernel would
+ * throw it out. */
+void neighbours_room(struct neighbour_room *ret);
 
 /* Tells who answers, as it happens. When there is too much of it some are left out. */
 struct neighbour_watch {

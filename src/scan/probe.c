@@ -203,10 +203,11 @@ static void on_arp(struct arp *a, struct in_addr ip, const uint8_t mac[6])
 {
     struct prober *r = container_of(a, struct prober, arp);
     struct probe *p, *next;
-    (void)mac; /* the kernel's table has it as soon as anything else is asked */
     DL_FOREACH_SAFE (r->asked, p, next) {
-        if (!p->is_over && p->p.target.in4.sin_addr.s_addr == ip.s_addr)
-            end(p, PROBE_OPEN, true);
+        if (p->is_over || p->p.target.in4.sin_addr.s_addr != ip.s_addr)
+            continue;
+        memcpy(p->result.mac, mac, sizeof(p->result.mac));
+        end(p, PROBE_OPEN, true);
     }
 }
 

@@ -29,6 +29,7 @@ struct probe_result {
     /* The host itself has spoken, be it by an ICMP error: it is there. */
     bool is_alive;
     uint32_t rtt_us;                                    /* of an answer */
+    uint8_t mac[6];                                     /* ARP, OPEN */
     char descr[PROBE_TEXT_SIZE], name[PROBE_TEXT_SIZE]; /* SNMP, OPEN; text as the device gave it */
 };
 

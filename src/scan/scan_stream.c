@@ -108,16 +108,21 @@ static void on_host(void *arg, const struct sweep_host *h)
     say(s, host_json(&s->request, h));
 }
 
-static void on_sweep_end(void *arg)
+static void on_sweep_end(void *arg, int err)
 {
     struct scan_stream *s = arg;
     struct sweep_counts c;
     sweep_get_counts(s->sweep, &c);
     LOG_INFO("scan ended", LOG_INT("addresses", c.addresses), LOG_INT("up", c.up),
-             LOG_INT("probes", c.probes));
+             LOG_INT("probes", c.probes), LOG_STR("why", err ? error_text(err) : "complete"));
     s->is_over = true;
     timer_stop(&s->timer);
-    say(s, counts_json(s, "end"));
+    if (err)
+        say_failed(s, "the agent's machine had no room for another question: its table of "
+                      "neighbours is full (net.ipv4.neigh.default.gc_thresh3), or it has no "
+                      "descriptors left");
+    else
+        say(s, counts_json(s, "end"));
     sweep_free(TAKE(s->sweep));
 }
 

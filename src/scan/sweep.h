@@ -48,7 +48,8 @@ struct sweep_counts {
 
 struct sweep_ops {
     void (*on_host)(void *arg, const struct sweep_host *h); /* one that is there, complete */
-    void (*on_end)(void *arg);                              /* last; always later */
+    /* Last; always later. ERR_LIMIT: for 30 s the kernel had no room for one question. */
+    void (*on_end)(void *arg, int err);
 };
 
 struct sweep_config {

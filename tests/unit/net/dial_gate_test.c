@@ -3,6 +3,7 @@
 #include "base/error.h"
 #include "base/macro.h"
 
+#include <arpa/inet.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -42,11 +43,15 @@ static bool is_attached(const uint8_t ip[16])
     return ip[12] == 10;
 }
 
+/* What others leave of the kernel's table, and whose the rest is. */
 static size_t n_room;
+static struct dial_gate *asking;
 
-static size_t room(void)
+static void room(struct neighbour_room *ret)
 {
-    return n_room;
+    struct dial_gate_stats stats;
+    dial_gate_get_stats(asking, &stats);
+    *ret = (struct neighbour_room){n_room - MIN(n_room, stats.unresolved), stats.unresolved};
 }
 
 static void lay(struct table *t, size_t max, size_t per_target, size_t unresolved)
@@ -61,6 +66,7 @@ static void lay(struct table *t, size_t max, size_t per_target, size_t unresolve
                                                        .unresolved_max = unresolved,
                                                        .room = room,
                                                        .is_attached = is_attached});
+    asking = t->gate;
     for (int i = 0; i < DIALS; i++)
         t->d[i].ticket = (struct dial_ticket){.on_turn = on_turn, .give_way = give_way};
 }
@@ -215,6 +221,84 @@ static void others_use_the_kernels_table_too(void **state)
     clear(&t);
 }
 
+static void a_table_that_others_filled_is_looked_at_again(void **state)
+{
+    struct table t;
+    (void)state;
+    lay(&t, DIALS, DIALS, 100);
+    n_room = 0;
+    for (int i = 0; i < 40; i++)
+        assert_int_equal(enter_number(&t, i), i < 16 ? 0 : DIAL_GATE_WAIT);
+    loop_advance(t.loop, 300);
+    n_room = 1000;
+    assert_int_equal(t.d[16].state, WAITS);
+    loop_advance(t.loop, 300); /* none of those that are asked has been given up */
+    assert_int_equal(t.d[39].state, DIALS_NOW);
+    n_room = 0;
+    loop_advance(t.loop, 600); /* three quarters of 40 are 30 */
+    assert_int_equal(enter_number(&t, 40), DIAL_GATE_WAIT);
+    clear(&t);
+}
+
+#define SHARED 256
+
+static struct dial_gate *sharing[3];
+
+static size_t shared_use(void)
+{
+    struct dial_gate_stats stats;
+    size_t used = 0;
+    for (size_t i = 0; i < ARRAY_SIZE(sharing); i++) {
+        dial_gate_get_stats(sharing[i], &stats);
+        used += stats.unresolved;
+    }
+    assert_in_range(used, 0, SHARED);
+    return used;
+}
+
+static void shared_room(struct neighbour_room *ret)
+{
+    *ret = (struct neighbour_room){SHARED - shared_use(), SHARED}; /* never more than their own */
+}
+
+static void several_that_begin_at_once_do_not_fill_the_table(void **state)
+{
+    static struct dialler diallers[ARRAY_SIZE(sharing)][SHARED];
+    struct loop *l;
+    struct dial_gate_stats stats;
+    struct addr a;
+    (void)state;
+    assert_int_equal(loop_new_virtual(&l, 1000), 0);
+    for (size_t i = 0; i < ARRAY_SIZE(sharing); i++)
+        sharing[i] = dial_gate_new(&(struct dial_gate_config){.loop = l,
+                                                              .max = SHARED,
+                                                              .per_target = 1,
+                                                              .unresolved_max = SHARED,
+                                                              .room = shared_room,
+                                                              .is_attached = is_attached});
+    assert_int_equal(addr_parse("10.0.0.0", 80, &a), 0);
+    for (size_t n = 0; n < SHARED; n++) {
+        for (size_t i = 0; i < ARRAY_SIZE(sharing); i++) {
+            struct dial_ticket *k = &diallers[i][n].ticket;
+            a.in4.sin_addr.s_addr = htonl(0x0a000000U + (uint32_t)(n * ARRAY_SIZE(sharing) + i));
+            *k = (struct dial_ticket){.on_turn = on_turn, .give_way = give_way};
+            assert_in_range(dial_gate_enter(sharing[i], k, &a), 0, DIAL_GATE_WAIT);
+        }
+    }
+    assert_in_range(shared_use(), SHARED / 4 * 3, SHARED - 1);
+    for (size_t i = 0; i < ARRAY_SIZE(sharing); i++) {
+        dial_gate_get_stats(sharing[i], &stats);
+        assert_in_range(stats.unresolved, SHARED / 6, SHARED / 2);
+    }
+    for (size_t i = 0; i < ARRAY_SIZE(sharing); i++) {
+        for (size_t n = 0; n < SHARED; n++)
+            dial_gate_leave(&diallers[i][n].ticket, ERR_CANCELED);
+        dial_gate_free(sharing[i]);
+    }
+    loop_settle(l);
+    loop_free(l);
+}
+
 static void a_sweep_leaves_room_and_goes_last(void **state)
 {
     struct table t;
@@ -305,6 +389,8 @@ int main(void)
         cmocka_unit_test(addresses_that_have_not_answered_take_turns),
         cmocka_unit_test(who_has_answered_is_known_for_a_while),
         cmocka_unit_test(others_use_the_kernels_table_too),
+        cmocka_unit_test(a_table_that_others_filled_is_looked_at_again),
+        cmocka_unit_test(several_that_begin_at_once_do_not_fill_the_table),
         cmocka_unit_test(a_sweep_leaves_room_and_goes_last),
         cmocka_unit_test(a_packet_that_is_no_dial_takes_no_place),
         cmocka_unit_test(dials_and_datagrams_take_turns),

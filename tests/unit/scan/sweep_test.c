@@ -36,9 +36,10 @@ static void on_host(void *arg, const struct sweep_host *h)
         t->open = h->open[0];
 }
 
-static void on_end(void *arg)
+static void on_end(void *arg, int err)
 {
     struct table *t = arg;
+    assert_int_equal(err, 0);
     sweep_get_counts(t->sweep, &t->counts);
     t->is_over = true;
 }
