@@ -1,10 +1,19 @@
-"""Network namespaces: hosts of a test, wires between them, NAT, cuts."""
+"""Network namespaces: hosts of a test, wires between them, NAT, cuts.
+
+They share two things of the kernel. The table of neighbours (ARP, NDP) has 1,024 entries for the whole machine: where
+it is full no host of any test learns a new address, nor answers who asks for its own. And what crosses a wire waits in
+a queue of the CPU's, of 1,000 packets: where a flood, of whichever test, has filled it, packets of all wires are lost.
+"""
 
 import contextlib
 import ctypes
+import fcntl
 import itertools
+import json
 import os
+import re
 import subprocess
+import tempfile
 
 _libc = ctypes.CDLL(None, use_errno=True)
 CLONE_NEWNET = 0x40000000
@@ -66,6 +75,32 @@ def interfaces(namespace):
     return [name for name in names if name != "lo"]
 
 
+@contextlib.contextmanager
+def table_of_neighbours():
+    """For a test that fills much of it, or that measures what depends on how full it is: one at a time on a machine."""
+    folder = os.open(tempfile.gettempdir(), os.O_RDONLY)
+    try:
+        fcntl.flock(folder, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(folder)
+
+
+def neighbours_room():
+    """How many entries are free for IPv4. What failed and is not thrown out yet counts as in use."""
+    shown = subprocess.run(["ip", "-s", "ntable", "show", "name", "arp_cache"], check=True, capture_output=True,
+                           text=True).stdout
+    return int(re.search(r"thresh3 (\d+)", shown)[1]) - int(re.search(r"entries (\d+)", shown)[1])
+
+
+def losses():
+    """How many packets the kernel has thrown away since its start for want of either, whosesoever they were."""
+    with open("/proc/net/softnet_stat") as f:
+        queues = sum(int(line.split()[1], 16) for line in f)
+    shown = subprocess.run(["ip", "-s", "ntable", "show"], check=True, capture_output=True, text=True).stdout
+    return queues + sum(map(int, re.findall(r"table_fulls (\d+)", shown)))
+
+
 def leave():
     """This thread, and what it starts from now on, has a loopback of its own and nothing else."""
     if _libc.unshare(CLONE_NEWNET) != 0:
@@ -84,12 +119,26 @@ class Host:
     def ip(self, *words):
         ip("-n", self.name, *words)
 
+    def batch(self, lines):
+        """Commands of ip, all at once."""
+        subprocess.run(["ip", "-n", self.name, "-batch", "-"], input="\n".join(lines) + "\n", text=True, check=True,
+                       capture_output=True)
+
     def plug(self, device, addresses):
         """A device begins to work, with these addresses."""
         for address in addresses:
             nodad = ["nodad"] if ":" in address else []
             self.ip("addr", "add", address, "dev", device, *nodad)
         self.ip("link", "set", device, "up")
+
+    def knows(self, device, other, other_device, addresses):
+        """These addresses of the other's device need not be asked for, and are never thrown out."""
+        shown = subprocess.run(["ip", "-n", other.name, "-j", "link", "show", "dev", other_device], check=True,
+                               capture_output=True, text=True)
+        mac = json.loads(shown.stdout)[0].get("address")
+        if not mac:
+            return  # no Ethernet: nobody is asked there
+        self.batch(f"neigh replace {a} lladdr {mac} dev {device} nud permanent" for a in addresses)
 
     def nft(self, rules):
         subprocess.run(["ip", "netns", "exec", self.name, "nft", "-f", "-"], input=rules, text=True,

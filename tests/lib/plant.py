@@ -10,7 +10,7 @@
     plant.mounted("nmap", ..., plant["web"])       # the operator's `warren mount plant -- nmap ...`
 
 `plant["web"]` is an IPv4 address, `plant.v6("web")` the other one. No host limits how often it reports
-errors, so that two runs see the same.
+errors, and those on the agent's ways know each other (lib/network.py says why), so that two runs see the same.
 """
 
 import concurrent.futures
@@ -20,7 +20,7 @@ import tempfile
 
 from lib.datagram import Dnsmasq, Snmpd, UdpServer
 from lib.link import Link
-from lib.network import Host, wire
+from lib.network import Host, losses, wire
 from lib.pair import hub_of_test
 from lib.process import SLOW, Process
 from lib.service import Nginx, Sshd, TcpServer, echo
@@ -94,6 +94,7 @@ class Plant:
         self._outside(wan)
         self._lan()
         self._inner()
+        self._acquaint()
         if services:
             self._services()
 
@@ -190,6 +191,24 @@ class Plant:
             rules += [f"ip daddr {v4} {say4}", f"ip6 daddr {v6} {say6}"]
         firewall(inner, *rules, hook="forward")
 
+    def _acquaint(self):
+        """What is there is known to who talks to it; only who asks for dead addresses uses the kernel's table."""
+        def both(*numbers):
+            return [make(n) for n in numbers for make in (address, address6)]
+        agent, hub, router, operator, inner, far = (
+            self.hosts[name] for name in ("agent", "hub", "router", "operator", "inner", "far"))
+        numbers = {name: (n,) for name, n in HOSTS.items()} | {
+            "router": (ROUTER,), "inner": (INNER,), "rejecting": (REJECTING, *REJECTS)}
+        for name, own in numbers.items():
+            agent.knows("eth0", self.hosts[name], "eth0", both(*own))
+            self.hosts[name].knows("eth0", agent, "eth0", both(AGENT))
+        for a, a_dev, a_at, b, b_dev, b_at in (
+                (inner, "eth1", ("10.10.0.1", "fd10::1"), far, "eth0", FAR),
+                (hub, "wan", (HUB,), router, "wan", ("198.51.100.2",)),
+                (hub, "operator", ("203.0.113.1",), operator, "eth0", (OPERATOR,))):
+            a.knows(a_dev, b, b_dev, b_at)
+            b.knows(b_dev, a, a_dev, a_at)
+
     def _services(self):
         def folder(name):
             path = os.path.join(self.directory, name)
@@ -247,6 +266,18 @@ class Plant:
         with concurrent.futures.ThreadPoolExecutor(2) as pool:
             mounted = pool.submit(self.mounted, *argv, options=options, seconds=seconds)
             return self.native(*argv, seconds=seconds), mounted.result()
+
+    def both_undisturbed(self, *argv, rounds=5, **kwargs):
+        """As both, for programs that ask once and are told apart by one packet: again when the kernel has thrown away
+        packets meanwhile (network.losses), be they of other tests, for then the LAN itself was not the same twice."""
+        for _ in range(rounds):
+            before = losses()
+            done = self.both(*argv, **kwargs)
+            lost = losses() - before
+            if not lost:
+                break
+            print(f"{lost} packets of this machine were lost during {' '.join(argv)}")
+        return done
 
     def environment(self):
         return {**os.environ, **self.hub.environment()}

@@ -23,6 +23,7 @@ from lib.web import App  # noqa: E402
 
 def pytest_configure(config):
     config.addinivalue_line("markers", "one_hub(reason): says nothing about two (WARREN_TEST_HUBS=2)")
+    config.addinivalue_line("markers", "seconds(limit): may take so long, where others keep the machine busy")
     if pair.is_paired():
         network.leave()
     for number in (signal.SIGINT, signal.SIGQUIT):  # what a job in the background ignores, its programs would
@@ -48,10 +49,13 @@ TEST_SECONDS = 120
 @pytest.hookimpl(hookwrapper=True)
 def pytest_runtest_call(item):
     """No test waits for ever."""
+    mark = item.get_closest_marker("seconds")
+    seconds = (mark.args[0] if mark else TEST_SECONDS) * SLOW
+
     def too_long(signum, frame):
-        raise AssertionError(f"the test took longer than {TEST_SECONDS * SLOW} s")
+        raise AssertionError(f"the test took longer than {seconds} s")
     before = signal.signal(signal.SIGALRM, too_long)
-    signal.alarm(TEST_SECONDS * SLOW)
+    signal.alarm(seconds)
     yield
     signal.alarm(0)
     signal.signal(signal.SIGALRM, before)

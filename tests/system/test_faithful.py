@@ -124,8 +124,8 @@ def test_traceroutes_are_the_same(plant, how, version):
     for pair in TRACES:
         target = pair[version == 6]
         # Waits for 5 s, and not a multiple of what the last hop took.
-        done = plant.both("traceroute", f"-{version}", "-n", "-q", "1", "-w", "5,1000,1000", "-m", "3",
-                          *how, target, options=["--ipv6"] if version == 6 else [])
+        done = plant.both_undisturbed("traceroute", f"-{version}", "-n", "-q", "1", "-w", "5,1000,1000", "-m",
+                                      "3", *how, target, options=["--ipv6"] if version == 6 else [])
         native, mounted = map(route, done)
         assert native == mounted, (target, done[1].stderr)
         if pair is p.FAR:
@@ -157,8 +157,8 @@ def test_pings_are_the_same(plant, version):
     for words in ([of("echo")], ["-s", "0", of("echo")], ["-s", "20000", of("echo")],
                   ["-p", "a5", "-Q", "0xb8", of("closed")], [p.FAR[version == 6]], [of("quiet")],
                   [of("dropping")], [p.BEYOND["blackhole"][version == 6]]):
-        native, mounted = plant.both("ping", f"-{version}", "-n", "-c", "2", "-i", "0.2", "-W", "2",
-                                     *words, options=["--ipv6"] if version == 6 else [])
+        native, mounted = plant.both_undisturbed("ping", f"-{version}", "-n", "-c", "2", "-i", "0.2",
+                                                 "-W", "2", *words, options=["--ipv6"] if version == 6 else [])
         assert ping_lines(native) == ping_lines(mounted), (native, mounted)
         assert native.returncode == mounted.returncode
 
@@ -172,8 +172,8 @@ def test_errors_have_their_type_code_and_sender(plant, version):
     targets = [f"{kind}/{host}/9" for kind in kinds for host in hosts]
     targets += [f"{kind}/{p.FAR[version == 6]}/{ttl}" for kind in kinds for ttl in (1, 2)]
     with pinging(plant):
-        native, mounted = plant.both("/usr/bin/python3", hear.__file__, str(5 * SLOW), *targets,
-                                     options=["--ipv6"] if version == 6 else [])
+        native, mounted = plant.both_undisturbed("/usr/bin/python3", hear.__file__, str(5 * SLOW), *targets,
+                                                 options=["--ipv6"] if version == 6 else [])
     assert native.stdout.splitlines() == mounted.stdout.splitlines(), mounted.stderr
     assert len(native.stdout.splitlines()) == len(targets), native.stderr
 

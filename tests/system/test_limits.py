@@ -59,14 +59,14 @@ def test_curl_gets_the_bandwidth_and_no_more_both_ways(bench, hub, directory):
                               f"http://{public}/big"])
     speed, got = map(float, speed.split())
     print(f"down {speed / rate:.3f} of the limit")
-    assert got == size and 0.8 * rate < speed < 1.1 * rate
+    assert got == size and 0.6 * rate < speed < 1.1 * rate
     path = os.path.join(directory, "up")
     with open(path, "wb") as f:
         f.write(os.urandom(size))
     took, speed = seconds_of(["curl", "-sS", "-T", path, "-o", "/dev/null", "-w", "%{speed_upload}",
                               f"http://{public}/up"])
     print(f"up {float(speed) / rate:.3f} of the limit")
-    assert 0.8 * rate < float(speed) < 1.15 * rate  # the last window is taken before it has passed
+    assert 0.6 * rate < float(speed) < 1.15 * rate  # the last window is taken before it has passed
     status = hub.admin.get("/api/v1/tunnels/web")["status"]
     assert status["bytes"]["delayed"] > 0 and hub.metric("warren_stream_bytes_delayed_total") > 0
     with open(os.path.join(nginx.root, "up"), "rb") as f, open(path, "rb") as g:
@@ -97,7 +97,7 @@ def test_streams_share_the_bandwidth_evenly(bench, hub):
     for t in threads:
         t.join()
     print(f"{sum(parts) / took / rate:.3f} of the limit, parts {[round(p / sum(parts), 3) for p in parts]}")
-    assert 0.8 * rate < sum(parts) / took < 1.1 * rate
+    assert 0.6 * rate < sum(parts) / took < 1.1 * rate
     assert min(parts) > 0.7 * sum(parts) / n, parts
 
 
@@ -116,11 +116,11 @@ def test_a_limit_comes_changes_and_goes_while_bytes_flow(bench, hub):
         free = rate_now(sock, amount(32 * MIB, 8 * MIB))
         hub.cli("tunnel", "update", "web", "--bandwidth", "1MiB")
         rate_now(sock, 8 * MIB)  # what was on its way
-        slow = rate_now(sock, 2 * MIB)
+        slow = rate_now(sock, 4 * MIB)
         hub.cli("tunnel", "update", "web", "--bandwidth", "none")
         fast = rate_now(sock, amount(32 * MIB, 8 * MIB))
     print(f"free {free / MIB:.0f}, limited {slow / MIB:.2f}, free again {fast / MIB:.0f} MiB/s")
-    assert slow < 1.25 * MIB and fast > 4 * MIB
+    assert slow < 1.4 * MIB and fast > 4 * MIB  # where this program is slow, some of it has come before
     assert hub.admin.get("/api/v1/tunnels/web")["spec"]["limits"] is None
 
 

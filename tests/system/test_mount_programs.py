@@ -56,6 +56,7 @@ def test_ssh_runs_a_command(bench, lan, mounted):
     assert done.returncode == 5 and "10.0.0.17/24" in done.stdout and "100000" in done.stdout, done.stderr
 
 
+@pytest.mark.seconds(400)
 def test_scp_copies_a_gibibyte(bench, lan, mounted, directory):
     sshd = bench.sshd(host=lan.AGENT, namespace=lan.lan.name)
     size = amount(1 << 30, 32 << 20)
@@ -63,7 +64,7 @@ def test_scp_copies_a_gibibyte(bench, lan, mounted, directory):
     make_file(sent, size)
     scp = ["scp", *ssh_options(sshd, "-P")]
     started = time.monotonic()
-    mounted(*scp, sent, f"root@{lan.AGENT}:{there}", seconds=110)
+    mounted(*scp, sent, f"root@{lan.AGENT}:{there}", seconds=240)
     took = time.monotonic() - started
     run(["cmp", sent, there])
     os.truncate(there, size // 16)

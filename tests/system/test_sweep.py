@@ -72,6 +72,13 @@ def timed(*argv, env=None, check=True):
 
 
 @pytest.fixture
+def table():
+    """The kernel's table of neighbours, for the test alone."""
+    with network.table_of_neighbours():
+        yield
+
+
+@pytest.fixture
 def site(bench):
     if not network.available():
         pytest.skip("network namespaces need root")
@@ -111,7 +118,7 @@ def test_a_sweep_through_a_mount_takes_about_as_long_as_on_the_lan(site):
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/net/tun"), reason="no /dev/net/tun")
-def test_a_sweep_of_a_large_range_through_a_mount_takes_about_as_long_as_on_the_lan(site):
+def test_a_sweep_of_a_large_range_through_a_mount_takes_about_as_long_as_on_the_lan(table, site):
     """By a program that is told to ask for many at a time, for each costs it the distance (docs/scan.md)."""
     words = ["nmap", "-n", "-T4", "-oG", "-", "-Pn", "-sT", "-p", "22,8080", RANGE]
     native, slow = site.on_the_lan(*words, "--send-ip", "--disable-arp-ping")
@@ -124,7 +131,7 @@ def test_a_sweep_of_a_large_range_through_a_mount_takes_about_as_long_as_on_the_
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/net/tun"), reason="no /dev/net/tun")
-def test_dead_addresses_delay_no_live_one(site):
+def test_dead_addresses_delay_no_live_one(table, site):
     """Thousands of dials that nobody answers, beside connections to a host that is there."""
     text = f"""
 import socket, time
@@ -150,7 +157,7 @@ print(sorted(times)[10])
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/net/tun"), reason="no /dev/net/tun")
-def test_datagrams_to_dead_addresses_leave_the_machine_room(site):
+def test_datagrams_to_dead_addresses_leave_the_machine_room(table, site):
     """Its table of neighbours has 1,024 places, which others on it need."""
     text = f"""
 import socket, time
@@ -180,7 +187,7 @@ input()
     wait_until(lambda: dials()["waiting_for_neighbours"] > 0, "the agent to have too many")
     while (now := dials())["waiting_for_neighbours"]:
         most = max(most, now["neighbours"])
-        assert now["neighbours"] <= now["neighbours_max"] < 800
+        assert now["neighbours"] < 800
         assert time.monotonic() - began < 60 * SLOW
     print(f"{most} at a time; all had their turn after {time.monotonic() - began:.1f} s")
     assert most > 0
@@ -206,20 +213,21 @@ def test_an_agent_scans_by_itself_and_tells_as_it_finds(site):
     assert hosts[SILENT]["found_by"] == "arp" and "rtt_ms" not in hosts[SILENT]
     assert hosts[SILENT]["filtered"] == 3
     assert {(a, p["port"]) for a, h in hosts.items() for p in h["ports"]} == everything_open()
-    for address in LIVE:
-        assert hosts[address]["rtt_ms"] < ROUND_TRIP_MS * SLOW and len(hosts[address]["mac"]) == 17
+    assert sorted(hosts[a]["rtt_ms"] for a in LIVE)[2] < ROUND_TRIP_MS * SLOW  # the LAN's, not the way's to it
+    assert {len(hosts[a]["mac"]) for a in LIVE} == {17}
     assert "1024 addresses, 7 up" in done.stderr
     audit = [a for a in site.hub.admin.items("/api/v1/audit") if a["action"] == "network.scan"]
     assert [a["detail"] for a in audit] == [f"{RANGE}, 3 ports"]
 
 
-def test_a_scan_takes_about_as_long_as_the_native_sweep(site):
+def test_a_scan_takes_about_as_long_as_the_native_sweep(table, site):
     """Of a range of which nearly nothing is there: by ARP, which is the fastest that nmap has. The second agent may
     do no more than any user's program."""
     site.agent.process.stop()
     for user in (None, "65534"):
         agent = site.hub.agent(f"by-{user}", network="plant", namespace=site.agent_host.name, user=user)
-        for _ in range(2):  # should the machine be busy with other things
+        for _ in range(3):  # should the machine be busy with other things
+            wait_until(lambda: network.neighbours_room() > 900, "others on this machine to leave their neighbours", 60)
             native, native_s = site.on_the_lan("nmap", "-n", "-sn", "-oG", "-", RANGE)
             done, seconds = site.scan(RANGE, "-q")
             if seconds < 1.5 * native_s:
@@ -228,6 +236,21 @@ def test_a_scan_takes_about_as_long_as_the_native_sweep(site):
         assert set(done.stdout.split()) == up_hosts(native.stdout) == {*LIVE, SILENT, "10.20.0.2"}
         assert seconds < 1.5 * native_s or SANITIZE
         agent.process.stop()
+
+
+def test_a_scan_is_not_slow_for_long_in_a_table_that_others_have_filled(table, site):
+    """With what never answered them and the kernel would throw out, so that nobody else is harmed: the agent, which may
+    do no more than any user's program, cannot see that at first."""
+    site.agent.process.stop()
+    site.hub.agent("by-nobody", network="plant", namespace=site.agent_host.name, user="65534")
+    other, n = site.bench.keep(Host("other")), network.neighbours_room() - 60
+    wire(other, "eth0", ["10.66.0.1/16"], site.plant, "other", [])
+    other.batch(f"neigh add 10.66.{i >> 8}.{i & 255} dev eth0 nud failed" for i in range(2, n + 2))
+    before = network.neighbours_room()
+    done, seconds = site.scan(RANGE, "-q")
+    print(f"{RANGE}: {seconds:.1f} s where {n} entries were others'; room was {before}, is {network.neighbours_room()}")
+    assert set(done.stdout.split()) == {*LIVE, SILENT, "10.20.0.2"}
+    assert seconds < 30 * SLOW  # 60 entries, three seconds each, are not enough for that
 
 
 def test_a_host_that_says_nothing_is_found_each_time(site):

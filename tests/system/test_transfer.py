@@ -32,6 +32,7 @@ def agent(hub):
     return hub.agent("a1")
 
 
+@pytest.mark.seconds(400)
 def test_one_gibibyte_from_nginx_and_back_is_the_same(bench, hub, agent):
     nginx = bench.nginx()
     size = amount(1 << 30, 64 << 20)
@@ -39,10 +40,10 @@ def test_one_gibibyte_from_nginx_and_back_is_the_same(bench, hub, agent):
     address = endpoint(hub.tunnel(nginx.address))
 
     got = run(["bash", "-c", f"set -o pipefail; curl -sSf http://{address}/big | sha256sum"],
-              seconds=120).stdout.split()[0]
+              seconds=180).stdout.split()[0]
     assert got == want
 
-    run(["curl", "-sSf", "-T", os.path.join(nginx.root, "big"), f"http://{address}/copy"], seconds=120)
+    run(["curl", "-sSf", "-T", os.path.join(nginx.root, "big"), f"http://{address}/copy"], seconds=180)
     copied = run(["sha256sum", os.path.join(nginx.root, "copy")]).stdout.split()[0]
     assert copied == want
 
@@ -187,13 +188,21 @@ def test_a_stalled_reader_costs_the_others_nothing_and_memory_is_bounded(bench, 
     server = bench.server(source)
     address = endpoint(hub.tunnel(server.address))
     throughput(address, 0.5)
-    free = max(throughput(address, 1.0) for _ in range(3))
-    memory = hub.process.rss_kib(), agent.process.rss_kib()
-
-    stalled = [connect(address) for _ in range(4)]  # never read
-    wait_until(lambda: server.accepted >= 5, "the stalled streams to reach the target")
-    beside = max(throughput(address, 1.0) for _ in range(4))
-    assert beside > 0.5 * free, f"{beside / 1e6:.0f} MB/s beside stalled readers, {free / 1e6:.0f} without"
+    memory = None
+    for _ in range(5):  # one must show it: the machine may be busy with other things
+        free = max(throughput(address, 0.5) for _ in range(4))
+        memory = memory or (hub.process.rss_kib(), agent.process.rss_kib())
+        known = server.accepted
+        stalled = [connect(address) for _ in range(4)]  # never read
+        wait_until(lambda: server.accepted >= known + 4, "the stalled streams to reach the target")
+        beside = max(throughput(address, 0.5) for _ in range(4))
+        print(f"{beside / 1e6:.0f} MB/s beside stalled readers, {free / 1e6:.0f} without")
+        if beside > 0.6 * free:
+            break
+        for sock in stalled:
+            reset(sock)
+    else:
+        raise AssertionError("the others are slow each time")
     if not SANITIZE:
         for process, before in zip((hub.process, agent.process), memory):
             assert process.rss_kib() - before < 24 * 1024

@@ -99,6 +99,7 @@ def test_events_pass_as_they_come(lan_hub, app):
         assert process.stdout.read() == b"" and process.wait(20 * SLOW) == 0
 
 
+@pytest.mark.seconds(400)
 @pytest.mark.parametrize("version", ["--http1.1", "--http2"])
 def test_a_gigabyte_up_and_down(bench, lan_hub, directory, version):
     size = amount(1 << 30, 64 << 20) if version == "--http1.1" else amount(256 << 20, 16 << 20)
