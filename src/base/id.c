@@ -35,24 +35,31 @@ uint32_t random_below(uint32_t n)
     return n ? random % n : 0;
 }
 
-/* Ids are no secrets and many, so they share calls to the kernel. */
-static const uint8_t *take_random(void)
+/* What is no key and many shares calls to the kernel. */
+static const uint8_t *take_random(size_t n)
 {
     static _Thread_local struct {
         uint8_t bytes[32 * RANDOM_CHARS];
         size_t left;
     } pool;
-    if (!pool.left) {
+    if (pool.left < n) {
         random_bytes(pool.bytes, sizeof(pool.bytes));
         pool.left = sizeof(pool.bytes);
     }
-    pool.left -= RANDOM_CHARS;
+    pool.left -= n;
     return pool.bytes + pool.left;
+}
+
+uint32_t random_number(void)
+{
+    uint32_t n;
+    memcpy(&n, take_random(sizeof(n)), sizeof(n));
+    return n;
 }
 
 void id_new(char out[ID_SIZE], const char *prefix)
 {
-    const uint8_t *random = take_random();
+    const uint8_t *random = take_random(RANDOM_CHARS);
     int n = snprintf(out, ID_SIZE - RANDOM_CHARS, "%s_", prefix);
     for (size_t i = 0; i < RANDOM_CHARS; i++)
         out[(size_t)n + i] = alphabet[random[i] & 31];

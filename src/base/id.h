@@ -22,3 +22,4 @@ bool id_is(const char *s, const char *prefix);
 /* Fills `out` from the kernel's random source; aborts if there is none. */
 void random_bytes(void *out, size_t len);
 uint32_t random_below(uint32_t n); /* 0 if `n` is 0 */
+uint32_t random_number(void);      /* as good, for who needs many: calls to the kernel are shared */

@@ -14,6 +14,7 @@
 #include "base/mem.h"
 #include "loop/io.h"
 #include "net/errqueue.h"
+#include "net/spare_sockets.h"
 
 #include <errno.h>
 #include <netdb.h>
@@ -246,7 +247,7 @@ static void connected(struct dial *d, struct attempt *a)
     if (!d->p.is_datagram && !d->p.is_probe)
         setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one));
     if (d->p.wants_cause && !d->p.is_datagram)
-        errqueue_watch(fd, false); /* else an ICMP error would end a connection that lives */
+        errqueue_watch(fd, a->addr.sa.sa_family, false); /* an ICMP error ends no live connection */
     if (d->p.ttl)
         set_ttl(fd, -1);
     if (!d->p.tls) {
@@ -280,11 +281,33 @@ static int take_cause(const struct attempt *a, struct icmp_cause *ret)
     return e.errnum;
 }
 
+static enum spare_kind spare_kind(const struct dial *d)
+{
+    return d->p.wants_cause ? SPARE_WATCHED : SPARE_PLAIN;
+}
+
+/* After connect() has told why. */
 static void attempt_failed(struct attempt *a, int errnum, const struct icmp_cause *cause)
 {
     struct dial *d = a->dial;
+    bool is_spare = errnum == ECONNREFUSED && !cause->version && !d->p.is_datagram && !d->p.ttl;
+    if (is_spare) {
+        if (a->io.loop)
+            io_stop(&a->io);
+        spare_socket_keep(a->io.fd, &a->addr, spare_kind(d));
+        a->io.fd = -1;
+    }
     close_attempt(a);
     note_failure(d, error_from_errno(errnum), cause);
+}
+
+/* 0: it is connected; EALREADY: that is not known yet; else why it is not. Another connect() tells,
+ * after which Linux lets the socket of one that failed connect anew. */
+static int outcome(const struct attempt *a)
+{
+    if (connect(a->io.fd, &a->addr.sa, a->addr.len) == 0 || errno == EISCONN)
+        return 0;
+    return errno;
 }
 
 static void on_event(struct io *io)
@@ -292,30 +315,22 @@ static void on_event(struct io *io)
     struct attempt *a = container_of(io, struct attempt, io);
     struct dial *d = a->dial;
     struct icmp_cause cause;
-    int err = 0;
-    socklen_t len = sizeof(err);
     if (d->is_done || (!io->writable && !io->hup && !io->error))
         return;
-    if (!io->hup && !io->error) { /* nothing to ask: only a connected socket is writable and well */
+    /* Only a connected socket is writable and well. */
+    int err = !io->hup && !io->error ? 0 : outcome(a);
+    /* The kernel may have an error that came within connect() in its queue alone. */
+    int said = err ? take_cause(a, &cause) : 0;
+    if (err == EALREADY)
+        err = said;
+    else if (!err) {
         connected(d, a);
         return;
     }
-    if (getsockopt(io->fd, SOL_SOCKET, SO_ERROR, &err, &len) < 0)
-        err = errno;
-    struct sockaddr_storage peer;
-    socklen_t peer_len = sizeof(peer);
-    bool is_connected = !err && getpeername(io->fd, (struct sockaddr *)&peer, &peer_len) == 0;
-    /* The kernel may have an error that came within connect() in its queue alone. */
-    int said = is_connected ? 0 : take_cause(a, &cause);
-    err = err ? err : said;
-    if (!err && !is_connected)
+    if (!err)
         return; /* an event before the outcome */
-    if (err) {
-        attempt_failed(a, err, &cause);
-        settle(d);
-        return;
-    }
-    connected(d, a);
+    attempt_failed(a, err, &cause);
+    settle(d);
 }
 
 /* A free slot, if need be that of the oldest attempt, which had its time. */
@@ -327,6 +342,19 @@ static struct attempt *take_slot(struct dial *d)
     return a;
 }
 
+static int make_socket(const struct dial *d, const struct addr *to)
+{
+    int type = d->p.is_datagram ? SOCK_DGRAM : SOCK_STREAM;
+    bool can_be_spare = !d->p.is_datagram && !d->p.ttl;
+    int fd = can_be_spare ? spare_socket_take(to, spare_kind(d)) : -1;
+    if (fd >= 0)
+        return fd;
+    fd = socket(to->sa.sa_family, type | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+    if (fd >= 0 && d->p.wants_cause)
+        errqueue_watch(fd, to->sa.sa_family, true);
+    return fd;
+}
+
 /* Whether an attempt at `addr` is now under way (or has succeeded already). */
 static bool launch(struct dial *d, const struct addr *addr)
 {
@@ -336,8 +364,7 @@ static bool launch(struct dial *d, const struct addr *addr)
     }
     struct attempt *a = take_slot(d);
     *a = (struct attempt){.dial = d, .addr = *addr, .io.fd = -1};
-    int type = d->p.is_datagram ? SOCK_DGRAM : SOCK_STREAM;
-    int fd = socket(addr->sa.sa_family, type | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+    int fd = make_socket(d, addr);
     if (fd < 0) {
         note_failure(d, errno == EMFILE || errno == ENFILE ? ERR_LIMIT : error_from_errno(errno),
                      NULL);
@@ -346,19 +373,23 @@ static bool launch(struct dial *d, const struct addr *addr)
     a->io.fd = fd;
     if (d->p.is_probe)
         setsockopt(fd, IPPROTO_TCP, TCP_QUICKACK, &(int){0}, sizeof(int));
-    if (d->p.wants_cause)
-        errqueue_watch(fd, true);
     if (d->p.ttl)
         set_ttl(fd, d->p.ttl);
-    if (connect(fd, &addr->sa, addr->len) == 0) {
+    int failure = outcome(a);
+    bool is_under_way = failure == EINPROGRESS;
+    if (is_under_way) /* who is on this machine has answered by now */
+        failure = outcome(a);
+    if (!failure) {
         connected(d, a);
         return true;
     }
-    if (errno == EINPROGRESS && io_start(&a->io, d->loop, fd, on_event) == 0)
-        return true;
-    int failure = errno;
+    if (failure == EALREADY) {
+        if (io_start(&a->io, d->loop, fd, on_event) == 0)
+            return true;
+        failure = errno;
+    }
     struct icmp_cause cause;
-    if (!take_cause(a, &cause) && d->p.wants_cause) /* it was this machine's own routes */
+    if (!take_cause(a, &cause) && d->p.wants_cause && !is_under_way) /* its own routes say so */
         icmp_cause_of_errno(failure, addr->sa.sa_family == AF_INET6, &cause);
     attempt_failed(a, failure, &cause);
     return false;

@@ -13,11 +13,12 @@
 
 static const uint8_t mapped[12] = {[10] = 0xff, [11] = 0xff}; /* ::ffff:0:0/96 */
 
-void errqueue_watch(int fd, bool is_on)
+void errqueue_watch(int fd, int family, bool is_on)
 {
     int on = is_on;
-    setsockopt(fd, IPPROTO_IP, IP_RECVERR, &on, sizeof(on));
-    setsockopt(fd, IPPROTO_IPV6, IPV6_RECVERR, &on, sizeof(on));
+    setsockopt(fd, IPPROTO_IP, IP_RECVERR, &on, sizeof(on)); /* of ::ffff:a.b.c.d, too */
+    if (family != AF_INET)
+        setsockopt(fd, IPPROTO_IPV6, IPV6_RECVERR, &on, sizeof(on));
 }
 
 static void read_sender(const struct sock_extended_err *e, struct icmp_cause *ret)

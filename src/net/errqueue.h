@@ -16,7 +16,8 @@ struct errqueue_entry {
     size_t quote_len;
 };
 
-void errqueue_watch(int fd, bool is_on); /* both families; harmless where one does not apply */
+/* `family`: of the socket; AF_UNSPEC: both are tried, which is harmless. */
+void errqueue_watch(int fd, int family, bool is_on);
 
 /* Takes the oldest: 1; 0: there is none. A path's MTU is left out, of which the kernel has taken
  * note. */

@@ -71,7 +71,7 @@ int ping_open(bool is_v6, struct ping *ret)
         random_bytes(&p.id, sizeof(p.id));
         filter(&p);
     }
-    errqueue_watch(p.fd, true);
+    errqueue_watch(p.fd, is_v6 ? AF_INET6 : AF_INET, true);
     setsockopt(p.fd, SOL_SOCKET, SO_RCVBUF, &size, sizeof(size));
     setsockopt(p.fd, is_v6 ? IPPROTO_IPV6 : IPPROTO_IP, is_v6 ? IPV6_RECVHOPLIMIT : IP_RECVTTL,
                &one, sizeof(one));

@@ -59,7 +59,7 @@ int udp_bind(const struct addr *a, int *ret_fd, struct addr *ret_bound, struct d
 void udp_watch_errors(int fd)
 {
     enlarge(fd);
-    errqueue_watch(fd, true);
+    errqueue_watch(fd, AF_UNSPEC, true);
 }
 
 /* ---- receiving ---- */

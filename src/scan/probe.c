@@ -267,7 +267,7 @@ static int open_socket(const struct probe *p)
     int fd = socket(p->p.target.sa.sa_family, type | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
     if (fd < 0)
         return errno == EMFILE || errno == ENFILE ? ERR_LIMIT : error_from_errno(errno);
-    errqueue_watch(fd, true);
+    errqueue_watch(fd, p->p.target.sa.sa_family, true);
     if (p->p.kind == PROBE_TCP) /* a service does not hear of who resets it at once */
         setsockopt(fd, IPPROTO_TCP, TCP_QUICKACK, &(int){0}, sizeof(int));
     return fd;

@@ -4,6 +4,7 @@
 #include "base/time.h"
 #include "fixture.h"
 #include "net/listener.h"
+#include "net/spare_sockets.h"
 
 #include <setjmp.h>
 #include <stdarg.h>
@@ -95,6 +96,47 @@ static void failures_are_told_apart(void **state)
     close(filler[0]);
     close(filler[1]);
     close(fd);
+}
+
+static void a_refused_socket_serves_the_next_dial_to_the_same_address(void **state)
+{
+    struct addr shut, open, other;
+    close(test_listen(&shut));
+    int fd = test_listen(&open);
+    spare_sockets_close();
+    for (int i = 0; i < 3; i++) {
+        struct outcome o = dial(&(struct dial_params){.target = {"127.0.0.1", addr_port(&shut)},
+                                                      .wants_cause = i == 2});
+        assert_int_equal(o.r.err, ERR_REFUSED);
+    }
+    assert_int_equal(addr_parse("127.0.0.2", addr_port(&shut), &other), 0);
+    assert_int_equal(spare_socket_take(&other, SPARE_PLAIN), -1);
+    int spare = spare_socket_take(&shut, SPARE_PLAIN);
+    assert_true(spare >= 0);
+    assert_int_equal(spare_socket_take(&shut, SPARE_PLAIN), -1);
+    spare_socket_keep(spare, &shut, SPARE_PLAIN);
+
+    struct outcome o = dial(&(struct dial_params){.target = {"127.0.0.1", addr_port(&open)}});
+    assert_int_equal(o.r.err, 0);
+    assert_int_equal(o.r.fd, spare);
+    assert_int_equal(spare_socket_take(&open, SPARE_PLAIN), -1);
+    spare = spare_socket_take(&open, SPARE_WATCHED);
+    assert_true(spare >= 0);
+    close(spare);
+    close(fd);
+}
+
+static void spare_sockets_are_few(void **state)
+{
+    struct addr a;
+    assert_int_equal(addr_parse("192.0.2.1", 1, &a), 0);
+    spare_sockets_close();
+    for (int i = 0; i < 2 * SPARE_SOCKETS_MAX; i++)
+        spare_socket_keep(socket(AF_INET, SOCK_STREAM, 0), &a, SPARE_PLAIN);
+    int n = 0;
+    for (int fd; (fd = spare_socket_take(&a, SPARE_PLAIN)) >= 0; n++)
+        close(fd);
+    assert_int_equal(n, SPARE_SOCKETS_MAX);
 }
 
 static void a_persistent_dial_uses_a_target_that_comes_back(void **state)
@@ -204,6 +246,8 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_name_is_resolved_and_connected),
         cmocka_unit_test(failures_are_told_apart),
+        cmocka_unit_test(a_refused_socket_serves_the_next_dial_to_the_same_address),
+        cmocka_unit_test(spare_sockets_are_few),
         cmocka_unit_test(a_persistent_dial_uses_a_target_that_comes_back),
         cmocka_unit_test(a_cancelled_dial_is_silent),
         cmocka_unit_test(a_listener_pauses_and_stops),
