@@ -226,13 +226,29 @@ void relay_shut_if_done(struct relay *r)
     }
 }
 
+/* A large stash leaves in many small pieces, and is never moved. */
+static void drop_kept(struct relay *r, size_t n)
+{
+    r->given += (uint32_t)n;
+    if (r->given < r->stash.len)
+        return;
+    r->given -= (uint32_t)r->stash.len;
+    buf_done(&r->stash);
+    r->stash = r->more;
+    r->more = (struct buf){0};
+    if (r->given && r->given == r->stash.len)
+        drop_kept(r, 0);
+}
+
 /* One send; false: no more now. */
 static bool write_some(struct relay *r)
 {
-    size_t len = relay_may_write(r);
+    size_t len = relay_may_write(r), first = MIN(len, r->stash.len - r->given);
+    struct iovec iov[2] = {{r->stash.data + r->given, first}, {r->more.data, len - first}};
+    struct msghdr msg = {.msg_iov = iov, .msg_iovlen = len > first ? 2 : 1};
     if (!len)
         return false;
-    ssize_t n = send(r->io.fd, r->stash.data, len, MSG_NOSIGNAL);
+    ssize_t n = sendmsg(r->io.fd, &msg, MSG_NOSIGNAL);
     relay_did_write(r, n > 0 ? (size_t)n : 0);
     if (n < 0) {
         write_failed(r);
@@ -240,7 +256,7 @@ static bool write_some(struct relay *r)
     }
     if ((size_t)n < len)
         r->io.writable = false;
-    buf_consume(&r->stash, (size_t)n);
+    drop_kept(r, (size_t)n);
     count_written(r, (size_t)n);
     return true;
 }
@@ -328,7 +344,6 @@ static size_t give_chunks(struct relay *r, uint8_t *out, size_t cap)
     return n;
 }
 
-/* A large stash leaves in many small pieces, and is never moved. */
 static size_t give_kept(struct relay *r, uint8_t *out, size_t cap)
 {
     size_t kept = r->stash.len - r->given, may = relay_may_write(r);
@@ -336,13 +351,7 @@ static size_t give_kept(struct relay *r, uint8_t *out, size_t cap)
     n = MIN(n, may);
     memcpy(out, r->stash.data + r->given, n);
     relay_did_write(r, n);
-    r->given += (uint32_t)n;
-    if (r->given == r->stash.len) {
-        buf_done(&r->stash);
-        r->stash = r->more;
-        r->more = (struct buf){0};
-        r->given = 0;
-    }
+    drop_kept(r, n);
     return n;
 }
 

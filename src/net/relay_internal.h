@@ -23,7 +23,7 @@ struct relay {
     void *arg;
     struct h2conn_batch at_end;
     struct buf stash;
-    struct buf more; /* of a pair: what is kept while the stash is being given */
+    struct buf more; /* what is kept while some of the stash has left */
     uint16_t first_chunk, last_chunk;
     struct relay_move *move; /* while it changes connections */
     uint32_t old_bytes;      /* first ones of the stash: of a stream that is gone */
@@ -34,7 +34,7 @@ struct relay {
     bool waits;              /* until then nothing is read from it */
     struct relay_pair *pair; /* in place of a socket */
     uint8_t side;            /* of the pair */
-    uint32_t given;          /* first ones of the stash that the other of the pair has */
+    uint32_t given;          /* first ones of the stash that have left */
     bool was_offered;        /* to the other of the pair: what this batch has brought */
     int kept_fd;             /* -1: none */
     struct relay_worker far_worker;
@@ -95,7 +95,7 @@ int relay_read(struct relay *r, uint8_t *out, size_t cap, bool *eof);
 /* relay_pace.c: how much may move now; 0: its turn comes. Then, how much did. */
 size_t relay_may_read(struct relay *r, size_t cap);
 void relay_did_read(struct relay *r, size_t n);
-size_t relay_may_write(struct relay *r); /* of the stash */
+size_t relay_may_write(struct relay *r); /* of what is kept */
 void relay_did_write(struct relay *r, size_t n);
 bool relay_is_write_paced(struct relay *r);
 void relay_stop_pacing(struct relay *r);

@@ -70,14 +70,15 @@ bool relay_is_write_paced(struct relay *r)
 
 size_t relay_may_write(struct relay *r)
 {
+    size_t kept = relay_count_kept(r);
     if (!relay_is_write_paced(r))
-        return r->stash.len;
+        return kept;
     struct relay_paced *p = r->paced;
     if (!p->may_write)
-        p->may_write = pacer_take(r->set->write_pace, r->stash.len);
+        p->may_write = pacer_take(r->set->write_pace, kept);
     if (!p->may_write)
-        pacer_wait(r->set->write_pace, &p->write, r->stash.len);
-    return MIN(p->may_write, r->stash.len);
+        pacer_wait(r->set->write_pace, &p->write, kept);
+    return MIN(p->may_write, kept);
 }
 
 void relay_did_write(struct relay *r, size_t n)
