@@ -221,6 +221,7 @@ static void pass_time(struct model *m, uint32_t ms)
 static void behave(struct model *m)
 {
     struct tcp *t = &m->tcp;
+    t->is_quiet = false;
     for (int i = 0; i < PATIENCE && !tcp_is_over(t); i++) {
         struct packet_tcp h = {.flags = PACKET_ACK, .window = UINT16_MAX, .wscale = -1};
         if (t->state == TCP_DIALLING)
@@ -272,6 +273,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
             pass_time(&m, take16(&in) % 1000);
             break;
         case 4:
+            m.tcp.is_quiet = in.left % 4 == 1;
             drain(&m, 1 + take16(&in) * 4u);
             break;
         default:

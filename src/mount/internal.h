@@ -32,9 +32,11 @@ struct mount_tcp {
     struct mount_dial *dial; /* NULL: the target has answered, or will not */
     struct mount_tcp *dirty_prev, *dirty_next;
     struct mount_tcp *half_prev, *half_next;
-    uint8_t cork_turns; /* so long less than a segment waits for more */
+    uint64_t half_open_ms; /* since when it is half-open */
+    uint8_t cork_turns;    /* so long less than a segment waits for more */
     bool is_dirty, is_half_open;
-    bool is_cut; /* the stream was lost: what is left is delivered, then a reset */
+    bool has_waited; /* with an acknowledgement for the stream to take what came */
+    bool is_cut;     /* the stream was lost: what is left is delivered, then a reset */
     UT_hash_handle hh;
 };
 

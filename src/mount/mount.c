@@ -87,21 +87,24 @@ static bool join(struct mount *m, struct packet *p)
 {
     const uint8_t *whole;
     size_t len;
-    if (!p->is_fragment)
-        return true;
     return reassembly_add(&m->fragments, p, loop_now_ms(m->loop), &whole, &len) > 0 &&
            packet_parse(whole, len, false, p) == 0;
 }
 
-static void on_packet(void *arg, const uint8_t *data, size_t len, bool sum_is_partial)
+static void on_packet(void *arg, struct ring_block **block, const uint8_t *data, size_t len,
+                      bool sum_is_partial)
 {
     struct mount *m = arg;
     struct packet p;
-    if (packet_parse(data, len, sum_is_partial, &p) < 0)
+    if (packet_parse(data, len, sum_is_partial, &p) < 0) {
         m->stats.packets_ignored++;
-    else if (!join(m, &p))
         return;
-    else if (packet_is_of_no_network(p.ends.far))
+    }
+    if (p.is_fragment && !join(m, &p))
+        return;
+    if (p.ip == data)
+        p.block = block;
+    if (packet_is_of_no_network(p.ends.far))
         m->stats.packets_ignored++;
     else if (mount_dns_input(m, &p))
         return;

@@ -6,9 +6,10 @@
  *     unroutable, prohibited     the ICMP error
  *     anything else              silence: its kernel sends the SYN again, and a new dial begins
  *
- * A flow is half-open until the program has acknowledged our SYN-ACK, which takes it no time. Where
- * they or all flows are too many the oldest of them gives way, so that invented SYNs keep nobody
- * out. Dialling waits for its turn: first comes what is to be read from the device.
+ * A flow is half-open until the program has acknowledged our SYN-ACK, which takes it no time, but a
+ * flood may hold that up. Where they or all flows are too many the oldest of them gives way once it
+ * had a second, so that invented SYNs keep nobody out. Dialling waits for that, and for its turn:
+ * first comes what is to be read from the device.
  *
  * A dial is given up when the program seems to have done so: 5 s after its last SYN and twice the
  * time it has been trying, which is longer than any kernel's next interval.
@@ -32,11 +33,12 @@
 #define CORK_TURNS 4           /* of the loop, which others' bytes may take */
 #define SMALL_TTL  32          /* one that is meant, as traceroute does; nmap's are above */
 #define HALF_OPEN_MAX \
-    4096                /* an agent's kernel takes long to find a port for 14,000 to one target */
-#define SYNS_A_TURN 32  /* that are dialled */
-#define SYNS_MANY   256 /* so many wait, and there is more to read: a flood, of which ... */
-#define FLOOD_TURNS 4   /* ... one is dialled in so many turns */
-#define STRAYS_A_MS 4   /* that are answered */
+    4096                  /* an agent's kernel takes long to find a port for 14,000 to one target */
+#define HALF_OPEN_MS 1000 /* not longer than a SYN-ACK's first time-out, which looks again */
+#define SYNS_A_TURN  32   /* that are dialled */
+#define SYNS_MANY    256  /* so many wait, and there is more to read: a flood, of which ... */
+#define FLOOD_TURNS  4    /* ... one is dialled in so many turns */
+#define STRAYS_A_MS  4    /* that are answered */
 
 /* ---- the table ---- */
 
@@ -134,6 +136,7 @@ static void on_headers(void *arg, struct h2_stream *s, const struct h2_headers *
         end_dialling(f, 0);
         tcp_accept(&f->tcp);
         f->is_half_open = true;
+        f->half_open_ms = loop_now_ms(f->mount->loop);
         f->mount->n_half_open++;
         DL_APPEND2(f->mount->half_open, f, half_prev, half_next);
     } else {
@@ -248,18 +251,28 @@ static int open_stream(struct mount_tcp *f, uint8_t ttl)
     return h2_request(h2conn_session(hc), headers, n, true, &stream_ops, f, &f->stream);
 }
 
+static bool is_full(const struct mount *m)
+{
+    return HASH_COUNT(m->tcp) >= MOUNT_FLOWS_MAX || m->n_half_open >= HALF_OPEN_MAX;
+}
+
+/* Soon there will be room. */
+static bool must_wait(const struct mount *m)
+{
+    return is_full(m) && m->half_open &&
+           loop_now_ms(m->loop) - m->half_open->half_open_ms < HALF_OPEN_MS;
+}
+
 static bool make_room(struct mount *m)
 {
-    if (m->half_open && (HASH_COUNT(m->tcp) >= MOUNT_FLOWS_MAX || m->n_half_open >= HALF_OPEN_MAX))
+    if (m->half_open && is_full(m))
         mount_tcp_drop(m->half_open);
     return HASH_COUNT(m->tcp) < MOUNT_FLOWS_MAX;
 }
 
 static void take_syn(struct mount_tcp *f, const struct packet *syn)
 {
-    uint32_t isn;
-    random_bytes(&isn, sizeof(isn));
-    tcp_syn(&f->tcp, syn, isn, MOUNT_MTU);
+    tcp_syn(&f->tcp, syn, random_number(), MOUNT_MTU);
     mount_quote(f->dial->quote, syn);
     f->dial->first_syn_ms = f->dial->last_syn_ms = loop_now_ms(f->mount->loop);
     mark_dirty(f);
@@ -325,7 +338,7 @@ static void dial_waiting(struct mount *m)
     bool is_flood = m->tun.io.readable && m->syns.n > SYNS_MANY;
     int n = !is_flood ? SYNS_A_TURN : m->flood_turns++ % FLOOD_TURNS == 0;
     for (; n > 0; n--) {
-        if (!(w = syn_queue_take(&m->syns)))
+        if (must_wait(m) || !(w = syn_queue_take(&m->syns)))
             return;
         struct mount_tcp *f = find(m, &w->packet.ends);
         if (f && tcp_is_replaced_by(&f->tcp, &w->packet))
@@ -412,6 +425,15 @@ static size_t segments_max(const struct mount_tcp *f)
     return is_large ? TCP_LARGE_MAX : TCP_SEGMENTS_MAX;
 }
 
+/* Once the stream has taken what came, which it does in this very turn, one acknowledgement tells
+ * the window as well. */
+static bool may_wait(struct mount_tcp *f)
+{
+    bool may = f->stream && !f->dial && f->tcp.in.len && !f->has_waited;
+    f->has_waited = may;
+    return may;
+}
+
 static void pump(struct mount_tcp *f)
 {
     uint64_t now = loop_now_ms(f->mount->loop);
@@ -419,6 +441,7 @@ static void pump(struct mount_tcp *f)
     if (f->is_cut && !f->tcp.out.len)
         tcp_abort(&f->tcp);
     f->tcp.is_corked = f->cork_turns > 0;
+    f->tcp.is_quiet = may_wait(f);
     while (tcp_next(&f->tcp, now, segments_max(f), &s))
         send_segment(f, &s);
     count_turn(f);
@@ -429,6 +452,8 @@ static void pump(struct mount_tcp *f)
         leave_stream(f, H2_CANCEL);
     else if (f->stream && !f->dial && tcp_is_readable(&f->tcp))
         h2_resume(f->stream);
+    if (f->tcp.is_quiet && f->tcp.ack_due)
+        mark_dirty(f); /* behind the stream */
     if (!f->stream && tcp_is_over(&f->tcp))
         free_flow(f);
     else
@@ -438,6 +463,7 @@ static void pump(struct mount_tcp *f)
 /* Those that are dirty now; who becomes so meanwhile is for the next turn. */
 void mount_tcp_flush(struct mount *m)
 {
+    loop_defer_cancel(&m->flush);
     dial_waiting(m);
     const struct mount_tcp *last = m->dirty ? m->dirty->dirty_prev : NULL;
     for (bool is_last = !last; !is_last;) {

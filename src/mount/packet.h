@@ -15,6 +15,8 @@
 #define PACKET_HEADER_MAX 128   /* what the packet_put_* headers take at most */
 #define PACKET_ERROR_MAX  1280  /* a whole ICMP error */
 
+struct ring_block;
+
 /* Both ends of a flow, as the program inside the mount sees them: it is `near`. */
 struct packet_ends {
     uint8_t near[16], far[16];
@@ -70,6 +72,7 @@ struct packet {
     struct packet_icmp icmp; /* valid for ICMP and ICMPv6 */
     const uint8_t *payload;  /* behind the transport's header; of an unknown protocol behind IP's */
     size_t payload_len;
+    struct ring_block **block; /* what the packet was read into; NULL: valid for the call alone */
 
     /* A fragment: only these, the addresses and the protocol are valid, and the payload is what
      * follows the headers of IP. */

@@ -11,7 +11,8 @@
 
 struct ring_block {
     struct ring_block *next;
-    uint8_t data[RING_BLOCK];
+    uint32_t begin, end; /* of what is in it */
+    uint8_t data[RING_SPACE];
 };
 
 static _Thread_local struct {
@@ -20,18 +21,30 @@ static _Thread_local struct {
 } spare;
 static _Thread_local size_t held; /* bytes in all rings */
 
-static struct ring_block *take_block(void)
+static struct ring_block *take_spare(void)
 {
     struct ring_block *b = spare.first;
-    if (!b)
-        return mem_grow(NULL, sizeof(*b));
     spare.first = b->next;
     spare.n--;
     return b;
 }
 
-static void give_block(struct ring_block *b)
+struct ring_block *ring_block_new(void)
 {
+    struct ring_block *b = spare.first ? take_spare() : mem_grow(NULL, sizeof(*b));
+    b->begin = b->end = 0;
+    return b;
+}
+
+uint8_t *ring_block_data(struct ring_block *b)
+{
+    return b->data;
+}
+
+void ring_block_free(struct ring_block *b)
+{
+    if (!b)
+        return;
     if (spare.n == SPARE_MAX) {
         mem_free(b);
         return;
@@ -44,7 +57,7 @@ static void give_block(struct ring_block *b)
 void ring_free_spare(void)
 {
     while (spare.first)
-        mem_free(take_block());
+        mem_free(take_spare());
 }
 
 static size_t room_up_to(const struct ring *r, size_t limit)
@@ -71,19 +84,18 @@ int ring_pieces(const struct ring *r, size_t at, size_t len, struct iovec ret[RI
     if (!len)
         return 0;
     struct ring_block *b = r->last->next;
-    for (at += r->head; at >= RING_BLOCK; at -= RING_BLOCK)
-        b = b->next;
+    for (; at >= b->end - b->begin; b = b->next)
+        at -= b->end - b->begin;
     for (; len; b = b->next, at = 0) {
-        size_t piece = MIN(len, RING_BLOCK - at);
-        ret[n++] = (struct iovec){b->data + at, piece};
+        size_t piece = MIN(len, b->end - b->begin - at);
+        ret[n++] = (struct iovec){b->data + b->begin + at, piece};
         len -= piece;
     }
     return n;
 }
 
-static void append_block(struct ring *r)
+static void append_block(struct ring *r, struct ring_block *b)
 {
-    struct ring_block *b = take_block();
     b->next = r->last ? r->last->next : b;
     if (r->last)
         r->last->next = b;
@@ -97,22 +109,43 @@ static void drop_first_block(struct ring *r)
     r->last->next = b->next;
     if (b == r->last)
         r->last = NULL;
-    give_block(b);
+    ring_block_free(b);
+}
+
+static void count(struct ring *r, size_t n)
+{
+    r->len += (uint32_t)n;
+    held += n;
 }
 
 void ring_put(struct ring *r, const uint8_t *data, size_t len)
 {
     assert(len <= ring_room(r));
     while (len) {
-        size_t at = (r->head + r->len) % RING_BLOCK, n = MIN(len, RING_BLOCK - at);
-        if (!at)
-            append_block(r);
-        memcpy(r->last->data + at, data, n);
-        r->len += (uint32_t)n;
-        held += n;
+        if (!r->last || r->last->end >= RING_BLOCK)
+            append_block(r, ring_block_new());
+        struct ring_block *b = r->last;
+        size_t n = MIN(len, RING_BLOCK - b->end);
+        memcpy(b->data + b->end, data, n);
+        b->end += (uint32_t)n;
+        count(r, n);
         data += n;
         len -= n;
     }
+}
+
+void ring_put_from(struct ring *r, struct ring_block **block, const uint8_t *data, size_t len)
+{
+    if (!block || !*block || len < RING_ADOPT) {
+        ring_put(r, data, len);
+        return;
+    }
+    struct ring_block *b = TAKE(*block);
+    assert(len <= ring_room(r) && data >= b->data && data + len <= b->data + RING_SPACE);
+    b->begin = (uint32_t)(data - b->data);
+    b->end = b->begin + (uint32_t)len;
+    append_block(r, b);
+    count(r, len);
 }
 
 void ring_drop(struct ring *r, size_t len)
@@ -124,18 +157,22 @@ void ring_drop(struct ring *r, size_t len)
         ring_done(r);
         return;
     }
-    for (len += r->head; len >= RING_BLOCK; len -= RING_BLOCK)
+    struct ring_block *b = r->last->next;
+    for (; len >= b->end - b->begin; b = r->last->next) {
+        len -= b->end - b->begin;
         drop_first_block(r);
-    r->head = (uint32_t)len;
+    }
+    b->begin += (uint32_t)len;
 }
 
 size_t ring_take(struct ring *r, uint8_t *out, size_t cap)
 {
     size_t taken = 0;
     while (taken < cap && r->len) {
-        size_t wanted = MIN(cap - taken, (size_t)r->len), n = MIN(wanted, RING_BLOCK - r->head);
         assert(r->last);
-        memcpy(out + taken, r->last->next->data + r->head, n);
+        const struct ring_block *b = r->last->next;
+        size_t n = MIN(cap - taken, (size_t)(b->end - b->begin));
+        memcpy(out + taken, b->data + b->begin, n);
         ring_drop(r, n);
         taken += n;
     }

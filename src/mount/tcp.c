@@ -191,19 +191,26 @@ static void take_ack(struct tcp *t, const struct packet *p, uint64_t now_ms)
     look_for_loss(t, &p->tcp, has_moved);
 }
 
+struct piece {
+    uint32_t seq;
+    bool has_fin;
+    const uint8_t *data;
+    size_t len;
+    struct ring_block **block; /* see struct packet */
+};
+
 /* A piece that goes on where we are, or begins before. At most `fits` bytes of it are taken. */
-static void take_piece(struct tcp *t, uint32_t seq, const uint8_t *data, size_t len, bool has_fin,
-                       size_t fits)
+static void take_piece(struct tcp *t, const struct piece *p, size_t fits)
 {
-    uint32_t skip = t->rcv_next - seq; /* sent again */
-    if (skip > len)
+    uint32_t skip = t->rcv_next - p->seq; /* sent again */
+    if (skip > p->len)
         return;
-    size_t fresh = len - skip;
+    size_t fresh = p->len - skip;
     bool is_whole = fresh <= fits;
     fresh = MIN(fresh, fits);
-    ring_put(&t->in, data + skip, fresh);
+    ring_put_from(&t->in, p->block, p->data + skip, fresh);
     t->rcv_next += (uint32_t)fresh;
-    if (has_fin && is_whole) {
+    if (p->has_fin && is_whole) {
         t->in_ended = true;
         t->rcv_next++;
     }
@@ -235,9 +242,15 @@ static void take_payload(struct tcp *t, const struct packet *p)
         keep_early(t, p, fits);
         return;
     }
-    take_piece(t, p->tcp.seq, p->payload, p->payload_len, p->tcp.flags & PACKET_FIN, fits);
+    take_piece(t,
+               &(struct piece){.seq = p->tcp.seq,
+                               .has_fin = p->tcp.flags & PACKET_FIN,
+                               .data = p->payload,
+                               .len = p->payload_len,
+                               .block = p->block},
+               fits);
     while (!t->in_ended && (e = early_at(&t->early, t->rcv_next))) {
-        take_piece(t, e->seq, e->data, e->len, e->has_fin, SIZE_MAX);
+        take_piece(t, &(struct piece){e->seq, e->has_fin, e->data, e->len, NULL}, SIZE_MAX);
         early_drop(&t->early);
     }
     if (t->in_ended)
@@ -487,7 +500,7 @@ bool tcp_next(struct tcp *t, uint64_t now_ms, size_t max, struct tcp_segment *re
     }
     if (t->due_ms == TCP_NEVER && t->out.len)
         start_timer(t, now_ms); /* the window is shut: it will be probed */
-    if (!t->ack_due)
+    if (!t->ack_due || t->is_quiet)
         return false;
     put_header(t, PACKET_ACK, t->snd_next, ret);
     if (t->has_sack)

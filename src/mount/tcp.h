@@ -62,6 +62,7 @@ struct tcp {
     bool fin_sent : 1, fin_acked : 1;
     bool is_recovering : 1, is_probing : 1;
     bool is_corked : 1; /* by its owner: more is about to come, less than a segment waits for it */
+    bool is_quiet : 1;  /* ... an acknowledgement waits, too: what came is about to be read */
     bool ack_due : 1, synack_due : 1, reset_due : 1;
     bool was_reset : 1; /* by the program */
     bool was_late : 1;  /* something was lost, and nothing told of it */

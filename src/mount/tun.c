@@ -2,7 +2,6 @@
 
 #include "base/error.h"
 #include "base/macro.h"
-#include "base/mem.h"
 
 #include <assert.h>
 #include <errno.h>
@@ -11,13 +10,16 @@
 #include <linux/virtio_net.h>
 #include <net/if.h>
 #include <stdio.h>
+#include <string.h>
 #include <sys/ioctl.h>
 #include <sys/utsname.h>
 #include <unistd.h>
 
 #define READS_A_TURN 64
 #define BYTES_A_TURN (256u << 10) /* what is read is still in the cache when it is sent on */
-#define BUFFER_SIZE  (sizeof(struct virtio_net_hdr) + 65536)
+#define BUFFER_SIZE  (sizeof(struct virtio_net_hdr) + 65535)
+
+static_assert(BUFFER_SIZE <= RING_SPACE, "a packet fits a block");
 
 int tun_open(const char *name)
 {
@@ -38,10 +40,13 @@ int tun_open(const char *name)
 /* The packet's length, or 0: nothing more to read now, or the device is gone. */
 static size_t read_one(struct tun *t)
 {
-    const struct virtio_net_hdr *v = (const struct virtio_net_hdr *)t->buffer;
+    if (!t->block)
+        t->block = ring_block_new();
+    const uint8_t *data = ring_block_data(t->block);
+    struct virtio_net_hdr v;
     ssize_t n;
     do {
-        n = read(t->io.fd, t->buffer, BUFFER_SIZE);
+        n = read(t->io.fd, ring_block_data(t->block), BUFFER_SIZE);
     } while (n < 0 && errno == EINTR);
     if (n <= 0) {
         t->io.readable = false;
@@ -49,9 +54,11 @@ static size_t read_one(struct tun *t)
             t->ops->on_gone(t->arg);
         return 0;
     }
-    if ((size_t)n > sizeof(*v))
-        t->ops->on_packet(t->arg, t->buffer + sizeof(*v), (size_t)n - sizeof(*v),
-                          v->flags & VIRTIO_NET_HDR_F_NEEDS_CSUM);
+    if ((size_t)n <= sizeof(v))
+        return (size_t)n;
+    memcpy(&v, data, sizeof(v));
+    t->ops->on_packet(t->arg, &t->block, data + sizeof(v), (size_t)n - sizeof(v),
+                      v.flags & VIRTIO_NET_HDR_F_NEEDS_CSUM);
     return (size_t)n;
 }
 
@@ -82,17 +89,18 @@ int tun_start(struct tun *t, struct loop *l, int fd, const struct tun_ops *ops, 
 {
     *t = (struct tun){.ops = ops, .arg = arg, .more.fn = on_more, .io.fd = -1};
     TRY(io_start(&t->io, l, fd, on_event));
-    t->buffer = mem_new(BUFFER_SIZE);
+    t->is_started = true;
     return 0;
 }
 
 void tun_stop(struct tun *t)
 {
-    if (!t->buffer)
+    if (!t->is_started)
         return;
+    t->is_started = false;
     loop_defer_cancel(&t->more);
     io_close(&t->io);
-    mem_free(TAKE(t->buffer));
+    ring_block_free(TAKE(t->block));
 }
 
 bool tun_write(struct tun *t, const struct tun_offload *o, const uint8_t *headers,

@@ -3,11 +3,13 @@
  * to a program also larger ones, pass whole (TSO) and checksums of what never leaves this machine
  * are not computed.
  *
- * Packets are read in batches of a bounded size a turn; the rest waits for the next turn.
+ * Packets are read in batches of a bounded size a turn; the rest waits for the next turn. Each is
+ * read into a block of a ring (ring.h), which may keep it.
  */
 #pragma once
 
 #include "loop/io.h"
+#include "mount/ring.h"
 
 #include <stddef.h>
 #include <stdint.h>
@@ -15,8 +17,9 @@
 
 struct tun_ops {
     /* `sum_is_partial`: the transport's checksum was left to the device. The bytes are valid during
-     * the call. */
-    void (*on_packet)(void *arg, const uint8_t *data, size_t len, bool sum_is_partial);
+     * the call, and in *block, which may be taken. */
+    void (*on_packet)(void *arg, struct ring_block **block, const uint8_t *data, size_t len,
+                      bool sum_is_partial);
     /* After each batch: what it asks for can now be sent. */
     void (*on_batch_end)(void *arg);
     /* The device is gone: its network namespace has ended. Called once; then tun_stop. */
@@ -28,7 +31,8 @@ struct tun {
     struct defer more;
     const struct tun_ops *ops;
     void *arg;
-    uint8_t *buffer;
+    struct ring_block *block; /* to read into; NULL: the last one was taken */
+    bool is_started;
     uint64_t dropped; /* packets that the kernel did not take */
 };
 

@@ -49,6 +49,45 @@ static void bytes_come_out_in_order_however_it_grows(void **state)
     ring_free_spare();
 }
 
+static void fill(struct ring_block *b, size_t begin, size_t len, size_t *at)
+{
+    for (size_t i = 0; i < len; i++, ++*at)
+        ring_block_data(b)[begin + i] = (uint8_t)(*at * 7 + *at / 256);
+}
+
+static void a_block_that_is_nearly_full_is_kept_and_another_one_copied(void **state)
+{
+    struct ring r = {0};
+    struct ring_block *b = NULL;
+    size_t in = 0, out = 0;
+    put(&r, &in, 100);
+    for (size_t len = RING_SPACE - 62; len > 9999; len -= 9999) {
+        b = b ? b : ring_block_new();
+        fill(b, 62, len, &in);
+        ring_put_from(&r, &b, ring_block_data(b) + 62, len);
+        assert_int_equal(b == NULL, len >= RING_ADOPT);
+        put(&r, &in, 50);
+    }
+    ring_block_free(b);
+    assert_int_equal(r.len, in);
+    for (size_t at = 0; at + 1000 <= r.len; at += 999) {
+        struct iovec pieces[RING_PIECES];
+        size_t len = 0;
+        int n = ring_pieces(&r, at, 1000, pieces);
+        for (int i = 0; i < n; i++)
+            for (size_t k = 0; k < pieces[i].iov_len; k++, len++)
+                assert_int_equal(((uint8_t *)pieces[i].iov_base)[k],
+                                 (uint8_t)((at + len) * 7 + (at + len) / 256));
+        assert_int_equal(len, 1000);
+    }
+    ring_drop(&r, 70000);
+    out = 70000;
+    take(&r, &out, r.len);
+    assert_null(r.last);
+    assert_int_equal(ring_fair_room(&r), RING_SIZE);
+    ring_free_spare();
+}
+
 static void rings_share_a_budget_and_an_empty_one_always_gets_something(void **state)
 {
     static struct ring rings[200];
@@ -97,6 +136,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(bytes_come_out_in_order_however_it_grows),
+        cmocka_unit_test(a_block_that_is_nearly_full_is_kept_and_another_one_copied),
         cmocka_unit_test(rings_share_a_budget_and_an_empty_one_always_gets_something),
         cmocka_unit_test(a_length_lies_in_few_pieces_wherever_it_begins),
     };

@@ -471,6 +471,66 @@ static void what_comes_after_a_loss_is_kept_and_told(void **state)
     tcp_done(&b.tcp);
 }
 
+static void what_came_in_a_block_is_kept_in_it(void **state)
+{
+    enum { LEN = 60000, FIRST_LEN = 3000, AGAIN = 1000 };
+    static uint8_t out[LEN];
+    struct bench b;
+    bool end;
+    open_with_sack(&b);
+    program_sends(&b, 0, FIRST_LEN, 0);
+    b.tcp.rcv_edge = b.tcp.rcv_next + RING_SIZE; /* as if it had been told */
+    struct ring_block *block = ring_block_new();
+    uint8_t *data = ring_block_data(block) + 62;
+    for (size_t i = 0; i < LEN; i++)
+        data[i] = byte_at(FIRST_LEN - AGAIN + i);
+    struct packet p = {.tcp = {.seq = THEIRS + FIRST_LEN - AGAIN,
+                               .ack = FIRST,
+                               .flags = PACKET_ACK,
+                               .window = 60000,
+                               .wscale = -1},
+                       .payload = data,
+                       .payload_len = LEN,
+                       .block = &block};
+    tcp_input(&b.tcp, &p, b.now_ms);
+    assert_null(block);
+    size_t len = FIRST_LEN - AGAIN + LEN;
+    for (size_t at = 0, n; at < len; at += n) {
+        n = tcp_read(&b.tcp, out, sizeof(out), &end);
+        assert_true(n > 0);
+        for (size_t i = 0; i < n; i++)
+            assert_int_equal(out[i], byte_at(at + i));
+    }
+    assert_false(tcp_is_readable(&b.tcp));
+    tcp_done(&b.tcp);
+    ring_free_spare();
+}
+
+static void an_acknowledgement_waits_for_the_reader_and_tells_the_window_with_it(void **state)
+{
+    struct bench b;
+    struct tcp_segment s;
+    uint8_t data[5000];
+    bool end;
+    open_with_sack(&b);
+    b.tcp.is_quiet = true;
+    program_sends(&b, 0, 5000, 0);
+    assert_sends_nothing(&b);
+    assert_int_equal(tcp_read(&b.tcp, data, sizeof(data), &end), 5000);
+    b.tcp.is_quiet = false;
+    assert_true(tcp_next(&b.tcp, b.now_ms, 60000, &s));
+    assert_int_equal(s.header.ack, THEIRS + 5000);
+    assert_sends_nothing(&b);
+
+    program_sends(&b, 5000, 1000, 0);
+    b.tcp.is_quiet = true;
+    tcp_write(&b.tcp, (const uint8_t *)"answer", 6);
+    assert_true(tcp_next(&b.tcp, b.now_ms, 60000, &s)); /* what is said tells it, too */
+    assert_int_equal(s.header.ack, THEIRS + 6000);
+    assert_sends_nothing(&b);
+    tcp_done(&b.tcp);
+}
+
 static void a_shut_window_is_asked_for_every_two_seconds_for_ever(void **state)
 {
     struct bench b;
@@ -640,6 +700,8 @@ int main(void)
         cmocka_unit_test(a_time_out_sends_one_segment_and_the_rest_if_it_was_needed),
         cmocka_unit_test(an_end_that_was_lost_is_sent_again),
         cmocka_unit_test(what_comes_after_a_loss_is_kept_and_told),
+        cmocka_unit_test(what_came_in_a_block_is_kept_in_it),
+        cmocka_unit_test(an_acknowledgement_waits_for_the_reader_and_tells_the_window_with_it),
         cmocka_unit_test(a_shut_window_is_asked_for_every_two_seconds_for_ever),
         cmocka_unit_test(nothing_is_said_before_the_target_answers),
         cmocka_unit_test(a_program_that_does_not_read_stops_the_flow_and_starts_it_again),
