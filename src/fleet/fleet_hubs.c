@@ -16,7 +16,7 @@
 #include <utlist.h>
 
 #define TOLD_MAX      64  /* hubs that an agent is told of */
-#define TELL_BATCH    500 /* agents that are told at a time, */
+#define TELL_BATCH    100 /* agents that are told at a time, */
 #define TELL_MS       50  /* and how long until the next ones */
 #define RETURN_MIN_MS 200 /* below that nobody is told of a change */
 #define RETURN_MAX_MS 1800000
@@ -153,11 +153,16 @@ static void on_tell_timer(struct timer *timer)
         timer_start(timer, TELL_MS);
 }
 
-/* Whether the time is so far from the one that was told that agents should know. */
+/* Never less than it takes now, with room for more agents. */
+static uint32_t with_room(uint32_t return_ms)
+{
+    return (uint32_t)MIN((uint64_t)return_ms * 3 / 2, (uint64_t)RETURN_MAX_MS);
+}
+
+/* Whether the time that was told is too short, or so long that agents should know. */
 static bool is_another(uint32_t told_ms, uint32_t now_ms)
 {
-    return MAX(told_ms, now_ms) >= RETURN_MIN_MS &&
-           (now_ms > 2 * (uint64_t)told_ms || told_ms > 2 * (uint64_t)now_ms);
+    return MAX(told_ms, now_ms) >= RETURN_MIN_MS && (now_ms > told_ms || told_ms / 3 > now_ms);
 }
 
 static void note_news(struct fleet *f)
@@ -169,7 +174,7 @@ static void note_news(struct fleet *f)
     if (digest == f->told.digest && !is_another(f->told.return_ms, return_ms))
         return;
     f->told.digest = digest;
-    f->told.return_ms = return_ms;
+    f->told.return_ms = with_room(return_ms);
     f->told.version++;
     f->told.next = f->agents;
     if (!timer_is_running(&f->told.timer) && !f->is_stopping)

@@ -85,14 +85,12 @@ void fleet_session_leave(struct fleet *f, struct fleet_agent *a)
     struct fleet_observer *o;
     bool is_used = false;
     LOG_INFO("agent has moved to another hub", LOG_STR("agent", a->id), LOG_INT("epoch", a->epoch));
-    *l = (struct fleet_left){.f = f, .pool = TAKE(a->pool), .call = TAKE(a->call)};
+    *l = (struct fleet_left){.f = f, .pool = TAKE(a->pool), .call = fleet_session_take(a)};
     snprintf(l->agent, sizeof(l->agent), "%s", a->id);
     if (l->pool)
         l->pool->left = l;
     DL_APPEND(f->left, l);
     f->n_left++;
-    f->online--;
-    a->network->online--;
     a->is_told_to_move = false;
     rpc_on_cancel(l->call, on_cancel, l);
     LL_FOREACH (f->observers, o)

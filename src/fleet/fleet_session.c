@@ -102,15 +102,20 @@ void fleet_session_end_again(struct fleet *f, struct fleet_row *row)
     save_departure(f, row->id, row->tenant, (uint64_t)row->epoch, row->disconnected);
 }
 
+struct rpc_call *fleet_session_take(struct fleet_agent *a)
+{
+    a->fleet->online--;
+    a->network->online--;
+    return TAKE(a->call);
+}
+
 /* Ends what belongs to the live session, if there is one; `call` gets `status`. */
 static void session_down(struct fleet *f, struct fleet_agent *a, enum rpc_status status,
                          const char *why)
 {
-    struct rpc_call *call = TAKE(a->call);
-    if (!call)
+    if (!a->call)
         return;
-    f->online--;
-    a->network->online--;
+    struct rpc_call *call = fleet_session_take(a);
     a->is_told_to_move = false;
     a->disconnected = time_wall_ms();
     LOG_INFO("agent disconnected", LOG_STR("agent", a->id), LOG_INT("epoch", a->epoch),

@@ -127,6 +127,8 @@ void fleet_peers_free(struct fleet *f); /* after the rpc server */
 void fleet_session_end(struct fleet *f, struct fleet_agent *a, const char *why);
 /* ... because it has logged in at another hub. */
 void fleet_session_superseded(struct fleet *f, struct fleet_agent *a);
+/* Parts the live session from its agent, which is no longer here; returns its call. */
+struct rpc_call *fleet_session_take(struct fleet_agent *a);
 
 /* fleet_ca.c: of a session that has just begun. `roots`: as it says (proto). */
 void fleet_ca_on_login(struct fleet *f, struct fleet_agent *a, uint64_t roots);

@@ -8,6 +8,7 @@
 #include <netinet/tcp.h>
 #include <openssl/err.h>
 #include <openssl/x509v3.h>
+#include <sys/ioctl.h>
 #include <unistd.h>
 
 #define HANDSHAKE_MS 10000
@@ -263,6 +264,12 @@ const struct diag *conn_diag(const struct conn *c)
 uint64_t conn_last_input_ms(const struct conn *c)
 {
     return c->last_input_ms;
+}
+
+bool conn_has_unread(const struct conn *c)
+{
+    int unread = 0;
+    return ioctl(conn_fd(c), FIONREAD, &unread) == 0 && unread > 0;
 }
 
 uint64_t conn_bytes_in(const struct conn *c)

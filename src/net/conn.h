@@ -98,6 +98,7 @@ bool conn_peer_cert_expired(const struct conn *c); /* only where the lane allows
 const struct diag *conn_diag(const struct conn *c);
 
 uint64_t conn_last_input_ms(const struct conn *c); /* loop time of the last byte received */
+bool conn_has_unread(const struct conn *c);        /* the kernel has bytes for it */
 uint64_t conn_bytes_in(const struct conn *c);      /* of the socket */
 uint64_t conn_bytes_out(const struct conn *c);
 

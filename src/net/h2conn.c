@@ -10,6 +10,7 @@
 
 #define PING_MS                   5000
 #define DEAD_MS                   10000
+#define CHECK_MS                  UINT64_C(1000)
 #define BULK_BATCH                (H2_DATA_LARGE + 9u) /* one frame */
 #define MIXED_BATCH               (24u << 10)
 #define MIXED_UNSENT              (32u << 10)
@@ -33,6 +34,7 @@ struct h2conn {
     uint64_t bytes_before; /* received, at the last tick */
     uint64_t all_bytes_before;
     uint64_t pinged_after_ms; /* the last input when a ping asked for more; once for each silence */
+    uint64_t pinged_ms;       /* when that was */
     bool is_ending, is_mixed, is_long;
     int err; /* why we end it; 0: not, or orderly */
 };
@@ -193,26 +195,29 @@ static void measure_path(struct h2conn *hc)
     hc->all_bytes_before = all;
 }
 
+/* A loop that was held up is late with its pings, and finds its timers due before it has read what
+ * came meanwhile: neither is the peer's silence. */
 static void on_keepalive(struct timer *t)
 {
     struct h2conn *hc = container_of(t, struct h2conn, keepalive);
     uint64_t last_input_ms = conn_last_input_ms(hc->conn);
-    uint64_t silent = loop_now_ms(hc->loop) - last_input_ms;
+    uint64_t now_ms = loop_now_ms(hc->loop), silent = now_ms - last_input_ms;
     h2_tick(hc->h2);
     if (silent < hc->ping_ms) {
         measure_path(hc);
         timer_start(t, hc->ping_ms - silent);
         return;
     }
-    if (silent >= hc->ping_ms + hc->dead_ms) {
+    if (hc->pinged_after_ms != last_input_ms) {
+        hc->pinged_after_ms = last_input_ms;
+        hc->pinged_ms = now_ms;
+        h2_ping(hc->h2);
+    } else if (now_ms - hc->pinged_ms >= hc->dead_ms && !conn_has_unread(hc->conn)) {
         end(hc, ERR_TIMEOUT);
         return;
     }
-    if (hc->pinged_after_ms != last_input_ms) {
-        hc->pinged_after_ms = last_input_ms;
-        h2_ping(hc->h2);
-    }
-    timer_start(t, MIN((uint64_t)1000, hc->ping_ms + hc->dead_ms - silent));
+    uint64_t asked = now_ms - hc->pinged_ms;
+    timer_start(t, asked < hc->dead_ms ? MIN(CHECK_MS, hc->dead_ms - asked) : CHECK_MS);
 }
 
 static void on_grace(struct timer *t)

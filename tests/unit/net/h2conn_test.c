@@ -129,6 +129,55 @@ static void a_peer_that_says_nothing_is_found_dead(void **state)
     loop_free(l);
 }
 
+/* Longer than silence would take to end a connection; nothing is run meanwhile. */
+static void hold_up(void)
+{
+    uint64_t start = time_mono_ms();
+    while (time_mono_ms() - start < 800)
+        ;
+}
+
+static void a_loop_that_was_held_up_asks_before_it_finds_a_peer_dead(void **state)
+{
+    struct pair p;
+    pair_new(&p);
+    request(&p);
+    hold_up();
+    uint64_t start = time_mono_ms();
+    while (time_mono_ms() - start < 1000)
+        test_turn(p.loop);
+    assert_int_equal(p.client.closes + p.server.closes, 0);
+    h2conn_abort(p.client.hc, ERR_CANCELED);
+    wait_for(p.loop, p.client.closes && p.server.closes);
+    loop_free(p.loop);
+}
+
+static void an_answer_that_lies_unread_is_an_answer(void **state)
+{
+    struct end client = {0}, server = {0};
+    struct loop *late, *other;
+    int fds[2];
+    assert_int_equal(loop_new(&late), 0);
+    assert_int_equal(loop_new(&other), 0);
+    test_tcp_pair(fds);
+    struct conn *c = h2conn_conn(make(late, fds[0], false, &client));
+    make(other, fds[1], true, &server);
+    wait_for(late, conn_bytes_out(c));
+    wait_for(other, conn_has_unread(c));
+    wait_for(late, !conn_has_unread(c));
+    uint64_t sent = conn_bytes_out(c), read = conn_bytes_in(c);
+    wait_for(late, conn_bytes_out(c) > sent); /* a ping */
+    hold_up();
+    wait_for(other, conn_has_unread(c));
+    wait_for(late, conn_bytes_in(c) > read);
+    assert_int_equal(client.closes, 0);
+    h2conn_abort(client.hc, ERR_CANCELED);
+    wait_for(late, client.closes);
+    wait_for(other, server.closes);
+    loop_free(late);
+    loop_free(other);
+}
+
 static void a_shutdown_waits_for_open_streams(void **state)
 {
     struct pair p;
@@ -183,6 +232,8 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(an_idle_connection_is_kept_alive_by_pings),
         cmocka_unit_test(a_peer_that_says_nothing_is_found_dead),
+        cmocka_unit_test(a_loop_that_was_held_up_asks_before_it_finds_a_peer_dead),
+        cmocka_unit_test(an_answer_that_lies_unread_is_an_answer),
         cmocka_unit_test(a_shutdown_waits_for_open_streams),
         cmocka_unit_test(a_shutdown_ends_at_its_grace),
         cmocka_unit_test(garbage_is_answered_with_goaway_and_the_end),
