@@ -41,6 +41,11 @@ void host_port_format(const struct host_port *hp, char *out, size_t size)
     snprintf(out, size, strchr(hp->host, ':') ? "[%s]:%u" : "%s:%u", hp->host, hp->port);
 }
 
+bool host_port_equal(const struct host_port *a, const struct host_port *b)
+{
+    return a->port == b->port && strcmp(a->host, b->host) == 0;
+}
+
 static bool is_label(const char *s, size_t len)
 {
     return len >= 1 && len <= 63 && s[0] != '-' && s[len - 1] != '-' &&

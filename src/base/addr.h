@@ -33,6 +33,7 @@ struct host_port {
 /* "host:port", "10.0.0.17:80", "[::1]:80". The port is required; 0 only if `zero_ok`. */
 int host_port_parse(const char *s, bool zero_ok, struct host_port *ret, struct diag *d);
 void host_port_format(const struct host_port *hp, char *out, size_t size);
+bool host_port_equal(const struct host_port *a, const struct host_port *b); /* as text */
 
 /* A host name, not an address: labels of letters, digits and '-' (RFC 1123), at most 253 bytes; a
  * dot at the end is left out, capitals become small. ERR_INVALID. */

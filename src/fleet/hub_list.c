@@ -18,16 +18,11 @@ int hub_list_configure(struct hub_list *l, const struct host_port *at)
     return 0;
 }
 
-static bool same_place(const struct host_port *a, const struct host_port *b)
-{
-    return a->port == b->port && strcmp(a->host, b->host) == 0;
-}
-
 struct hub_entry *hub_list_find(struct hub_list *l, const char *id, const struct host_port *at)
 {
     for (size_t i = 0; i < l->n; i++) {
         struct hub_entry *e = &l->entries[i];
-        if (strcmp(e->id, id) == 0 && same_place(&e->at, at))
+        if (strcmp(e->id, id) == 0 && host_port_equal(&e->at, at))
             return e;
     }
     return NULL;

@@ -361,9 +361,11 @@ struct tunnel_stored {
     struct tunnel_target target;
     uint64_t target_epoch; /* of the lease under which that was told */
 };
-/* Both make hashes of new passwords first. */
+/* Both make hashes of new passwords first. `moves`: tunnel_spec_moves, from that of
+ * `if_version`; other hubs must not take the port of before for the one that is chosen next. */
 int tunnel_store_insert(struct tx *tx, struct tunnel *t, int64_t ends);
-int tunnel_store_update(struct tx *tx, struct tunnel *t, int64_t ends, uint64_t if_version);
+int tunnel_store_update(struct tx *tx, struct tunnel *t, int64_t ends, uint64_t if_version,
+                        bool moves);
 int tunnel_store_delete(struct tx *tx, const struct tunnel *t, uint64_t if_version);
 /* Calls `fn` for those that are there; err < 0: its row cannot be read, and only its id counts. At
  * most STORE_ROWS_MAX. */

@@ -136,6 +136,7 @@ struct tunnel_write {
     char network[TUNNEL_NAME_SIZE]; /* as a create names it */
     int64_t ends;
     uint64_t if_version;
+    bool moves;
     bool is_over;
 };
 
@@ -248,7 +249,7 @@ static int write_change(struct tx *tx, void *arg)
 {
     struct tunnel_write *w = arg;
     char detail[96];
-    TRY(tunnel_store_update(tx, &w->t, w->ends, w->if_version));
+    TRY(tunnel_store_update(tx, &w->t, w->ends, w->if_version, w->moves));
     snprintf(detail, sizeof(detail), "%s, version %" PRIu64, w->t.name, w->t.version);
     return identity_audit_act(tx, &w->by, "tunnel.update", w->t.id, detail);
 }
@@ -290,6 +291,7 @@ static int fill_patched(struct tunnel_write *w, const struct tunnel_object *o, c
         return diag_set(d, ERR_CONFLICT, "the tunnel is %s; delete it and create another",
                         tunnel_phase_name(o->t.phase));
     w->t.version = o->t.version + 1;
+    w->moves = tunnel_spec_moves(&o->t.spec, &w->t.spec);
     w->ends = w->t.spec.ttl_ms == o->t.spec.ttl_ms ? o->ends
               : w->t.spec.ttl_ms                   ? time_wall_ms() + w->t.spec.ttl_ms
                                                    : 0;

@@ -21,7 +21,7 @@ struct tunnel_put {
     struct rest_put put;
     struct tunnel t; /* as it will be */
     int64_t ends;
-    bool is_new, is_changed;
+    bool is_new, is_changed, moves;
     bool is_pending; /* a dry run, before its network is made */
     bool has_other_passwords;
     struct tunnel_access before; /* of the present object */
@@ -69,7 +69,7 @@ static int write_object(struct tx *tx, struct tunnel_put *w)
         return identity_audit_act(tx, &w->by, "tunnel.create", w->t.id, detail);
     }
     if (w->is_changed) {
-        TRY(tunnel_store_update(tx, &w->t, w->ends, w->put.if_version));
+        TRY(tunnel_store_update(tx, &w->t, w->ends, w->put.if_version, w->moves));
         return identity_audit_act(tx, &w->by, "tunnel.update", w->t.id, detail);
     }
     int64_t version;
@@ -158,6 +158,7 @@ static int fill_changed(struct tunnel_put *w, const struct tunnel_object *o, str
     struct tunnel_spec to = w->t.spec;
     json_t *now = declared_json(&o->t);
     w->is_changed = !json_equal(now, w->declared);
+    w->moves = tunnel_spec_moves(&o->t.spec, &to);
     w->before = o->t.spec.who;
     json_decref(now);
     TRY(tunnel_access_keep(&to.who, &o->t.spec.who, d));

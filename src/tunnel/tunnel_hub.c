@@ -169,11 +169,6 @@ void tunnel_begin(struct tunnel_object *o)
     tunnel_place(o);
 }
 
-static bool same_place(const struct host_port *a, const struct host_port *b)
-{
-    return a->port == b->port && strcmp(a->host, b->host) == 0;
-}
-
 void tunnel_change(struct tunnel_object *o, const struct tunnel *to, int64_t ends)
 {
     const struct tunnel_spec was = o->t.spec, *is = &to->spec;
@@ -185,7 +180,7 @@ void tunnel_change(struct tunnel_object *o, const struct tunnel *to, int64_t end
     o->t.version = to->version;
     o->ends = ends;
     arm_end(o);
-    if (!same_place(&was.target, &is->target) || was.proxy != is->proxy) {
+    if (!host_port_equal(&was.target, &is->target) || was.proxy != is->proxy) {
         char authority[EXPOSURE_AUTHORITY_SIZE];
         host_port_format(&is->target, authority, sizeof(authority));
         tunnel_target_forget(o);
@@ -197,12 +192,7 @@ void tunnel_change(struct tunnel_object *o, const struct tunnel *to, int64_t end
     }
     for (struct exposure *e = o->exposures; e; e = exposure_next(e))
         exposure_set_sources(e, &is->who);
-    bool moved = was.has_endpoint != is->has_endpoint ||
-                 (is->has_endpoint && !same_place(&was.listen, &is->listen)) ||
-                 was.protocol != is->protocol || was.idle_timeout_ms != is->idle_timeout_ms ||
-                 strcmp(was.host, is->host) != 0 || was.is_sni != is->is_sni ||
-                 was.n_hubs != is->n_hubs || memcmp(was.hubs, is->hubs, sizeof(was.hubs)) != 0;
-    if (moved || o->t.phase == TUNNEL_FAILED) {
+    if (tunnel_spec_moves(&was, is) || o->t.phase == TUNNEL_FAILED) {
         o->t.endpoint[0] = '\0';
         o->rebind = true;
         tunnel_stop_exposures(o, ERR_CANCELED);

@@ -465,6 +465,15 @@ bool tunnel_spec_selects(const struct tunnel_spec *spec, const char *hub, const 
     return spec->n_hubs == 0;
 }
 
+bool tunnel_spec_moves(const struct tunnel_spec *was, const struct tunnel_spec *is)
+{
+    return was->has_endpoint != is->has_endpoint ||
+           (is->has_endpoint && !host_port_equal(&was->listen, &is->listen)) ||
+           was->protocol != is->protocol || was->idle_timeout_ms != is->idle_timeout_ms ||
+           strcmp(was->host, is->host) != 0 || was->is_sni != is->is_sni ||
+           was->n_hubs != is->n_hubs || memcmp(was->hubs, is->hubs, sizeof(was->hubs)) != 0;
+}
+
 void tunnel_target_format(const struct tunnel_spec *spec, char *out, size_t size)
 {
     if (spec->protocol == TUNNEL_ANY)

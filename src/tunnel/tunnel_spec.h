@@ -83,6 +83,10 @@ void tunnel_target_format(const struct tunnel_spec *spec, char *out, size_t size
 /* Whether it is reached from outside at the hub of this id and name. */
 bool tunnel_spec_selects(const struct tunnel_spec *spec, const char *hub, const char *name);
 
+/* Whether `is` is not reached as `was` is: who listens does so anew, and a port that was chosen is
+ * forgotten. */
+bool tunnel_spec_moves(const struct tunnel_spec *was, const struct tunnel_spec *is);
+
 /* Every member is checked, unknown ones are errors; `d->field` is the JSON path at fault. The
  * network is a name or an id: the caller resolves it. */
 int tunnel_spec_parse(const json_t *spec, struct tunnel_spec *ret,

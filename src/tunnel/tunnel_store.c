@@ -46,15 +46,17 @@ int tunnel_store_insert(struct tx *tx, struct tunnel *t, int64_t ends)
     return rc < 0 ? rc : store_publish(tx, t->tenant, "tunnel", t->id, STORE_PUT);
 }
 
-int tunnel_store_update(struct tx *tx, struct tunnel *t, int64_t ends, uint64_t if_version)
+int tunnel_store_update(struct tx *tx, struct tunnel *t, int64_t ends, uint64_t if_version,
+                        bool moves)
 {
     TRY(tunnel_access_hash(&t->spec.who));
     char *spec = spec_text(&t->spec);
     int rc = tx_exec(tx,
                      "UPDATE tunnel SET name = $1, version = version + 1, spec = $2, ends = $3, "
-                     "target_epoch = 0 WHERE id = $4 AND version = $5",
+                     "target_epoch = 0, endpoint = CASE WHEN $6 = 1 THEN NULL ELSE endpoint END "
+                     "WHERE id = $4 AND version = $5",
                      STORE_TEXT(t->name), STORE_TEXT(spec), nonzero(ends), STORE_TEXT(t->id),
-                     STORE_INT(if_version));
+                     STORE_INT(if_version), STORE_INT(moves));
     free(spec);
     TRY(rc);
     if (tx_changed(tx) == 0)
