@@ -102,11 +102,10 @@ static void take_row(struct tunnels *ts, const struct tunnel_stored *row)
         return;
     }
     if (row->t.version > o->t.version) {
-        o->is_followed = true; /* its endpoint may be the old one still */
+        o->is_followed = true;
         tunnel_change(o, &row->t, row->ends);
-    } else {
-        take_port(o, row);
     }
+    take_port(o, row);
     tunnel_take_route(o, &row->route);
     if (tunnel_target_take(o, row))
         tunnel_refresh_phase(o);
