@@ -8,7 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* What a user can usually do about it. */
+/* What a user of a hub can usually do about it. */
 static const struct {
     int code;
     const char *hint;
@@ -27,6 +27,8 @@ static const char *hint_for(const struct call *c, int code)
 {
     if (c->hint[0])
         return c->hint;
+    if (!command_flag(c->command, "--hub", 0) && !command_flag(c->command, "--ca", 0))
+        return NULL; /* it asks no hub */
     for (size_t i = 0; i < sizeof(hints) / sizeof(hints[0]); i++)
         if (hints[i].code == code && strcmp(c->program->name, "warren") == 0)
             return hints[i].hint;

@@ -2,7 +2,7 @@
 
 import os
 import re
-import subprocess
+import shutil
 
 import yaml
 
@@ -20,7 +20,7 @@ class Refused(Exception):
 
 def missing():
     """Why the chart cannot be rendered here; None: it can."""
-    if subprocess.run(["which", "go"], capture_output=True).returncode != 0:
+    if not shutil.which("go"):
         return "no go: scripts/deps chart"
     for package in ("github.com/Masterminds/sprig", "gopkg.in/yaml.v3"):
         if not os.path.isdir(os.path.join(GOPATH, "src", package)):
@@ -53,6 +53,11 @@ class Renderer:
         manifests = "\n---\n".join(body for name, body in zip(templates[1::2], templates[2::2])
                                    if name.endswith(".yaml"))
         return by_kind(manifests)
+
+
+def helm():
+    """The real one, where there is one: WARREN_HELM names it, else PATH."""
+    return os.environ.get("WARREN_HELM") or shutil.which("helm")
 
 
 class Loader(yaml.SafeLoader):

@@ -3,6 +3,7 @@ that lets root make namespaces."""
 
 import contextlib
 import os
+import resource
 import shutil
 
 from lib import network
@@ -11,7 +12,13 @@ from lib.process import run
 STORE = os.environ.get("WARREN_IMAGE", "")
 NAME = "localhost/warren"
 FLAGS = ("--cgroups=disabled", "--read-only", "--read-only-tmpfs=false", "--cap-drop=all",
-         "--security-opt=no-new-privileges", "--pull=never", "--no-hosts", "--log-driver=k8s-file")
+         "--security-opt=no-new-privileges", "--pull=never", "--no-hosts", "--log-driver=k8s-file",
+         # podman asks for more than some machines allow
+         f"--ulimit=nofile={min(resource.getrlimit(resource.RLIMIT_NOFILE))}", "--ulimit=nproc=4096")
+
+# crun refuses where both kinds of cgroups are mounted, although it is to make none.
+ONE_KIND = ["unshare", "--mount", "--propagation", "slave", "sh", "-c",
+            'umount -R /sys/fs/cgroup && mount -t cgroup2 cgroup2 /sys/fs/cgroup && exec "$@"', "sh"]
 
 
 def missing():
@@ -25,9 +32,10 @@ def missing():
 
 def podman(*words, check=True, input=None, seconds=60):
     driver = "vfs" if os.path.isdir(os.path.join(STORE, "storage/vfs")) else "overlay"
-    return run(["podman", "--root", f"{STORE}/storage", "--runroot", f"{STORE}/run", "--storage-driver", driver,
-                "--cgroup-manager", "cgroupfs", "--runtime", "crun", "--events-backend", "none", *words],
-               check=check, input=input, seconds=seconds)
+    has_both = os.path.isdir("/sys/fs/cgroup/unified") and words[0] != "image"
+    return run([*(ONE_KIND if has_both else []), "podman", "--root", f"{STORE}/storage", "--runroot", f"{STORE}/run",
+                "--storage-driver", driver, "--cgroup-manager", "cgroupfs", "--runtime", "crun", "--events-backend",
+                "none", *words], check=check, input=input, seconds=seconds)
 
 
 @contextlib.contextmanager

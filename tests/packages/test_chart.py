@@ -4,7 +4,7 @@ Deployment as a kubelet would start them (lib/pod.py), on a PostgreSQL that want
 import copy
 import os
 import re
-import subprocess
+import shutil
 
 import pytest
 import yaml
@@ -130,6 +130,33 @@ def test_secrets_lie_where_the_hub_looks(objects):
     assert env["PGSSLROOTCERT"] in files or env["PGSSLROOTCERT"].startswith("/etc/ssl/")
 
 
+# ---- what Helm makes of it, where there is one ----
+
+needs_helm = pytest.mark.skipif(not chart.helm(), reason="no Helm: WARREN_HELM=PATH (packaging/README.md)")
+
+
+def helm(directory, values, *words):
+    path = os.path.join(directory, "values.yaml")
+    with open(path, "w") as f:
+        yaml.safe_dump(values, f)
+    return run([chart.helm(), *words, chart.CHART, "-f", path], check=False)
+
+
+@needs_helm
+def test_helm_renders_the_same_and_finds_nothing_wrong(objects, values, directory):
+    done = helm(directory, values, "template", "warren")
+    assert done.returncode == 0, done.stderr
+    assert chart.by_kind(done.stdout) == objects
+    linted = helm(directory, values, "lint", "--strict")
+    assert linted.returncode == 0, linted.stdout
+
+
+@needs_helm
+def test_helm_refuses_what_the_schema_refuses(directory):
+    done = helm(directory, merged(LEAST, {"hub": 3}), "template", "warren")
+    assert done.returncode != 0 and "hub" in done.stderr
+
+
 # ---- what the hub makes of it ----
 
 def check_settings(env, directory):
@@ -248,7 +275,7 @@ class Kubernetes:
 def kubernetes(bench, directory):
     if not network.available():
         pytest.skip("network namespaces need root")
-    if not postgres.binaries() or subprocess.run(["which", "haproxy"], capture_output=True).returncode:
+    if not postgres.binaries() or not shutil.which("haproxy"):
         pytest.skip("no PostgreSQL or haproxy: scripts/deps test")
     return Kubernetes(bench, directory)
 
