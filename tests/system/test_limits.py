@@ -115,7 +115,7 @@ def test_a_limit_comes_changes_and_goes_while_bytes_flow(bench, hub):
     with connect(public) as sock:
         free = rate_now(sock, amount(32 * MIB, 8 * MIB))
         hub.cli("tunnel", "update", "web", "--bandwidth", "1MiB")
-        rate_now(sock, 8 * MIB)  # what was on its way
+        wait_until(lambda: rate_now(sock, MIB // 2) < 2 * MIB, "the end of what was on its way", 30)
         slow = rate_now(sock, 4 * MIB)
         hub.cli("tunnel", "update", "web", "--bandwidth", "none")
         fast = rate_now(sock, amount(32 * MIB, 8 * MIB))

@@ -115,11 +115,15 @@ static void many_pipelined_big_answers_do_not_pile_up(void **state)
 {
     for (int i = 0; i < 20; i++)
         assert_true(send(b.fd, "GET /big HTTP/1.1\r\nHost: x\r\n\r\n", 30, 0) > 0);
-    pump();
+    uint64_t end = test_deadline(); /* the kernel may be slow with so much */
     size_t n = 0;
-    for (const char *at = buf_text(&b.got); (at = strstr(at, "HTTP/1.1 200")); at++)
-        n++;
-    assert_int_equal(n, 20);
+    while (n != 20) {
+        pump();
+        n = 0;
+        for (const char *at = buf_text(&b.got); (at = strstr(at, "HTTP/1.1 200")); at++)
+            n++;
+        test_check_deadline(end, "all answers");
+    }
 }
 
 static void the_old_protocol_and_connection_close_end_the_connection(void **state)
