@@ -3,8 +3,10 @@
 Two hubs on one PostgreSQL. Clients are on the near side of a plain wire, agents and target on the far one:
 
     same hub    client - hub a - wire - agent - target
-    one hop     client - hub a - wire - hub b - agent - target
-    plain copy  in place of hubs and agents, processes that only copy bytes: two, and three
+    other hub   client - hub a - wire - hub b - agent - target; what is busy goes from hub a to the agent itself
+    one hop     the same, of an agent that does not dial hub a: all goes by hub b
+    copies      in place of hubs and agents, processes that only copy bytes, two and three: plain, or with TLS
+                between them
 
 So a hop is one more process and one more connection on loopback, and three copies beside two tell what such
 a process costs by itself here. Each in turn for each measurement, with run.Bench's own methods; the rows
@@ -22,8 +24,9 @@ from procs import Group, free_port, wait_for
 from lib import network, postgres  # after place, which knows where it is
 from lib.warren import Rest
 
-SAME, HOP, TWO, THREE = "same hub", "one hop", "2 plain copies", "3 plain copies"
-PEERS = ["direct", TWO, THREE, SAME, HOP]
+SAME, OTHER, HOP = "same hub", "other hub", "one hop"
+TWO, THREE, TWO_TLS, THREE_TLS = "2 plain copies", "3 plain copies", "2 TLS copies", "3 TLS copies"
+PEERS = ["direct", TWO, THREE, TWO_TLS, THREE_TLS, SAME, OTHER, HOP]
 BULK = [(n, d) for n in (1, 8) for d in ("to", "from")]
 ROWS = [
     *[(f"hop_bulk{n}_{d}", f"{n} stream{'s' * (n > 1)}, {d} agent", "Gbit/s") for n, d in BULK],
@@ -47,11 +50,12 @@ class Copies(peer_list.Peer):
     """Processes that copy bytes and do nothing else: the first on the near side, the others behind the wire."""
 
     max_streams = 0
+    program, between = "bench/plain-copy", ""
 
     def start(self):
         to, far = f"127.0.0.1:{self.target}", self.place.agent_host
         for i in range(self.COUNT - 1):
-            at = f"{far if i == self.COUNT - 2 else '127.0.0.1'}:{free_port()}"
+            at = f"{self.between}{far if i == self.COUNT - 2 else '127.0.0.1'}:{free_port()}"
             self.copy(self.far, f"far{i}", at, to)
             to = at
         self.copy(self.near, "near", f"127.0.0.1:{self.port}", to)
@@ -61,7 +65,7 @@ class Copies(peer_list.Peer):
         return measure != "connections"  # of which such a program makes two for each, and threads
 
     def copy(self, start, name, at, to):
-        program = os.path.join(peer_list.Warren.build, "bench/plain-copy")
+        program = os.path.join(peer_list.Warren.build, self.program)
         self.ends[name] = [start(name, [program, at, to])]
 
 
@@ -73,8 +77,18 @@ class ThreeCopies(Copies):
     name, COUNT = THREE, 3
 
 
+class TwoTlsCopies(TwoCopies):
+    name, program, between = TWO_TLS, "bench/tls-copy", "tls:"
+
+
+class ThreeTlsCopies(ThreeCopies):
+    name, program, between = THREE_TLS, "bench/tls-copy", "tls:"
+
+
 class InCluster(peer_list.Warren):
     """`cluster`: (URL of the database, key file)."""
+
+    agents = 1  # at its hub
 
     def __init__(self, directory, target_port, place, cluster):
         self.cluster = cluster
@@ -85,15 +99,15 @@ class InCluster(peer_list.Warren):
         return "--db", db, "--ca-key-file", key_file
 
     def check_home(self):
-        """Each of the two hubs has one agent, its own."""
+        """Each of the two hubs has its own agents, and no other."""
         with open(self.environment["WARREN_TOKEN_FILE"]) as f:
             rest = Rest(self.hub_host, self.hub_port, self.environment["WARREN_CA"], f.read().strip(),
                         self.place.near_namespace)
         with open(os.path.join(self.data, "hub.id")) as f:
             home = f.read().strip()
         sessions = [a["status"]["session"] for a in rest.items("/api/v1/agents")]
-        if [s and s["hub"] for s in sessions].count(home) != 1:
-            raise RuntimeError(f"{self.name}: not one agent at {home}: {sessions}")
+        if [s and s["hub"] for s in sessions].count(home) != self.agents:
+            raise RuntimeError(f"{self.name}: not {self.agents} at {home}: {sessions}")
 
 
 class SameHub(InCluster):
@@ -106,10 +120,10 @@ class SameHub(InCluster):
         self.open_tunnel()
 
 
-class OneHop(InCluster):
+class OtherHub(InCluster):
     """`first`: the SameHub, by whose hub the clients come."""
 
-    name, network = HOP, "far"
+    name, network, agents = OTHER, "far", 2
 
     def __init__(self, directory, target_port, place, cluster, first):
         self.first = first
@@ -121,6 +135,20 @@ class OneHop(InCluster):
         self.hub_host = self.place.agent_host
         hub = self.start_hub(self.far, self.hub_host, self.options())
         self.ends = {"ingress": self.first.ends["hub"], "hub": [hub], "agent": [self.start_agent()]}
+        self.open_tunnel()
+        wait_for("the tunnel at the other hub", lambda: self.place.port_open(self.port))
+
+
+class OneHop(OtherHub):
+    """`first`: the OtherHub, at whose hub its agent is too."""
+
+    name, network = HOP, "farther"
+    agent_options = ("--fixed-hubs",)
+
+    def start(self):
+        for shared in "hub_host", "hub_port", "data", "environment":
+            setattr(self, shared, getattr(self.first, shared))
+        self.ends = {**self.first.ends, "agent": [self.start_agent()]}
         self.open_tunnel()
         wait_for("the tunnel at the other hub", lambda: self.place.port_open(self.port))
 
@@ -148,8 +176,9 @@ class Hops:
         cluster = self.database.new_database(), key_file
         target = self.bench.serve(self.group, self.place)
         where = self.directory, target, self.place
-        self.peers += [peer_list.Direct(*where), TwoCopies(*where), ThreeCopies(*where)]
+        self.peers += [kind(*where) for kind in (peer_list.Direct, TwoCopies, ThreeCopies, TwoTlsCopies, ThreeTlsCopies)]
         self.peers.append(SameHub(*where, cluster))
+        self.peers.append(OtherHub(*where, cluster, self.peers[-1]))
         self.peers.append(OneHop(*where, cluster, self.peers[-1]))
 
     def close(self):

@@ -175,6 +175,7 @@ class Warren(Peer):
     name = "warren"
     enroll_per_minute = "100000"
     network = "bench"
+    agent_options = ()
     build = ""
 
     def start(self):
@@ -199,7 +200,7 @@ class Warren(Peer):
                      self.environment["WARREN_HUB"], "--token-file", self.token(1), "--data",
                      self.path("agent"))
         return self.far("agent-process", [self.program("warren-agent"), "run", "--data",
-                                          self.path("agent")])
+                                          self.path("agent"), *self.agent_options])
 
     def open_tunnel(self):
         tunnel = json.loads(self.command(
