@@ -116,6 +116,8 @@ static void finish(struct relay *r)
     relay_stop_pacing(r);
     h2conn_batch_cancel(&r->at_end);
     loop_defer_cancel(&r->over);
+    relay_tag_drop(r);
+    relay_drop_anchor(r);
     DL_DELETE(r->set->head, r);
     r->set->open--;
     struct relay_result res = {.end = r->end,
@@ -148,6 +150,7 @@ void relay_cut(struct relay *r, enum relay_end end, int err)
     stop_dialling(r);
     relay_stop_pacing(r);
     drop_chunks(r);
+    relay_tag_drop(r);
     relay_move_drop(r);
     buf_done(&r->stash);
     buf_done(&r->more);
@@ -163,9 +166,22 @@ void relay_cut_both(struct relay *r, enum relay_end end, int err)
         loop_defer(r->loop, &r->over);
 }
 
+static void watch_pieces(struct relay *r)
+{
+    if (++r->n_pieces < RELAY_BUSY_PIECES)
+        return;
+    uint64_t now = loop_now_ms(r->loop), since = r->pieces_ms;
+    r->n_pieces = 0;
+    r->pieces_ms = now;
+    if (now - since <= RELAY_BULK_MS && r->ops && r->ops->on_busy)
+        r->ops->on_busy(r->arg, r);
+}
+
 /* Tells the owner of one that moves RELAY_BULK_BYTES within RELAY_BULK_MS, each time. */
 static void watch_burst(struct relay *r, size_t n)
 {
+    if (n)
+        watch_pieces(r);
     r->burst += (uint32_t)n;
     if (r->burst < RELAY_BULK_BYTES)
         return;
@@ -413,6 +429,8 @@ static void on_data(void *arg, struct h2_stream *s, const uint8_t *data, size_t 
         h2_consume(s, len);
         return;
     }
+    r->received += len;
+    relay_move_received(r);
     if (pool.used == CHUNKS_MAX)
         write_chunks(r);
     if (r->is_cut)
@@ -539,10 +557,8 @@ static int on_produce(void *arg, struct h2_stream *s, uint8_t *out, size_t cap, 
 {
     struct relay *r = arg;
     (void)s;
-    if (relay_move_is_due(r)) {
-        *eof = true;
+    if (relay_move_is_due(r, eof))
         return 0;
-    }
     if (r->waits && !r->is_open)
         return 0;
     return relay_read(r, out, cap, eof);

@@ -60,14 +60,17 @@ struct relay_result {
     int fd; /* relay_open_params.keeps_fd and not opened: the socket, the callee's; else -1 */
 };
 
-#define RELAY_BULK_BYTES (128u << 10)
-#define RELAY_BULK_MS    2000
+#define RELAY_BULK_BYTES  (128u << 10)
+#define RELAY_BULK_MS     2000
+#define RELAY_BUSY_PIECES 64
 
 struct relay_ops {
     void (*on_open)(void *arg, struct relay *r); /* the target is reached; may be NULL */
     /* It has moved RELAY_BULK_BYTES more within RELAY_BULK_MS. From within the output or input of
      * its connection; relay_move is allowed. May be NULL. */
     void (*on_bulk)(void *arg, struct relay *r);
+    /* The same of RELAY_BUSY_PIECES more pieces, however small. May be NULL. */
+    void (*on_busy)(void *arg, struct relay *r);
     /* Last call, exactly once, never from within relay_open; then the relay is freed. */
     void (*on_end)(void *arg, struct relay *r, const struct relay_result *res);
 };
@@ -124,6 +127,15 @@ void relay_pair_drop(struct relay_pair *p); /* to the other end: a reset */
 #define RELAY_TTL "warren-ttl"
 uint8_t relay_read_ttl(const struct h2_headers *h); /* 0: the usual */
 
+/* Agent: relays by the tags that hubs gave their streams. Embedded by its owner, zero-initialised;
+ * a relay is in it until it is cut, ends, or has taken a shortcut. */
+#define RELAY_TAG_SIZE 64
+#define RELAY_SHORTCUT "warren-shortcut" /* the request header that bears one */
+struct relay_tag;
+struct relay_tags {
+    struct relay_tag *all;
+};
+
 struct relay_accept_params {
     struct host_port target;
     uint32_t deadline_ms; /* to resolve and connect; 0: 10 s */
@@ -133,6 +145,8 @@ struct relay_accept_params {
     int (*check)(void *arg, const struct addr *a);
     void *check_arg;
     struct dial_gate *gate; /* bounds dials to addresses; outlives the relay. NULL: no bounds */
+    const char *tag;        /* copied; NULL: it has none */
+    struct relay_tags *tags;
     struct relay_set *set;
     const struct relay_ops *ops;
     void *arg;
@@ -168,6 +182,21 @@ int relay_move(struct relay *r, struct h2conn *to, uint32_t from);
 bool relay_is_move(const struct h2_headers *h, uint32_t *ret_from, uint32_t *ret_stream);
 int relay_accept_move(struct h2_stream *s, struct h2conn *from, uint32_t stream);
 struct h2conn *relay_conn(const struct relay *r); /* where it goes to if it moves */
+
+/*
+ * A shortcut: an open relay whose stream passes through another hub goes on over a connection to
+ * the agent itself. The agent knows it by its tag. The stream that it had stays open without bytes,
+ * as its anchor: for the hub between, it is still there, and what cuts it there cuts the relay.
+ *
+ * Hub: errors as of relay_move; a shortcut that the agent refuses changes nothing.
+ */
+int relay_take_shortcut(struct relay *r, struct h2conn *to, const char *tag);
+bool relay_is_on_shortcut(const struct relay *r); /* or on its way there */
+/* Agent: a request on a connection for shortcuts: answered here, or ERR_CONFLICT, ERR_PROTO (the
+ * caller refuses). */
+int relay_accept_shortcut(struct h2_stream *s, const struct relay_tags *tags,
+                          const struct h2_headers *h);
+const char *relay_tag(const struct relay *r); /* NULL: it has none, or not any more */
 
 /* A response header of another hub: "1/2", which of how many workers has the agent's connections.
  * Streams that come by one which ends there need not change threads. */

@@ -25,9 +25,14 @@ struct relay {
     struct buf stash;
     struct buf more; /* what is kept while some of the stash has left */
     uint16_t first_chunk, last_chunk;
-    struct relay_move *move; /* while it changes connections */
-    uint32_t old_bytes;      /* first ones of the stash: of a stream that is gone */
-    uint32_t burst;          /* bytes moved since burst_ms */
+    struct relay_move *move;  /* while it changes connections */
+    struct h2_stream *anchor; /* of one that took a shortcut: the stream that it had before */
+    struct relay_tag *tag;
+    uint64_t received;  /* by its streams */
+    uint64_t pieces_ms; /* since when ... */
+    uint16_t n_pieces;  /* ... so many were moved */
+    uint32_t old_bytes; /* first ones of the stash: of a stream that is gone */
+    uint32_t burst;     /* bytes moved since burst_ms */
     bool is_hub, is_local;
     bool other_ended;        /* local: told so */
     bool keeps_fd;           /* for whoever is told that the target was not reached */
@@ -114,11 +119,19 @@ void relay_pair_leave(struct relay *r);
 /* relay_move.c */
 struct h2_stream *relay_sender(const struct relay *r); /* by which the socket's bytes go */
 void relay_resume(struct relay *r);                    /* the socket has something to read */
-/* Whether the old stream sends nothing more: it ends, the new one goes on. */
-bool relay_move_is_due(struct relay *r);
+/* Whether the old stream sends nothing more: the new one goes on, the old one ends (`eof`), or is
+ * an anchor. */
+bool relay_move_is_due(struct relay *r, bool *eof);
+void relay_move_received(struct relay *r);         /* more, on the old stream */
 bool relay_move_is_waiting(const struct relay *r); /* for the answer */
 void relay_move_old_ended(struct relay *r);        /* END_STREAM came on the old stream */
 /* The old stream is closed, properly: the new one takes its place. False: it cannot. */
 bool relay_move_finish(struct relay *r, struct h2_stream *old);
 void relay_move_drop(struct relay *r); /* resets the new stream, if there is one */
 struct h2conn *relay_move_conn(const struct relay *r);
+void relay_drop_anchor(struct relay *r); /* when it has ended */
+
+/* relay_tag.c */
+void relay_tag_set(struct relay *r, struct relay_tags *tags, const char *text);
+void relay_tag_drop(struct relay *r);
+struct relay *relay_tag_find(const struct relay_tags *tags, const char *text);

@@ -33,7 +33,7 @@ static struct relay *make(struct h2conn *hc, struct relay_set *set, const struct
     r->first_chunk = r->last_chunk = RELAY_NO_CHUNK;
     r->at_end.fn = relay_on_batch_end;
     r->over.fn = relay_on_over;
-    r->started_ms = r->burst_ms = loop_now_ms(r->loop);
+    r->started_ms = r->burst_ms = r->pieces_ms = loop_now_ms(r->loop);
     DL_APPEND(set->head, r);
     set->open++;
     set->total++;
@@ -295,6 +295,8 @@ struct relay *relay_accept(struct h2_stream *s, const struct relay_accept_params
     d->ttl = p->ttl;
     d->wants_cause = p->wants_cause;
     int rc = enter(p->gate, d);
+    if (p->tag)
+        relay_tag_set(r, p->tags, p->tag);
     if (rc == 0)
         start_dial(d);
     else if (rc < 0)
