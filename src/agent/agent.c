@@ -144,6 +144,11 @@ static void on_request(void *arg, struct h2_stream *s, const struct h2_headers *
     tunnel_agent_on_request(((struct agent *)arg)->tunnels, s, h);
 }
 
+static void on_shortcut(void *arg, struct h2_stream *s, const struct h2_headers *h)
+{
+    tunnel_agent_on_shortcut(((struct agent *)arg)->tunnels, s, h);
+}
+
 static void on_certificate(void *arg)
 {
     struct agent *a = arg;
@@ -261,6 +266,7 @@ static int start_session(struct agent *a, const struct ceiling *ceiling, struct 
                                        .on_left_over = on_left_over,
                                        .on_hubs = on_hubs,
                                        .on_request = on_request,
+                                       .on_shortcut = on_shortcut,
                                        .on_certificate = on_certificate,
                                        .arg = a};
     int rc = session_new(&cfg, &a->session, d);

@@ -199,8 +199,10 @@ void fleet_left_over(struct fleet_pool *p);
 size_t fleet_online(const struct fleet *f);
 
 struct fleet_stats {
-    size_t links;   /* reverse connections */
-    uint64_t moves; /* of streams from one to another */
+    size_t links;             /* reverse connections */
+    uint64_t moves;           /* of streams from one to another */
+    size_t shortcuts;         /* connections of other hubs' agents */
+    uint64_t shortcuts_taken; /* by streams */
     uint64_t logins_refused;
 };
 void fleet_stats(const struct fleet *f, struct fleet_stats *ret);

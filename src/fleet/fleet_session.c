@@ -135,6 +135,7 @@ void fleet_cut(struct fleet *f, struct fleet_agent *a, const char *why)
 {
     session_down(f, a, RPC_PERMISSION_DENIED, why);
     fleet_left_cut(f, a->id);
+    fleet_shortcuts_cut(f, a->id);
     fleet_peer_close_sessions(f, a->id);
 }
 
@@ -438,6 +439,7 @@ void fleet_stop(struct fleet *f, void (*done)(void *arg), void *arg)
     for (struct fleet_agent *a = f->agents; a; a = a->hh.next)
         session_down(f, a, RPC_UNAVAILABLE, "the hub stops");
     fleet_left_cut(f, NULL);
+    fleet_shortcuts_cut(f, NULL);
     fleet_peers_close(f);
     f->on_stopped = done;
     f->on_stopped_arg = arg;
@@ -461,7 +463,7 @@ void fleet_free(struct fleet *f)
 void fleet_add_worker(struct fleet *f, struct loop *worker)
 {
     f->homes = mem_grow(f->homes, (f->n_homes + 1) * sizeof(*f->homes));
-    f->homes[f->n_homes++] = (struct fleet_home){worker, 0};
+    f->homes[f->n_homes++] = (struct fleet_home){.worker = worker};
 }
 
 void fleet_observe(struct fleet *f, struct fleet_observer *o)
@@ -502,6 +504,9 @@ size_t fleet_online(const struct fleet *f)
 void fleet_stats(const struct fleet *f, struct fleet_stats *ret)
 {
     *ret = (struct fleet_stats){.moves = atomic_load_explicit(&f->moves, memory_order_relaxed),
+                                .shortcuts = fleet_shortcut_links(f),
+                                .shortcuts_taken =
+                                    atomic_load_explicit(&f->shortcuts_taken, memory_order_relaxed),
                                 .logins_refused = f->logins_refused};
     for (const struct fleet_agent *a = f->agents; a; a = a->hh.next)
         ret->links += a->pool ? a->pool->n_members : 0;

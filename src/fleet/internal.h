@@ -56,8 +56,11 @@ struct fleet {
     struct fleet_home {
         struct loop *worker;
         size_t n_pools;
+        struct fleet_pool *shortcuts; /* the worker's; by agent */
     } * homes;
     size_t n_homes;
+    struct fleet_pool *shortcuts; /* by name */
+    _Atomic uint64_t shortcuts_taken;
     struct timer touch_timer;
     _Atomic uint64_t moves; /* of streams between connections */
     size_t n_pools;         /* those whose last connection is still to go among them */
@@ -112,6 +115,13 @@ void fleet_view_free(struct fleet *f);
 /* fleet_follow.c */
 void fleet_follow(struct fleet *f);
 void fleet_follow_free(struct fleet *f);
+
+/* shortcut_hub.c. NULL: it has enough. `worker`: negative: any. */
+struct fleet_pool *fleet_shortcut_pool(struct fleet_agent *a, int worker);
+void fleet_shortcuts_cut(struct fleet *f, const char *agent); /* NULL: all */
+size_t fleet_shortcut_links(const struct fleet *f);
+void fleet_shortcut_up(struct fleet_pool *p); /* these two on its worker */
+void fleet_shortcut_down(struct fleet_pool *p);
 
 /* fleet_peer.c: what each agent has open. The first two are callbacks of the rpc server. */
 void *fleet_peer_session_open(struct rpc_session *s, void *fleet);

@@ -7,12 +7,30 @@
 #include "net/h2conn.h"
 #include "pki/cert.h"
 
+#include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <utlist.h>
 
 #define SETTINGS_MS 10000 /* for an agent to tell its session */
 #define HUB_PING_MS 1000  /* of links to other hubs, which are near */
 #define HUB_DEAD_MS 2000
+
+void fleet_worker_name(char out[FLEET_WORKER_NAME_SIZE], uint32_t worker, const char *hub)
+{
+    snprintf(out, FLEET_WORKER_NAME_SIZE, "w%u.%s", worker, hub);
+}
+
+int fleet_worker_number(const char *name)
+{
+    size_t n = name[0] == 'w' ? strspn(name + 1, "0123456789") : 0;
+    return n && n <= 3 && name[1 + n] == '.' ? (int)strtoul(name + 1, NULL, 10) : -1;
+}
+
+static bool is_to_hub(const struct fleet_pool *p)
+{
+    return p->ops && !p->is_shortcut;
+}
 
 /* ---- the end ---- */
 
@@ -27,9 +45,9 @@ static void left_on_main(void *arg)
     struct fleet_pool *p = l->pool;
     DL_DELETE2(p->members, l, member_prev, member_next);
     p->n_members--;
-    if (!p->ops)
+    if (!p->ops || p->is_shortcut)
         fleet_peer_link_remove(p->fleet, p->agent);
-    else if (!p->is_over)
+    if (p->ops && !p->is_over)
         p->ops->on_link_gone(p->arg, p, l->far_worker);
     loop_post(p->worker, free_on_worker, l);
     fleet_pool_free_if_over(p);
@@ -74,7 +92,7 @@ static void on_settings(void *arg)
     struct fleet_link *l = arg;
     uint32_t epoch = 0;
     timer_stop(&l->deadline);
-    if (l->pool->ops && !h2conn_is_ending(l->hc)) {
+    if (is_to_hub(l->pool) && !h2conn_is_ending(l->hc)) {
         fleet_pool_join(l);
         return;
     }
@@ -100,12 +118,13 @@ static void arrive_on_worker(void *arg)
 {
     CLEANUP(mem_free) struct arrival *a = arg;
     struct fleet_link *l = a->link;
+    bool is_hub = is_to_hub(l->pool);
     const struct h2conn_config cfg = {.h2 = {.stream_window_max = FLEET_STREAM_WINDOW_MAX,
-                                             .bulk_window = l->pool->ops ? FLEET_BULK_WINDOW : 0,
+                                             .bulk_window = is_hub ? FLEET_BULK_WINDOW : 0,
                                              .connection_window = FLEET_CONNECTION_WINDOW,
                                              .budget = &l->pool->budget},
-                                      .ping_ms = l->pool->ops ? HUB_PING_MS : 0,
-                                      .dead_ms = l->pool->ops ? HUB_DEAD_MS : 0};
+                                      .ping_ms = is_hub ? HUB_PING_MS : 0,
+                                      .dead_ms = is_hub ? HUB_DEAD_MS : 0};
     timer_init(&l->deadline, l->pool->worker, on_deadline);
     timer_start(&l->deadline, SETTINGS_MS);
     l->hc = h2conn_attach(a->conn, l->pool->worker, &cfg, &link_ops, l);
@@ -119,22 +138,37 @@ static struct fleet_agent *agent_of(struct fleet *f, struct conn *c)
         cert_identity(conn_peer_cert(c), f->cfg.trust_domain, &id) < 0)
         return NULL;
     struct fleet_agent *a = fleet_agent_find(f, id.agent);
-    return a && strcmp(a->tenant, id.tenant) == 0 && a->call ? a : NULL;
+    return a && strcmp(a->tenant, id.tenant) == 0 && fleet_agent_is_online(a) ? a : NULL;
+}
+
+/* NULL: it has enough. */
+static struct fleet_pool *pool_for(struct fleet_agent *a, const struct conn *c)
+{
+    struct fleet_pool *p = NULL;
+    if (!fleet_peer_link_add(a->fleet, a->id))
+        return NULL;
+    if (!a->call)
+        p = fleet_shortcut_pool(a, fleet_worker_number(conn_server_name(c)));
+    else if (!a->pool)
+        p = a->pool = fleet_pool_new(a);
+    else if (a->pool->n_members < FLEET_LINKS_MAX)
+        p = a->pool;
+    if (!p)
+        fleet_peer_link_remove(a->fleet, a->id);
+    return p;
 }
 
 void fleet_link_accept(struct fleet *f, struct conn *c)
 {
     struct fleet_agent *a = agent_of(f, c);
-    if (!a || (a->pool && a->pool->n_members >= FLEET_LINKS_MAX) ||
-        !fleet_peer_link_add(f, a->id)) {
+    struct fleet_pool *p = a ? pool_for(a, c) : NULL;
+    if (!p) {
         LOG_INFO("reverse connection refused", LOG_STR("agent", a ? a->id : "not logged in"));
         conn_abort(c, ERR_DENIED);
         return;
     }
-    if (!a->pool)
-        a->pool = fleet_pool_new(a);
     conn_detach(c);
-    fleet_pool_add(a->pool, c, 0);
+    fleet_pool_add(p, c, 0);
 }
 
 void fleet_pool_add(struct fleet_pool *p, struct conn *c, uint32_t far_worker)

@@ -28,6 +28,12 @@ struct conn;
         .window_limit = 64u << 20, .buffer_limit = 128u << 20 \
     }
 
+/* Whoever dials a hub may ask for one of its workers by the name in the ClientHello, "w1.HUB-ID",
+ * modulo how many there are. */
+#define FLEET_WORKER_NAME_SIZE (ID_SIZE + 8)
+void fleet_worker_name(char out[FLEET_WORKER_NAME_SIZE], uint32_t worker, const char *hub);
+int fleet_worker_number(const char *name); /* -1: it says nothing */
+
 struct fleet_link {
     /* Constant. */
     struct fleet_pool *pool;

@@ -47,6 +47,8 @@ void fleet_pool_join(struct fleet_link *l)
     DL_APPEND(p->links, l);
     l->is_usable = true;
     fleet_pool_link_joined(l);
+    if (is_first && p->is_shortcut)
+        fleet_shortcut_up(p);
     if (is_first)
         loop_post(p->fleet->cfg.loop, up_on_main, l);
 }
@@ -61,6 +63,8 @@ void fleet_pool_leave(struct fleet_link *l)
     fleet_pool_link_left(l);
     if (p->links)
         return;
+    if (p->is_shortcut)
+        fleet_shortcut_down(p);
     while (p->users) {
         struct pool_user *u = p->users;
         fleet_pool_unuse(p, u);

@@ -16,6 +16,7 @@
 
 #include <stdbool.h>
 #include <stdint.h>
+#include <uthash.h>
 
 struct conn;
 struct fleet;
@@ -27,7 +28,10 @@ struct pool_bulk;
 struct relay;
 struct relay_worker;
 
-#define FLEET_LINKS_MAX 64u /* connections of one session */
+#define FLEET_LINKS_MAX     64u /* connections of one session */
+#define FLEET_SHORTCUTS_MAX 8u  /* ... to one worker of a hub where the session is not */
+
+#define FLEET_SHORTCUT_NAME_SIZE (ID_SIZE + 48)
 
 /* Who uses a pool on its worker and must know at once that no connection is left. Embedded. */
 struct pool_user {
@@ -51,6 +55,7 @@ struct fleet_pool {
     void *arg;
     char tenant[ID_SIZE], agent[ID_SIZE]; /* or the hub's id */
     uint64_t epoch;                       /* of the session */
+    bool is_shortcut;                     /* of an agent that is at another hub: shortcut_hub.c */
 
     /* The worker's. */
     struct fleet_link *links; /* those that can be used */
@@ -60,14 +65,18 @@ struct fleet_pool {
     uint64_t busy_ms;               /* when all of them were of use, the last time */
     struct timer timer;
     struct h2_budget budget; /* of all connections */
+    bool is_found;           /* a shortcut, by fleet_shortcut_pick */
+    UT_hash_handle worker_hh;
 
     /* The main loop's. */
     struct fleet_link *members; /* all that the worker has or will have */
     size_t n_members;
     size_t home;
     bool is_up, is_over;
-    struct fleet_left *left; /* of a session that its agent has left (fleet_move.c) */
-    void *left_user;         /* the observer's that uses it nevertheless */
+    struct fleet_left *left;             /* of a session that its agent has left (fleet_move.c) */
+    void *left_user;                     /* the observer's that uses it nevertheless */
+    char name[FLEET_SHORTCUT_NAME_SIZE]; /* of a shortcut */
+    UT_hash_handle hh;
 };
 
 /* Main. A pool to another hub, on the worker `home`; it ends with fleet_pool_end, after which no
@@ -87,6 +96,12 @@ enum pool_class { POOL_STREAM, POOL_DATAGRAMS };
 struct h2conn *fleet_pool_pick(struct fleet_pool *p, enum pool_class class,
                                const struct relay_worker *to);
 bool fleet_pool_is_usable(const struct fleet_pool *p);
+
+/* Worker of `p`, which leads to another hub: a connection to that hub's agent itself, the one with
+ * the fewest streams; NULL: there is none. `ret_is_last`: there will hardly be one with fewer. */
+struct h2conn *fleet_shortcut_pick(struct fleet_pool *p, const char *agent, size_t *ret_streams,
+                                   bool *ret_is_last);
+void fleet_shortcut_taken(struct fleet_pool *p); /* for the statistics */
 
 /* Worker: what a relay of this pool tells by on_bulk; it may be moved to another connection.
  * `owner` lives as long as the relay, NULL at first; call fleet_pool_bulk_end before it goes. */

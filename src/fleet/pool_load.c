@@ -337,7 +337,7 @@ void fleet_pool_tick(struct timer *t)
 void fleet_pool_watch(struct fleet_pool *p)
 {
     bool is_busy = p->wanted > 1 || count_links(p) > 1; /* so it is while there are bulk streams */
-    if (is_busy && p->links && !timer_is_running(&p->timer))
+    if (is_busy && p->links && !p->is_shortcut && !timer_is_running(&p->timer))
         timer_start(&p->timer, TICK_MS);
 }
 

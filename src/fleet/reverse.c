@@ -13,6 +13,7 @@
 /* Streams of one reverse connection; the hub's own limits are lower. */
 #define STREAMS_MAX 65536
 #define LASTING_MS  5000
+#define GRACE_MS    1000 /* of one that is closed, for streams that are on their way to it */
 
 /* Outlives its pool, for the connections that are still closing. */
 struct shared {
@@ -94,6 +95,16 @@ static void forget(struct reverse *r)
     free_one(r);
 }
 
+/* Where it is of use only. */
+static void give_up(struct reverse *r, const char *why)
+{
+    const struct reverse_config cfg = r->pool->cfg;
+    LOG_INFO("no shortcut", LOG_STR("hub", cfg.ask_for), LOG_STR("why", why));
+    r->pool->wanted--;
+    forget(r);
+    cfg.on_lost(cfg.arg);
+}
+
 static void on_close(void *arg, int err)
 {
     struct reverse *r = arg;
@@ -105,6 +116,10 @@ static void on_close(void *arg, int err)
     if (r->pool->open > r->pool->wanted) {
         LOG_DEBUG("reverse connection given up");
         forget(r);
+        return;
+    }
+    if (r->pool->cfg.on_lost) {
+        give_up(r, error_text(err));
         return;
     }
     LOG_INFO("reverse connection lost", LOG_ERR(err));
@@ -119,6 +134,10 @@ static void on_dialled(void *arg, const struct dial_result *res)
 {
     struct reverse *r = arg;
     r->dial = NULL;
+    if (res->err < 0 && r->pool->cfg.on_lost) {
+        give_up(r, diag_text(&res->diag));
+        return;
+    }
     if (res->err < 0) {
         uint32_t delay = backoff_next(&r->backoff);
         LOG_WARN("no reverse connection", LOG_STR("why", diag_text(&res->diag)),
@@ -147,6 +166,7 @@ static void dial(struct reverse *r)
                                   .is_persistent = true,
                                   .known = cfg->known,
                                   .tls = cfg->tls,
+                                  .ask_for = cfg->ask_for,
                                   .on_done = on_dialled,
                                   .arg = r};
     r->dial = dial_start(cfg->loop, &p);
@@ -219,6 +239,31 @@ void reverse_pool_leave(struct reverse_pool *p)
         if (p->slots[i] && !p->slots[i]->hc)
             drop_slot(p, i);
     }
+}
+
+void reverse_pool_close_idle(struct reverse_pool *p)
+{
+    reverse_pool_leave(p);
+    for (uint32_t i = 0; i < REVERSE_MAX; i++) {
+        struct reverse *r = p->slots[i];
+        if (r && !h2_stream_count(h2conn_session(r->hc)))
+            h2conn_shutdown(r->hc, GRACE_MS);
+    }
+}
+
+uint32_t reverse_pool_count(const struct reverse_pool *p)
+{
+    return p->open;
+}
+
+size_t reverse_pool_streams(const struct reverse_pool *p)
+{
+    size_t n = 0;
+    for (uint32_t i = 0; i < REVERSE_MAX; i++) {
+        const struct reverse *r = p->slots[i];
+        n += r && r->hc ? h2_stream_count(h2conn_session(r->hc)) : 0;
+    }
+    return n;
 }
 
 void reverse_pool_set_tls(struct reverse_pool *p, struct tls_client *tls)

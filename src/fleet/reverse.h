@@ -22,7 +22,10 @@ struct reverse_config {
     struct host_port target;
     struct addr known;
     struct tls_client *tls; /* referenced */
+    const char *ask_for;    /* see dial_params; outlives the pool. NULL: its own name */
     uint32_t epoch;         /* of the session */
+    /* Not NULL: one that cannot be dialled, or is lost, is given up, and the owner told. */
+    void (*on_lost)(void *arg);
     void (*on_request)(void *arg, struct h2_stream *s, const struct h2_headers *h);
     void *arg;
 };
@@ -36,4 +39,8 @@ void reverse_pool_want(struct reverse_pool *p, uint32_t count);
 /* The session has been left: those that are open stay until the hub closes them, and no other is
  * dialled. */
 void reverse_pool_leave(struct reverse_pool *p);
+/* Those without streams are closed, and no other is dialled until they are wanted. */
+void reverse_pool_close_idle(struct reverse_pool *p);
+uint32_t reverse_pool_count(const struct reverse_pool *p); /* open ones, and dials */
+size_t reverse_pool_streams(const struct reverse_pool *p);
 void reverse_pool_set_tls(struct reverse_pool *p, struct tls_client *tls);

@@ -17,6 +17,7 @@
 #include "base/macro.h"
 #include "base/mem.h"
 #include "fleet/reverse.h"
+#include "fleet/shortcut.h"
 #include "net/dialer.h"
 #include "net/tls.h"
 #include "warren/v1/agent.pb-c.h"
@@ -40,8 +41,8 @@ static void leg_end(struct session *s, struct leg *l)
     if (!l)
         return;
     timer_stop(&l->timer);
-    if (l->pool)
-        reverse_pool_free(TAKE(l->pool));
+    shortcuts_free(TAKE(l->shortcuts));
+    reverse_pool_free(TAKE(l->pool));
     l->session = NULL;
     l->next_over = s->over;
     s->over = l;
@@ -172,10 +173,35 @@ static void move_to(struct session *s, struct leg *l)
     s->next = NULL;
     if (s->left->pool)
         reverse_pool_leave(s->left->pool);
+    if (s->left->shortcuts)
+        shortcuts_leave(s->left->shortcuts);
     timer_stop(&s->left->timer);
     timer_init(&s->left->timer, s->cfg.loop, on_left_timer);
     timer_start(&s->left->timer, left_ms + LEFT_SPARE_MS);
     backoff_reset(&s->move_backoff);
+}
+
+static int make_shortcut_tls(void *arg, const char *hub, struct tls_client **ret)
+{
+    struct diag d = {0};
+    return session_make_tls(arg, hub, "warren-reverse/1", ret, &d);
+}
+
+static void on_shortcut(void *arg, struct h2_stream *stream, const struct h2_headers *h)
+{
+    const struct session *s = arg;
+    s->cfg.on_shortcut(s->cfg.arg, stream, h);
+}
+
+static struct shortcuts *make_shortcuts(struct session *s)
+{
+    const struct shortcuts_config cfg = {.loop = s->cfg.loop,
+                                         .epoch = (uint32_t)s->epoch,
+                                         .hubs = &s->hubs,
+                                         .make_tls = make_shortcut_tls,
+                                         .on_request = on_shortcut,
+                                         .arg = s};
+    return shortcuts_new(&cfg);
 }
 
 static void begin(struct session *s, struct leg *l, const Warren__V1__Welcome *w)
@@ -198,6 +224,7 @@ static void begin(struct session *s, struct leg *l, const Warren__V1__Welcome *w
                                        .on_request = s->cfg.on_request,
                                        .arg = s->cfg.arg};
     l->pool = reverse_pool_new(&cfg);
+    l->shortcuts = make_shortcuts(s);
     s->n_reverse = 1;
 }
 
@@ -448,6 +475,12 @@ void session_set_allow(struct session *s, const char *const *allow, size_t n)
     s->n_allow = n;
     for (size_t i = 0; i < n; i++)
         s->allow[i] = mem_strdup(allow[i]);
+}
+
+void session_want_shortcut(struct session *s, const char *tag)
+{
+    if (s->is_up)
+        shortcuts_want(s->leg->shortcuts, tag);
 }
 
 struct rpc_client *session_rpc(const struct session *s)

@@ -53,6 +53,8 @@ struct session_config {
     void (*on_hubs)(void *arg, const struct hub_list *hubs);
     /* A request of the hub on a reverse connection. */
     void (*on_request)(void *arg, struct h2_stream *s, const struct h2_headers *h);
+    /* The same of another hub: it may only move streams (fleet/shortcut.h). */
+    void (*on_shortcut)(void *arg, struct h2_stream *s, const struct h2_headers *h);
     /* The certificate is refused or has ended: renewing may help. */
     void (*on_certificate)(void *arg);
     void *arg;
@@ -75,6 +77,9 @@ void session_set_allow(struct session *s, const char *const *allow, size_t n);
 
 /* Whether reverse connections are wanted; they are kept open from now on, or closed. */
 void session_want_reverse(struct session *s, bool wanted);
+
+/* A stream with this tag is busy: a connection to where its client came in would be of use. */
+void session_want_shortcut(struct session *s, const char *tag);
 
 /* While up; NULL and 0 otherwise. */
 struct rpc_client *session_rpc(const struct session *s);

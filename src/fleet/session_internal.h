@@ -21,6 +21,7 @@ struct leg {
     struct dial *dial;
     struct rpc_client *rpc;
     struct reverse_pool *pool;
+    struct shortcuts *shortcuts;
     struct timer timer; /* for its welcome; for what was left */
     struct leg *next_over;
 };
@@ -60,5 +61,7 @@ void session_on_rpc_close(void *leg, int err);
 struct leg *session_leg_new(struct session *s, const struct hub_entry *e);
 /* What its certificates are now: for connections from now on. */
 int session_leg_load_tls(struct leg *l, struct diag *d);
+int session_make_tls(const struct session *s, const char *server_name, const char *alpn,
+                     struct tls_client **ret, struct diag *d);
 int session_leg_dial(struct leg *l, struct diag *d);
 void session_leg_free(struct leg *l); /* not from its callbacks */

@@ -6,6 +6,7 @@
 #include "base/mem.h"
 #include "base/time.h"
 #include "fleet/reverse.h"
+#include "fleet/shortcut.h"
 #include "net/conn.h"
 #include "net/dialer.h"
 #include "net/interface.h"
@@ -22,8 +23,8 @@ void session_leg_free(struct leg *l)
     timer_stop(&l->timer);
     if (l->dial)
         dial_cancel(l->dial);
-    if (l->pool)
-        reverse_pool_free(l->pool);
+    shortcuts_free(l->shortcuts);
+    reverse_pool_free(l->pool);
     if (l->rpc)
         rpc_client_free(l->rpc);
     tls_client_unref(l->control);
@@ -121,14 +122,14 @@ static void on_dialled(void *arg, const struct dial_result *r)
 
 /* ---- dialling ---- */
 
-static int make_tls(const struct session *s, const struct leg *l, const char *alpn,
-                    struct tls_client **ret, struct diag *d)
+int session_make_tls(const struct session *s, const char *server_name, const char *alpn,
+                     struct tls_client **ret, struct diag *d)
 {
     const struct agent_identity *id = s->cfg.identity;
     const struct tls_client_config cfg = {.ca_pem = id->ca_pem,
                                           .chain_pem = id->cert_pem,
                                           .key_pem = &id->key_pem,
-                                          .server_name = l->hub.id[0] ? l->hub.id : l->hub.at.host,
+                                          .server_name = server_name,
                                           .alpn = {alpn}};
     return tls_client_new(&cfg, ret, d);
 }
@@ -136,8 +137,9 @@ static int make_tls(const struct session *s, const struct leg *l, const char *al
 int session_leg_load_tls(struct leg *l, struct diag *d)
 {
     struct tls_client *control, *reverse;
-    TRY(make_tls(l->session, l, "warren-agent/1", &control, d));
-    int rc = make_tls(l->session, l, "warren-reverse/1", &reverse, d);
+    const char *name = l->hub.id[0] ? l->hub.id : l->hub.at.host;
+    TRY(session_make_tls(l->session, name, "warren-agent/1", &control, d));
+    int rc = session_make_tls(l->session, name, "warren-reverse/1", &reverse, d);
     if (rc < 0) {
         tls_client_unref(control);
         return rc;

@@ -17,7 +17,6 @@
 #include "loop/io.h"
 #include "net/listener.h"
 #include "net/tls.h"
-#include "peer/peer_link.h"
 #include "peer/peers.h"
 #include "pki/cert.h"
 #include "rpc/server.h"
@@ -44,7 +43,7 @@ static void take_hubs(struct hub *h, struct conn *c)
 {
     char id[ID_SIZE];
     if (cert_hub_identity(conn_peer_cert(c), h->settings->trust_domain, id) == 0) {
-        int worker = peer_link_worker(conn_server_name(c));
+        int worker = fleet_worker_number(conn_server_name(c));
         struct tunnel_lane *lane = worker < 0 ? tunnel_lane_pick(h->tunnels)
                                               : tunnel_lane_of_worker(h->tunnels, (uint32_t)worker);
         tunnel_lane_take_hubs(lane, c, id);

@@ -116,5 +116,6 @@ int hub_join_cluster(struct hub *h, struct diag *d)
         return diag_set(d, rc, "cannot derive the key of tickets");
     TRY(peers_new(&cfg, &h->peers, d));
     tunnels_join(h->tunnels, h->peers);
+    tunnels_allow_shortcuts(h->tunnels, for_agents[0] && !h->settings->no_shortcuts);
     return 0;
 }

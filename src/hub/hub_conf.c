@@ -95,6 +95,11 @@ static const struct conf_row rows[] = {
      "of "
      "a cluster; as other hubs do, unless set; \"none\" where they cannot.",
      .check = check_agent_address},
+    {"no_shortcuts", CONF_BOOL, AT(no_shortcuts), "false", "WARREN_NO_SHORTCUTS", "--no-shortcuts",
+     NULL,
+     "Busy streams of this hub's clients to another hub's agents stay on their way by that hub; "
+     "else "
+     "the agent dials this one, at agent_address, if it can."},
     {"trust_domain", CONF_STRING, AT(trust_domain), "warren", "WARREN_TRUST_DOMAIN",
      "--trust-domain", "NAME", "SPIFFE trust domain of all identities; fixed once the CA exists.",
      .check = check_trust_domain},

@@ -18,6 +18,8 @@ enum {
     AGENTS_ONLINE,
     REVERSE_CONNECTIONS,
     STREAM_MOVES,
+    SHORTCUTS,
+    SHORTCUTS_TAKEN,
     LOGINS_REFUSED,
     TUNNELS,
     STREAMS_OPEN,
@@ -89,6 +91,10 @@ static const struct metric_row rows[METRIC_COUNT] = {
                              "Connections that carry agents' streams"},
     [STREAM_MOVES] = {"warren_stream_moves_total", METRIC_COUNTER,
                       "Bulk streams that were moved to another connection of their agent"},
+    [SHORTCUTS] = {"warren_shortcut_connections", METRIC_GAUGE,
+                   "Connections of agents that are logged in at other hubs"},
+    [SHORTCUTS_TAKEN] = {"warren_shortcuts_total", METRIC_COUNTER,
+                         "Times that a stream by another hub was sent on over such a connection"},
     [LOGINS_REFUSED] = {"warren_agent_logins_refused_total", METRIC_COUNTER,
                         "Logins of agents that log in too often"},
     [TUNNELS] = {"warren_tunnels", METRIC_GAUGE, "Tunnel objects by phase",
@@ -227,6 +233,8 @@ static void collect_connections(struct hub *h, struct metrics *m)
     fleet_stats(h->fleet, &fleet);
     metric_set(m, REVERSE_CONNECTIONS, 0, (int64_t)fleet.links);
     metric_add(m, STREAM_MOVES, 0, (int64_t)fleet.moves);
+    metric_set(m, SHORTCUTS, 0, (int64_t)fleet.shortcuts);
+    metric_add(m, SHORTCUTS_TAKEN, 0, (int64_t)fleet.shortcuts_taken);
     metric_add(m, LOGINS_REFUSED, 0, (int64_t)fleet.logins_refused);
     rpc_server_stats(fleet_rpc(h->fleet), &rpc);
     metric_set(m, RPC_SESSIONS, 0, rpc.sessions);

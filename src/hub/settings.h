@@ -34,6 +34,7 @@ struct hub_settings {
     char *ca_passphrase_file;      /* in its place; NULL: none */
     struct host_port peer_address; /* where other hubs reach this one; empty: as it listens */
     char *agent_address;           /* the same for agents; NULL: the same; "none": they do not */
+    bool no_shortcuts;             /* agents of other hubs do not dial this one for busy streams */
     char *trust_domain;            /* of SPIFFE ids; stays the same for the life of the CA */
     int64_t workers;               /* threads that move bytes; 0: one a core */
     int log_level;                 /* enum log_level */

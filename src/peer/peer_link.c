@@ -4,6 +4,7 @@
 #include "base/error.h"
 #include "base/log.h"
 #include "base/mem.h"
+#include "fleet/link.h"
 #include "identity/identity.h"
 #include "net/dialer.h"
 #include "net/tls.h"
@@ -32,7 +33,7 @@ struct lane {
 struct dialling {
     struct lane *lane;
     size_t slot;
-    char name[PEER_NAME_SIZE];
+    char name[FLEET_WORKER_NAME_SIZE];
 };
 
 struct peer {
@@ -57,17 +58,6 @@ struct peer_links {
 static uint32_t worker_of(size_t slot)
 {
     return (uint32_t)(slot / PEER_LINKS);
-}
-
-void peer_link_name(char out[PEER_NAME_SIZE], uint32_t worker, const char *hub)
-{
-    snprintf(out, PEER_NAME_SIZE, "w%u.%s", worker % PEER_WORKERS_MAX, hub);
-}
-
-int peer_link_worker(const char *name)
-{
-    bool is_told = name[0] == 'w' && name[1] >= '0' && name[1] <= '9' && name[2] == '.';
-    return is_told ? name[1] - '0' : -1;
 }
 
 /* ---- dialling ---- */
@@ -136,7 +126,7 @@ static void dial(struct lane *lane, size_t slot)
     struct peer *peer = lane->peer;
     struct dialling *d = &peer->dialling[(size_t)(lane - peer->lanes) * SLOTS_MAX + slot];
     *d = (struct dialling){.lane = lane, .slot = slot};
-    peer_link_name(d->name, worker_of(slot), peer->id);
+    fleet_worker_name(d->name, worker_of(slot), peer->id);
     const struct dial_params params = {.target = peer->address,
                                        .deadline_ms = DIAL_MS,
                                        .tls = peer->tls,

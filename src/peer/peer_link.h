@@ -4,8 +4,8 @@
  * worker of the other hub, so that a stream can come out where the agent's connections are. Two, so
  * that what is small is not behind what is bulk. Main loop.
  *
- * Which worker a connection is for is told by the name that the ClientHello asks for, "w1.HUB-ID",
- * modulo how many there are; who dials takes it that the other has as many as itself.
+ * Which worker a connection is for is told by the name that the ClientHello asks for
+ * (fleet_worker_name); who dials takes it that the other has as many as itself.
  */
 #pragma once
 
@@ -17,10 +17,6 @@ struct peer_links;
 
 #define PEER_LINKS       2
 #define PEER_WORKERS_MAX 8
-#define PEER_NAME_SIZE   (ID_SIZE + 8)
-
-void peer_link_name(char out[PEER_NAME_SIZE], uint32_t worker, const char *hub);
-int peer_link_worker(const char *name); /* -1: it says nothing */
 
 struct peer_links_config {
     struct loop *loop;

@@ -66,6 +66,7 @@ struct tunnel_agent {
     struct held *leases;
     size_t n_leases;
     struct held *left; /* those of the hub before */
+    struct relay_tags tags;
     struct rpc_client_call *taking, *renewing, *reporting;
     struct defer take;
     struct served *reports; /* whose target's state is to be told */

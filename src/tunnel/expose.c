@@ -401,6 +401,7 @@ int exposure_start(const struct exposure_config *cfg, struct exposure **ret)
     e->headers[1] = (struct h2_header){"warren-lease", e->lease_text};
     e->headers[2] = (struct h2_header){EXPOSURE_TICKET, e->ticket};
     e->forward = cfg->forward;
+    random_bytes(&e->next_tag, sizeof(e->next_tag));
     e->n_headers = cfg->forward ? 3 : 2;
     e->is_any = cfg->protocol == TUNNEL_ANY;
     if (cfg->protocol == TUNNEL_UDP)

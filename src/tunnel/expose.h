@@ -13,6 +13,7 @@
 #include "base/addr.h"
 #include "fleet/pool.h"
 #include "net/pacer.h"
+#include "net/relay.h"
 #include "pki/ticket.h"
 #include "tunnel/tunnel_model.h"
 
@@ -43,6 +44,7 @@ struct exposure_goal {
     uint8_t ttl;                /* of what the agent sends to connect; 0: as usual */
     struct tunnel_ranges allow; /* of a target TUNNEL_ECHO: what may be pinged */
     char token[ID_SIZE];        /* the API token's id, see exposure_cut_token; "": none */
+    char tag[RELAY_TAG_SIZE];   /* of another hub's client, for its shortcut; "": it wants none */
     /* NULL, or that of an extended CONNECT by which the agent itself is meant: a static text */
     const char *protocol;
 };
@@ -86,6 +88,7 @@ struct exposure_ops {
 struct exposure_forward {
     char hub[ID_SIZE]; /* this one */
     uint64_t hub_epoch;
+    bool has_shortcuts; /* its agents may dial us */
     struct ticket_keys *_Atomic keys;
     const struct peer_clock *clock;
 };

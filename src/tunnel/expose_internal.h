@@ -40,6 +40,7 @@ struct exposure {
     struct relay_set relays;        /* its counters are read by anyone */
     struct relay_set passing;       /* those of other hubs' clients */
     struct relay_worker far_worker; /* of the other hub, where the agent is; as it said last */
+    uint64_t next_tag;
     char ticket[TICKET_TEXT_SIZE];
     int64_t ticket_ends_ms; /* database's clock */
     char authority[EXPOSURE_AUTHORITY_SIZE];
@@ -90,6 +91,20 @@ int64_t exposure_opened_at(const struct relay *r); /* wall ms */
 struct relay *exposure_open_dial(struct exposure *e, struct exposure_dial *d,
                                  const struct exposure_goal *goal, int fd, struct relay_pair *pair,
                                  const struct addr *client, bool is_other_hubs);
+
+/* Worker. expose_shortcut.c: what a client's stream has to do with one. */
+struct exposure_shortcut {
+    uint64_t tag;
+    bool has_tag;
+    uint8_t n_tries, n_waited;
+};
+/* By what it will be known to the agent, our own client or another hub's; false: by nothing. */
+bool exposure_tag(struct exposure *e, struct exposure_shortcut *s,
+                  const struct exposure_goal *asked, const struct exposure_goal *goal,
+                  char out[RELAY_TAG_SIZE]);
+/* It is busy: whether it goes past the other hub from now on, unless the agent refuses. */
+bool exposure_take_shortcut(struct exposure *e, struct exposure_shortcut *s, struct relay *r,
+                            bool is_bulk);
 
 /* Worker. expose_index.c */
 void exposure_index_add(struct exposure *e); /* if it is to be found */

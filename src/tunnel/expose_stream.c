@@ -28,19 +28,20 @@ struct client {
     struct exposure *exposure;
     int64_t opened;
     struct relay *relay;
-    struct pool_bulk *bulk;       /* while it fills a connection */
-    struct bridge *bridge;        /* NULL: a socket of the listener, or gone */
-    struct exposure_dial *dial;   /* NULL: nobody on the main loop asked for it */
-    struct relay_pair *pair;      /* in place of a socket, until the relay has it */
-    char token[ID_SIZE];          /* see exposure_goal */
-    bool is_udp;                  /* it carries capsules: the agent's end is a flow */
-    bool is_for_agent;            /* ... is the agent itself */
-    bool has_left;                /* its connection was lost, not ended */
-    bool is_metered;              /* counts as an open stream of the meters */
-    bool is_watch;                /* to TUNNEL_LEASE */
-    bool is_other_hubs;           /* see exposure_dial */
-    bool is_again;                /* another hub has turned it away once */
-    bool is_open;                 /* of `retry`: the target was reached */
+    struct pool_bulk *bulk;     /* while it fills a connection */
+    struct bridge *bridge;      /* NULL: a socket of the listener, or gone */
+    struct exposure_dial *dial; /* NULL: nobody on the main loop asked for it */
+    struct relay_pair *pair;    /* in place of a socket, until the relay has it */
+    char token[ID_SIZE];        /* see exposure_goal */
+    bool is_udp;                /* it carries capsules: the agent's end is a flow */
+    bool is_for_agent;          /* ... is the agent itself */
+    bool has_left;              /* its connection was lost, not ended */
+    bool is_metered;            /* counts as an open stream of the meters */
+    bool is_watch;              /* to TUNNEL_LEASE */
+    bool is_other_hubs;         /* see exposure_dial */
+    bool is_again;              /* another hub has turned it away once */
+    bool is_open;               /* of `retry`: the target was reached */
+    struct exposure_shortcut shortcut;
     struct exposure_goal *goal;   /* of a bridge: what it asked for */
     struct exposure_retry *retry; /* of a bridge: another exposure has its stream */
     struct client *prev, *next;   /* of `proxied` while there is a bridge */
@@ -263,12 +264,25 @@ static void on_relay_end(void *arg, struct relay *r, const struct relay_result *
 static void on_relay_bulk(void *arg, struct relay *r)
 {
     struct client *c = arg;
-    if (!c->is_udp && !c->is_for_agent) /* flows stay where they are, scans too */
+    if (c->is_udp || c->is_for_agent) /* flows stay where they are, scans too */
+        return;
+    if (exposure_take_shortcut(c->exposure, &c->shortcut, r, true))
+        fleet_pool_bulk_end(&c->bulk);
+    else
         fleet_pool_bulk(c->exposure->pool, &c->bulk, r);
 }
 
-static const struct relay_ops client_ops = {
-    .on_open = on_relay_open, .on_bulk = on_relay_bulk, .on_end = on_relay_end};
+static void on_relay_busy(void *arg, struct relay *r)
+{
+    struct client *c = arg;
+    if (exposure_take_shortcut(c->exposure, &c->shortcut, r, false))
+        fleet_pool_bulk_end(&c->bulk);
+}
+
+static const struct relay_ops client_ops = {.on_open = on_relay_open,
+                                            .on_bulk = on_relay_bulk,
+                                            .on_busy = on_relay_busy,
+                                            .on_end = on_relay_end};
 
 static void end_watches(const struct relay_set *set)
 {
@@ -354,7 +368,8 @@ static struct relay *open_relay(struct client *c, const struct exposure_goal *as
     uint8_t prefix[PROXY_HEADER_OUT_MAX];
     char path[CONNECT_UDP_PATH_SIZE], authority[EXPOSURE_AUTHORITY_SIZE], ttl[4];
     char allow[TUNNEL_RANGES_TEXT];
-    struct h2_header headers[EXPOSURE_HEADERS_MAX + 2];
+    char tag[RELAY_TAG_SIZE];
+    struct h2_header headers[EXPOSURE_HEADERS_MAX + 3];
     bool may_turn = e->forward && !c->is_again;
     struct relay_open_params params = {.peer = *peer,
                                        .authority = authority,
@@ -379,6 +394,8 @@ static struct relay *open_relay(struct client *c, const struct exposure_goal *as
         headers[params.n_headers++] = (struct h2_header){TUNNEL_ALLOW, allow};
     }
     c->is_udp = rc == 0 && goal.is_udp;
+    if (rc == 0 && exposure_tag(e, &c->shortcut, asked, &goal, tag))
+        headers[params.n_headers++] = (struct h2_header){RELAY_SHORTCUT, tag};
     if (rc == 0 && goal.protocol) {
         c->is_for_agent = true;
         params.protocol = goal.protocol;

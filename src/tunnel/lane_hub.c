@@ -26,6 +26,7 @@ static int read_goal(const struct lane_stream *s, struct exposure_goal *ret)
                                   .ttl = s->ttl,
                                   .allow = s->allow,
                                   .protocol = s->is_scan ? SCAN_PROTOCOL : NULL};
+    memcpy(ret->tag, s->tag, sizeof(ret->tag));
     if (s->is_bad)
         return ERR_INVALID;
     if (s->udp_path)

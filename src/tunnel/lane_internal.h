@@ -46,6 +46,7 @@ struct lane_stream {
     char *scope;
     char hub[ID_SIZE]; /* which forwards it; empty: a client's own */
     char *ticket;
+    char tag[RELAY_TAG_SIZE];      /* see exposure_goal */
     bool is_bad;                   /* a header of it cannot be read */
     char worker[LANE_WORKER_SIZE]; /* the hub that forwards it is told; see RELAY_WORKER */
     bool is_scan;                  /* another hub's: the agent itself is meant */

@@ -315,6 +315,14 @@ static void own_address(const struct conn *c, struct addr *ret)
         ret->len = 0;
 }
 
+/* A hub speaks for itself only. */
+static void read_tag(struct lane_stream *s, const char *tag)
+{
+    size_t n = strlen(s->hub);
+    if (tag && strlen(tag) < sizeof(s->tag) && strncmp(tag, s->hub, n) == 0 && tag[n] == '/')
+        snprintf(s->tag, sizeof(s->tag), "%s", tag);
+}
+
 void lane_stream_start(struct tunnel_lane *lane, struct client_conn *conn, struct h2_stream *h2,
                        const struct h2_headers *h, const char *authority, const char *udp_path)
 {
@@ -335,6 +343,7 @@ void lane_stream_start(struct tunnel_lane *lane, struct client_conn *conn, struc
     s->ask.scope = s->scope;
     if (conn && conn->hub[0]) {
         snprintf(s->hub, sizeof(s->hub), "%s", conn->hub);
+        read_tag(s, h2_headers_get(h, RELAY_SHORTCUT));
         s->ticket = mem_strdup(h2_headers_get(h, EXPOSURE_TICKET));
         const char *allow = h2_headers_get(h, TUNNEL_ALLOW);
         s->is_bad = allow && tunnel_ranges_read(allow, &s->allow) < 0;

@@ -50,3 +50,6 @@ void tunnel_agent_on_moved(struct tunnel_agent *ta, const Warren__V1__Welcome *w
 void tunnel_agent_on_left_over(struct tunnel_agent *ta);
 void tunnel_agent_on_request(struct tunnel_agent *ta, struct h2_stream *s,
                              const struct h2_headers *h);
+/* A request on a connection to another hub: a stream of its clients goes on there. */
+void tunnel_agent_on_shortcut(struct tunnel_agent *ta, struct h2_stream *s,
+                              const struct h2_headers *h);

@@ -74,7 +74,19 @@ static void on_echo_end(void *arg, const struct flow_result *res)
     stream_ended(p->held, 0);
 }
 
-static const struct relay_ops relay_callbacks = {.on_open = on_relay_open, .on_end = on_relay_end};
+/* Its client is at another hub, to which there is a shorter way. */
+static void on_relay_busy(void *arg, struct relay *r)
+{
+    const struct held *h = arg;
+    const char *tag = relay_tag(r);
+    if (tag && (h->state == HELD_TAKEN || h->state == HELD_ASKED))
+        session_want_shortcut(h->owner->session, tag);
+}
+
+static const struct relay_ops relay_callbacks = {.on_open = on_relay_open,
+                                                 .on_bulk = on_relay_busy,
+                                                 .on_busy = on_relay_busy,
+                                                 .on_end = on_relay_end};
 
 static bool is_allowed(const struct tunnel_agent *ta, const struct addr *a)
 {
@@ -131,15 +143,17 @@ static int find_resolver(struct host_port *target)
 }
 
 static void accept_stream(struct held *held, struct h2_stream *s, const struct host_port *target,
-                          uint8_t ttl)
+                          const struct h2_headers *h)
 {
     const struct relay_accept_params p = {.target = *target,
                                           .deadline_ms = DIAL_DEADLINE_MS,
-                                          .ttl = ttl,
+                                          .ttl = relay_read_ttl(h),
                                           .wants_cause = held->is_any,
                                           .check = tunnel_agent_check,
                                           .check_arg = held->owner,
                                           .gate = held->owner->gate,
+                                          .tag = h2_headers_get(h, RELAY_SHORTCUT),
+                                          .tags = &held->owner->tags,
                                           .set = &held->relays,
                                           .ops = &relay_callbacks,
                                           .arg = held};
@@ -277,7 +291,15 @@ void tunnel_agent_on_request(struct tunnel_agent *ta, struct h2_stream *s,
     else if (kind == STREAM_UDP)
         accept_flow(held, s, &target);
     else
-        accept_stream(held, s, &target, relay_read_ttl(h));
+        accept_stream(held, s, &target, h);
+}
+
+void tunnel_agent_on_shortcut(struct tunnel_agent *ta, struct h2_stream *s,
+                              const struct h2_headers *h)
+{
+    int rc = relay_accept_shortcut(s, &ta->tags, h);
+    if (rc < 0)
+        relay_refuse(s, rc);
 }
 
 static void cut_denied(const struct tunnel_agent *ta, struct held *h)

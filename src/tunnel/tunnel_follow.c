@@ -331,6 +331,11 @@ void tunnels_join(struct tunnels *ts, struct peers *peers)
     snprintf(ts->forward.hub, sizeof(ts->forward.hub), "%s", hub->id);
 }
 
+void tunnels_allow_shortcuts(struct tunnels *ts, bool may)
+{
+    ts->forward.has_shortcuts = may;
+}
+
 void tunnel_follow_init(struct tunnels *ts)
 {
     ts->observer.on_elsewhere = on_elsewhere;

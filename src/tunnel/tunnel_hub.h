@@ -25,6 +25,8 @@ void tunnels_set_trust(struct tunnels *ts, struct proxy_trust *trust);
  * tunnels; the next three are what it tells. */
 struct peers;
 void tunnels_join(struct tunnels *ts, struct peers *peers);
+/* Whether busy streams may go past the other hub; before the first client. */
+void tunnels_allow_shortcuts(struct tunnels *ts, bool may);
 /* By what tickets are made (the first) and checked; before tunnels_join, and when they change. */
 void tunnels_set_ticket_keys(struct tunnels *ts, const uint8_t (*keys)[TICKET_KEY_SIZE], size_t n);
 void tunnels_hub_up(struct tunnels *ts, struct fleet_pool *pool);
