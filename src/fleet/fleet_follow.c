@@ -67,15 +67,16 @@ static bool is_here(const struct fleet *f, const struct fleet_row *r)
     return strcmp(r->hub, f->cfg.hub.id) == 0 && r->hub_epoch == f->cfg.hub.epoch;
 }
 
-/* Its login is not in the database any more, or that it left. Where it is connected to another hub,
- * that one sees to it. */
-static void take_lost_session(struct fleet *f, struct fleet_row *row)
+/* Its login is not in the database any more, or not that it left; or nobody heard that its login
+ * had been written. Where it is connected to another hub, that one sees to it. */
+static void correct_session(struct fleet *f, const struct reload_agent *read)
 {
-    const struct fleet_agent *a = fleet_agent_find(f, row->id);
+    const struct fleet_agent *a = fleet_agent_find(f, read->id);
+    struct fleet_row *row = read->row;
     bool is_connected = a && a->call;
-    if (is_connected && a->epoch > (uint64_t)row->epoch && !row->revoked)
+    if (is_connected && read->is_undone && a->epoch > (uint64_t)row->epoch && !row->revoked)
         fleet_session_restore(f, a);
-    else if (!is_connected && is_here(f, row) && !row->disconnected)
+    else if (!is_connected && is_here(f, row) && !row->disconnected && !f->is_stopping)
         fleet_session_end_again(f, row);
 }
 
@@ -116,11 +117,10 @@ static void agents_read(void *arg, int err)
     say_trouble(r->f, r->agents[0].id, err);
     for (size_t i = 0; i < r->n; i++) {
         struct reload_agent *a = &r->agents[i];
-        if (err == 0 && a->row && a->is_undone)
-            take_lost_session(r->f, a->row);
-        if (err == 0 && a->row)
+        if (err == 0 && a->row) {
+            correct_session(r->f, a);
             follow_agent(r->f, a->row);
-        else if (err == 0 && a->is_undone)
+        } else if (err == 0 && a->is_undone)
             fleet_view_remove_agent(r->f, a->id);
         mem_free(a->row);
     }

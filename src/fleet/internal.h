@@ -98,7 +98,7 @@ int fleet_rows_read(struct tx *tx, const struct store_value *ids, size_t n,
 
 /* fleet_undone.c: the agent is connected here, and the database does not know it any more. */
 void fleet_session_restore(struct fleet *f, const struct fleet_agent *a);
-/* fleet_session.c: it left, and the database does not know that any more. */
+/* fleet_session.c: it is not here (any more), and the database does not know that. */
 void fleet_session_end_again(struct fleet *f, struct fleet_row *row);
 
 /* fleet_view.c: what the database says. */

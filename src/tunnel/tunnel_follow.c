@@ -153,12 +153,21 @@ static void fill_claim(const struct tunnel_object *o, struct tunnel_claim *ret)
     ret->route = o->route;
 }
 
+/* No session's end voids the route of a tunnel that several agents hold: who has moved to another
+ * hub serves it on, but does not keep it here. */
+static bool keeps(const struct tunnel_object *o, const struct tunnel_lease *l)
+{
+    bool has_left = l->l.state == LEASE_HELD && l->peer && l->peer->left &&
+                    o->t.spec.spread == TUNNEL_SPREAD_CONNECTION;
+    return l->l.state != LEASE_LINGERING && !has_left;
+}
+
 /* Nobody here holds it or will, and nobody's streams are being cut. */
 static bool is_idle(const struct tunnel_object *o)
 {
     const struct tunnel_lease *l;
     DL_FOREACH (o->leases, l) {
-        if (l->l.state != LEASE_LINGERING)
+        if (keeps(o, l))
             return false;
     }
     return !o->want;

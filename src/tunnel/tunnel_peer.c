@@ -180,6 +180,7 @@ bool tunnel_peer_left(struct tunnels *ts, struct fleet_agent *a, struct fleet_po
     forget_session(p);
     p->left = pool;
     pool->left_user = p;
+    tunnel_plan(tunnel_network_of(ts, a->network->id));
     if (p->leases)
         return true;
     pool->left_user = NULL;

@@ -255,12 +255,22 @@ static bool may_plan(const struct tunnels *ts)
     return !ts->is_draining && (!ts->cluster || peers_may_claim(ts->cluster));
 }
 
+/* What a hub that is being drained has no agents for any more is others' to claim. */
+static void release_idle(struct tunnel_network *n)
+{
+    struct tunnel_object *o;
+    DL_FOREACH (n->objects, o)
+        tunnel_release_if_idle(o);
+}
+
 void tunnel_plan_timer(struct timer *t)
 {
     struct tunnel_network *n = container_of(t, struct tunnel_network, plan_timer);
     n->planned_ms = loop_now_ms(n->owner->loop);
     if (may_plan(n->owner))
         make_plan(n);
+    else if (!n->owner->is_draining)
+        release_idle(n);
 }
 
 void tunnel_plan(struct tunnel_network *n)

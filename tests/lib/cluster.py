@@ -220,10 +220,12 @@ class Cluster:
         with open(os.path.join(hub.data, "hub.id")) as f:
             return f.read().strip()
 
-    def tunnel(self, hub, target, name="web", protocol="tcp", network="lan", **access):
+    def tunnel(self, hub, target, name="web", protocol="tcp", network="lan", spread=None, **access):
         """Made at `hub`; served when every hub says so."""
         body = {"name": name, "spec": {"target": {"network": network, "address": target,
                                                   "protocol": protocol}, "access": access}}
+        if spread:
+            body["spec"]["spread"] = spread
         made = hub.admin.post("/api/v1/tunnels", body)
         self.wait_active(made["id"])
         return made

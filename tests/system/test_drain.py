@@ -49,12 +49,13 @@ def hub(cluster, of, at):
     return next(h for h in at.admin.items("/api/v1/hubs") if h["id"] == cluster.id_of(of))
 
 
-def test_agents_of_a_drained_hub_move_and_nobody_feels_it(bench, cluster):
+@pytest.mark.parametrize("spread", ["agent", "connection"])
+def test_agents_of_a_drained_hub_move_and_nobody_feels_it(bench, cluster, spread):
     agent = cluster.agent("a1")
     home = cluster.hub_of(agent)
     others = [h for h in cluster.hubs if h is not home]
     echo = echo_at(bench, agent)
-    cluster.tunnel(others[0], echo.address, endpoint={"listen": f"0.0.0.0:{PORT}"})
+    cluster.tunnel(others[0], echo.address, spread=spread, endpoint={"listen": f"0.0.0.0:{PORT}"})
     agent.process.wait_log("connected", 10)
     clients = Clients(cluster.client, *(f"{h.host}:{PORT}" for h in cluster.hubs))
     with connect(f"{others[1].host}:{PORT}", namespace=cluster.client) as through, \

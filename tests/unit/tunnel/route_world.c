@@ -76,22 +76,47 @@ static uint64_t own_now(const struct hub *h)
     return w.now_ms + h->ahead_ms;
 }
 
-static bool is_linked(int a, int b)
+static bool can_link(int a, int b)
 {
     return w.hubs[a].is_alive && w.hubs[b].is_alive && !w.hubs[a].is_frozen &&
            !w.hubs[b].is_frozen && !w.parted[a][b];
 }
 
-bool world_is_served_by(int hub, const struct tunnel_route *r)
+bool world_is_linked(int a, int b)
+{
+    return can_link(a, b) && w.now_ms >= w.links_ms[a][b] + LINK_MS;
+}
+
+static void note_links(void)
+{
+    for (int a = 0; a < HUBS; a++) {
+        for (int b = 0; b < HUBS; b++) {
+            if (!can_link(a, b))
+                w.links_ms[a][b] = w.now_ms;
+        }
+    }
+}
+
+int world_own_agent(int hub, int tunnel)
+{
+    for (int a = tunnel % NETWORKS; a < AGENTS; a += NETWORKS) {
+        if (w.agents[a].hub == hub)
+            return a;
+    }
+    return -1;
+}
+
+bool world_is_served_by(int hub, int tunnel, const struct tunnel_route *r)
 {
     const struct agent *g = &w.agents[agent_of_route(r)];
-    return w.hubs[hub].is_alive && !w.hubs[hub].is_frozen && g->hub == hub &&
-           g->epoch == r->session;
+    if (!w.hubs[hub].is_alive || w.hubs[hub].is_frozen)
+        return false;
+    return r->session ? g->hub == hub && g->epoch == r->session : world_own_agent(hub, tunnel) >= 0;
 }
 
 bool world_has_moved(const struct tunnel_route *r)
 {
-    return w.db.agents[agent_of_route(r)].epoch > r->session;
+    return r->session && w.db.agents[agent_of_route(r)].epoch > r->session;
 }
 
 /* ---- a hub ---- */
@@ -186,7 +211,7 @@ static bool has_other_hub(int i)
 {
     const struct hub *h = &w.hubs[i];
     for (int k = 0; k < HUBS; k++) {
-        if (k != i && (h->others[k].ends_own > own_now(h) || is_linked(i, k)))
+        if (k != i && (h->others[k].ends_own > own_now(h) || world_is_linked(i, k)))
             return true;
     }
     return false;
@@ -209,7 +234,7 @@ enum route_duty hub_duty(int i, int tunnel, bool has_agent)
     struct route_view v = {.hub = self, .may_claim = may_claim(i), .has_agent = has_agent};
     if (hub >= 0 && hub != i)
         v.is_hub_live = h->others[hub].epoch == r->hub_epoch &&
-                        (h->others[hub].ends_own > own_now(h) || is_linked(i, hub));
+                        (h->others[hub].ends_own > own_now(h) || world_is_linked(i, hub));
     if (hub >= 0) {
         const struct session *s = &h->agents[agent_of_route(r)];
         v.is_session_live = s->epoch < r->session || (s->epoch == r->session && s->hub >= 0);
@@ -217,33 +242,35 @@ enum route_duty hub_duty(int i, int tunnel, bool has_agent)
     return route_duty(r, &v);
 }
 
-/* An agent of the tunnel's network whose connection ends here; -1: none. */
-static int own_agent(int i, int tunnel)
-{
-    for (int a = tunnel % NETWORKS; a < AGENTS; a += NETWORKS) {
-        if (w.agents[a].hub == i)
-            return a;
-    }
-    return -1;
-}
-
 static void release(int i, int tunnel)
 {
     struct hub *h = &w.hubs[i];
     struct mail m = {.kind = MAIL_RELEASE, .id = tunnel, .route = h->tunnels[tunnel]};
-    if (h->is_releasing[tunnel] || h->is_claiming[tunnel] || !may_claim(i))
+    if (h->is_releasing[tunnel] || h->is_claiming[tunnel])
         return;
     h->is_releasing[tunnel] = true;
     mail_ask_until_done(i, m);
 }
 
+static struct mail claim_of(int i, int tunnel, int agent)
+{
+    const struct hub *h = &w.hubs[i];
+    struct mail m = {.kind = MAIL_CLAIM, .id = tunnel, .value = h->tunnels[tunnel].epoch};
+    m.route = (struct tunnel_route){.hub_epoch = h->epoch};
+    if (tunnel % SHARED)
+        m.route.session = w.agents[agent].epoch;
+    name_of(i, m.route.hub);
+    snprintf(m.route.agent, sizeof(m.route.agent), "agt_%d", agent);
+    return m;
+}
+
 static void claim(int i, int tunnel)
 {
     struct hub *h = &w.hubs[i];
-    int agent = own_agent(i, tunnel);
+    int agent = world_own_agent(i, tunnel);
     const struct tunnel_route *r = &h->tunnels[tunnel];
     enum route_duty duty = hub_duty(i, tunnel, agent >= 0);
-    bool is_own_gone = duty == ROUTE_SERVE && !world_is_served_by(i, r);
+    bool is_own_gone = duty == ROUTE_SERVE && !world_is_served_by(i, tunnel, r);
     if (agent < 0 && duty == ROUTE_SERVE) {
         release(i, tunnel);
         return;
@@ -251,10 +278,7 @@ static void claim(int i, int tunnel)
     if (agent < 0 || h->is_claiming[tunnel] || !hub_reaches_db(h) || !may_claim(i) ||
         (duty != ROUTE_CLAIM && !is_own_gone))
         return;
-    struct mail m = {.kind = MAIL_CLAIM, .id = tunnel, .value = r->epoch};
-    m.route = (struct tunnel_route){.hub_epoch = h->epoch, .session = w.agents[agent].epoch};
-    name_of(i, m.route.hub);
-    snprintf(m.route.agent, sizeof(m.route.agent), "agt_%d", agent);
+    struct mail m = claim_of(i, tunnel, agent);
     h->is_claiming[tunnel] = true;
     mail_ask(i, m);
 }
@@ -265,16 +289,11 @@ static void claim(int i, int tunnel)
  * until it hears that there is another one. */
 static void ask_late(int i)
 {
-    const struct hub *h = &w.hubs[i];
     for (uint32_t n = draw(4); n; n--) {
-        int tunnel = (int)draw(TUNNELS), agent = own_agent(i, tunnel);
+        int tunnel = (int)draw(TUNNELS), agent = world_own_agent(i, tunnel);
         if (agent < 0)
             continue;
-        struct mail m = mail_from(
-            i, (struct mail){.kind = MAIL_CLAIM, .id = tunnel, .value = h->tunnels[tunnel].epoch});
-        m.route = (struct tunnel_route){.hub_epoch = h->epoch, .session = w.agents[agent].epoch};
-        name_of(i, m.route.hub);
-        snprintf(m.route.agent, sizeof(m.route.agent), "agt_%d", agent);
+        struct mail m = mail_from(i, claim_of(i, tunnel, agent));
         mail_post(m, w.now_ms + draw(LATE_MAX_MS));
     }
     if (draw(4) == 0)
@@ -334,7 +353,7 @@ static void restore_route(int i, const struct mail *m)
 {
     struct hub *h = &w.hubs[i];
     struct tunnel_route *r = &h->tunnels[m->id];
-    if (r->epoch > m->route.epoch && hub_of_route(r) == i && world_is_served_by(i, r)) {
+    if (r->epoch > m->route.epoch && hub_of_route(r) == i && world_is_served_by(i, m->id, r)) {
         h->n_asked++;
         mail_ask_until_done(i, (struct mail){.kind = MAIL_RESTORE, .id = m->id, .route = *r});
     } else if (r->epoch == m->route.epoch && !r->hub[0]) {
@@ -356,12 +375,12 @@ static void on_row(int i, const struct mail *m)
 }
 
 /* fleet_follow.c. */
-static void restore_session(int i, const struct mail *m)
+static void correct_session(int i, const struct mail *m)
 {
     const struct session *s = &m->session;
     const struct agent *g = &w.agents[m->id];
     struct hub *h = &w.hubs[i];
-    if (g->hub == i && g->epoch > s->epoch) {
+    if (m->is_undone && g->hub == i && g->epoch > s->epoch) {
         struct session own = {g->epoch, i, h->epoch};
         h->n_asked++;
         mail_ask_until_done(
@@ -379,8 +398,7 @@ static void on_agent_row(int i, const struct mail *m)
     struct agent *g = &w.agents[m->id];
     h->n_asked--;
     h->reading_agent[m->id]--;
-    if (m->is_undone)
-        restore_session(i, m);
+    correct_session(i, m);
     if (g->hub == i && g->epoch > m->session.epoch)
         return;
     h->agents[m->id] = m->session;
@@ -388,6 +406,17 @@ static void on_agent_row(int i, const struct mail *m)
         g->hub = -1;
         g->dial_at_ms = w.now_ms + draw(2000);
     }
+}
+
+/* Its hub says so when it can. */
+static void leave(int a)
+{
+    struct agent *g = &w.agents[a];
+    mail_ask_until_done(g->hub, (struct mail){.kind = MAIL_LOGOUT, .id = a, .value = g->epoch});
+    struct session *seen = &w.hubs[g->hub].agents[a];
+    if (seen->epoch == g->epoch)
+        seen->hub = -1;
+    g->hub = -1;
 }
 
 static void on_logged_in(int i, const struct mail *m)
@@ -407,7 +436,10 @@ static void on_logged_in(int i, const struct mail *m)
             i, (struct mail){.kind = MAIL_LOGOUT, .id = m->id, .value = m->session.epoch});
         return;
     }
-    w.seen[SEEN_MOVED] += g->hub >= 0;
+    if (g->hub >= 0) {
+        w.seen[SEEN_MOVED]++;
+        leave(m->id); /* when the new session is there */
+    }
     g->hub = i;
     g->epoch = m->session.epoch;
     g->dials = -1;
@@ -483,15 +515,6 @@ static void dial(int a, int to)
     mail_ask(to, (struct mail){.kind = MAIL_LOGIN, .id = a, .value = ++g->attempt});
 }
 
-/* Its hub says so when it can. */
-static void leave(int a)
-{
-    struct agent *g = &w.agents[a];
-    mail_ask_until_done(g->hub, (struct mail){.kind = MAIL_LOGOUT, .id = a, .value = g->epoch});
-    w.hubs[g->hub].agents[a].hub = -1;
-    g->hub = -1;
-}
-
 static void move_agent(int a)
 {
     struct agent *g = &w.agents[a];
@@ -503,7 +526,7 @@ static void move_agent(int a)
         g->dial_at_ms = w.now_ms + draw(2000);
     } else if (h && world_chance(2000)) {
         leave(a);
-        g->dial_at_ms = w.now_ms + draw(5000);
+        g->dial_at_ms = draw(4) ? w.now_ms + draw(5000) : UINT64_MAX; /* for good */
     }
     if (g->dials >= 0 && w.now_ms > g->give_up_ms)
         g->dials = -1;
@@ -530,6 +553,7 @@ void world_start(uint64_t seed)
 void world_step(void)
 {
     w.now_ms += STEP_MS;
+    note_links();
     mail_deliver(deliver);
     int first = (int)draw(HUBS);
     for (int k = 0; k < HUBS; k++) {
@@ -551,7 +575,7 @@ void world_step(void)
 bool world_is_quiet(void)
 {
     for (int i = 0; i < HUBS; i++) {
-        if (w.hubs[i].read < w.db.n_feed)
+        if (w.hubs[i].is_alive && w.hubs[i].read < w.db.n_feed)
             return false;
     }
     for (size_t i = 0; i < w.n_mail; i++) {

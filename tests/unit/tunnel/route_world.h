@@ -23,6 +23,8 @@
 #define AGENTS       50
 #define NETWORKS     10 /* agent a is of network a % NETWORKS, tunnel t of t % NETWORKS */
 #define TUNNELS      20
+#define SHARED       4    /* each so many-th tunnel is held by all agents of its hub */
+#define LINK_MS      2000 /* until two hubs that can reach each other do */
 #define STEP_MS      50
 #define FEED_MAX     32768
 #define UNDO_MAX     2048
@@ -167,9 +169,10 @@ struct world {
     struct db db;
     struct hub hubs[HUBS];
     struct agent agents[AGENTS];
-    bool parted[HUBS][HUBS];   /* no link between them */
-    uint64_t highest[TUNNELS]; /* epoch ever given */
-    uint64_t failed_over_ms;   /* when the database did last; 0: never */
+    bool parted[HUBS][HUBS];       /* no link between them, */
+    uint64_t links_ms[HUBS][HUBS]; /* since when there can be one */
+    uint64_t highest[TUNNELS];     /* epoch ever given */
+    uint64_t failed_over_ms;       /* when the database did last; 0: never */
     struct mail mail[MAIL_MAX];
     size_t n_mail;
     uint64_t n_sent;
@@ -196,7 +199,10 @@ bool hub_reaches_db(const struct hub *h);
 int hub_of_route(const struct tunnel_route *r);
 int agent_of_route(const struct tunnel_route *r);
 /* Whether an agent takes streams under this route: the connection is there, and of that session. */
-bool world_is_served_by(int hub, const struct tunnel_route *r);
+bool world_is_served_by(int hub, int tunnel, const struct tunnel_route *r);
+/* An agent of the tunnel's network whose connection ends there; -1: none. */
+int world_own_agent(int hub, int tunnel);
+bool world_is_linked(int a, int b);
 /* Whether the route's agent has logged in once more since, wherever that is known. */
 bool world_has_moved(const struct tunnel_route *r);
 
