@@ -57,8 +57,9 @@ system: deps-build-demo-test compile
 
 test: unit system
 
-CLUSTER_TESTS ?= connect_udp failures faithful forward mount mount_cli mount_flood mount_programs mount_tcp proxy \
-    proxy_h2 proxy_http proxy_protocol read_ahead read_ahead_trouble socks sweep transfer udp web web_access web_names
+CLUSTER_TESTS ?= connect_udp failover failures faithful forward lifecycle limits mount mount_cli mount_flood \
+    mount_programs mount_tcp pool proxy proxy_h2 proxy_http proxy_protocol read_ahead read_ahead_trouble recovery \
+    socks spread sweep transfer udp web web_access web_names
 
 test-cluster: deps-build-demo-test compile
 	WARREN_TEST_HUBS=2 WARREN_BUILD=$(abspath $(BUILD)) SANITIZE=$(SANITIZE) $(PYTHON) -m pytest \

@@ -547,6 +547,11 @@ uint64_t exposure_epoch(const struct exposure *e)
     return e->lease_epoch;
 }
 
+const char *exposure_agent(const struct exposure *e)
+{
+    return e->agent;
+}
+
 struct exposure *exposure_next(const struct exposure *e)
 {
     return e->next;

@@ -203,6 +203,7 @@ struct fleet_pool *exposure_pool(const struct exposure *e);
 bool exposure_is_stopping(const struct exposure *e);
 bool exposure_is_serving(const struct exposure *e);    /* neither stopping nor lingering */
 uint64_t exposure_epoch(const struct exposure *e);     /* of its lease */
+const char *exposure_agent(const struct exposure *e);  /* who has it */
 bool exposure_is_forwarding(const struct exposure *e); /* to another hub */
 
 /* The owner's list (utlist, `prev` and `next` of the main loop). */

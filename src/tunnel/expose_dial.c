@@ -99,6 +99,20 @@ static void start_on_worker(void *arg)
         d->relay = r;
 }
 
+static void start_given_on_worker(void *arg)
+{
+    struct exposure *e = ((struct exposure_dial *)arg)->exposure;
+    start_on_worker(arg);
+    atomic_fetch_add_explicit(&e->n_arrived, 1, memory_order_release);
+}
+
+/* Main. It counts as load at once. */
+static void give(struct exposure *e, struct exposure_dial *d)
+{
+    e->n_given++;
+    loop_post(d->worker, start_given_on_worker, d);
+}
+
 struct exposure_dial *exposure_dial(struct exposure *e, const struct exposure_goal *goal, int fd,
                                     struct relay_pair *pair, const struct addr *client,
                                     bool is_other_hubs, const struct exposure_dial_ops *ops,
@@ -119,7 +133,7 @@ struct exposure_dial *exposure_dial(struct exposure *e, const struct exposure_go
     d->is_other_hubs = is_other_hubs;
     if (goal)
         d->goal = *goal;
-    loop_post(d->worker, start_on_worker, d);
+    give(e, d);
     return d;
 }
 
@@ -172,7 +186,7 @@ void exposure_dial_again(struct exposure_dial *d, struct exposure *e, int fd)
     d->worker = e->worker;
     d->fd = fd;
     d->is_again = true;
-    loop_post(d->worker, start_on_worker, d);
+    give(e, d);
 }
 
 void exposure_dial_turned_away(struct exposure_dial *d)

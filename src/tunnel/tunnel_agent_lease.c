@@ -178,10 +178,11 @@ void tunnel_agent_on_renew_timer(struct timer *timer)
     bool has_slept = ta->leases && now - ta->renewed_ms > ta->lease_ms;
     if (has_slept)
         drop_all(ta, "not renewed in time");
+    /* With nothing to renew, it tells the hub that we are awake again. */
+    ta->is_to_call |= has_slept;
     if (!ta->leases)
         ta->renewed_ms = now;
-    /* With nothing to renew, it tells the hub that we are awake again. */
-    if ((ta->leases || has_slept || ta->is_to_call) && rpc && !ta->renewing)
+    if ((ta->leases || ta->is_to_call) && rpc && !ta->renewing)
         renew(ta, rpc);
 }
 

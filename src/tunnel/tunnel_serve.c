@@ -11,6 +11,7 @@
 #include "tunnel/tunnel_lane.h"
 #include "wire/proxy_status.h"
 
+#include <string.h>
 #include <utlist.h>
 
 bool tunnel_is_served(const struct tunnel_object *o)
@@ -283,12 +284,34 @@ static void on_drain(struct fleet_observer *ob, struct fleet_agent *a)
         tunnel_peer_drain(p);
 }
 
+/* Of an agent at another hub, for who waits for the end of its drain: the streams of this hub's
+ * clients. */
+static void describe_elsewhere(struct tunnels *ts, const struct fleet_agent *a,
+                               struct fleet_agent_load *ret)
+{
+    const struct tunnel_network *n = tunnel_network_of(ts, a->network->id);
+    struct tunnel_traffic traffic = {0};
+    const struct tunnel_object *o;
+    DL_FOREACH (n ? n->objects : NULL, o) {
+        ret->tunnels += strcmp(o->route.agent, a->id) == 0 && tunnel_is_forwarded(o);
+        for (const struct exposure *e = o->exposures; e; e = exposure_next(e)) {
+            if (!exposure_is_forwarding(e) || strcmp(exposure_agent(e), a->id) != 0)
+                continue;
+            ret->lingering += !exposure_is_serving(e) && !exposure_is_stopping(e);
+            exposure_traffic(e, &traffic);
+        }
+    }
+    ret->streams += traffic.streams_open;
+}
+
 static void describe(struct fleet_observer *ob, const struct fleet_agent *a,
                      struct fleet_agent_load *ret)
 {
     const struct tunnel_peer *p = tunnel_peer_of(container_of(ob, struct tunnels, observer), a->id);
     if (p)
         tunnel_peer_describe(p, ret);
+    else if (a->draining && fleet_agent_is_online(a))
+        describe_elsewhere(container_of(ob, struct tunnels, observer), a, ret);
 }
 
 static size_t count_in_network(struct fleet_observer *ob, const char *network)

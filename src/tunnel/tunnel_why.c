@@ -26,19 +26,24 @@ static void add(struct text *t, const char *s)
     t->room -= used;
 }
 
-/* Whether every agent that is there is being drained; then their names. */
+static bool is_draining(struct tunnels *ts, const struct fleet_agent *a)
+{
+    const struct tunnel_peer *p = a->call ? tunnel_peer_of(ts, a->id) : NULL;
+    return p ? tunnel_peer_is_draining(p) : a->draining != 0;
+}
+
+/* Whether every agent that is there, at whichever hub, is being drained; then their names. */
 static bool add_draining(struct text *t, struct tunnels *ts, const struct fleet_network *n)
 {
     const struct fleet_agent *a;
     bool is_first = true;
     DL_FOREACH2 (n->agents, a, next_in_network) {
-        const struct tunnel_peer *p = a->call ? tunnel_peer_of(ts, a->id) : NULL;
-        if (p && !tunnel_peer_is_draining(p))
+        if (fleet_agent_is_online(a) && !is_draining(ts, a))
             return false;
     }
     add(t, "its agents are being drained: ");
     DL_FOREACH2 (n->agents, a, next_in_network) {
-        if (!a->call)
+        if (!fleet_agent_is_online(a))
             continue;
         add(t, is_first ? "" : ", ");
         add(t, a->name);
@@ -85,7 +90,7 @@ const char *tunnel_pending_reason(struct tunnel_object *o)
         add(&t, "the hub that serves it is not linked to this one");
     else if (best)
         describe_lease(&t, best);
-    else if (!n->online || !add_draining(&t, o->owner, n))
+    else if (!add_draining(&t, o->owner, n))
         add(&t, "waiting for an agent of the network to take it");
     return o->pending;
 }

@@ -82,6 +82,8 @@ class Place:
 class PairedHub(Hub):
     """The near one; `home` is the other. Options are those of both."""
 
+    agent_options = ("--fixed-hubs",)  # a new login comes home, too
+
     def __init__(self, directory, host="127.0.0.1", namespace=None, options=(), env=None):
         self.place = Place(namespace, host)
         self.place.home.sysctl("net.ipv4.ip_nonlocal_bind", 1)  # the near one's addresses

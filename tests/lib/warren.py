@@ -133,6 +133,8 @@ class Watch:
 class Hub:
     """`options`: more flags; they stay over restarts."""
 
+    agent_options = ()  # of its agents, beside their own
+
     def __init__(self, directory, host="127.0.0.1", namespace=None, options=(), env=None):
         self.directory = str(directory)
         os.makedirs(self.directory, exist_ok=True)
@@ -255,7 +257,8 @@ class Agent:
             os.chown(self.directory, int(user), -1)
         self.data = os.path.join(self.directory, "data")
         self.user, self.env = user, env
-        self.process = Process([program("warren-agent"), "run", "--data", self.data, *options],
+        more = getattr(hub, "agent_options", ())
+        self.process = Process([program("warren-agent"), "run", "--data", self.data, *more, *options],
                                os.path.join(self.directory, "agent.log"), env=env,
                                namespace=namespace, user=user)
         hub.agents.append(self)

@@ -176,6 +176,7 @@ def test_logs_as_json_are_one_object_a_line(bench):
             assert isinstance(json.loads(line), dict)
 
 
+@pytest.mark.one_hub("which address an agent comes from")
 def test_a_hub_by_default_listens_on_ipv4_and_ipv6_alike(bench):
     hub = bench.hub(host="::1")
     assert hub.admin.raw("GET", "/readyz")[0] == 200
@@ -197,6 +198,7 @@ def test_the_hub_keeps_its_ca_and_identity_over_restarts(hub):
 
 # --- tunnels ----------------------------------------------------------------------------------------
 
+@pytest.mark.one_hub("the hub whose clock is first ends it; to the other it is a reset")
 def test_a_ttl_that_runs_out_closes_listener_and_streams(bench, hub, echo_server):
     hub.agent("a1")
     tunnel = hub.tunnel(echo_server.address, ttl="2s")
@@ -209,7 +211,7 @@ def test_a_ttl_that_runs_out_closes_listener_and_streams(bench, hub, echo_server
     assert status["endpoint"] is None and status["closed"] and status["streams"]["open"] == 0
     with pytest.raises(ConnectionRefusedError):
         connect(endpoint(tunnel))
-    row = hub.admin.items("/api/v1/tunnels/web/connections")[0]
+    row = wait_until(lambda: hub.admin.items("/api/v1/tunnels/web/connections"), "the row")[0]
     assert row["end"] == "expired"
 
 
@@ -310,6 +312,7 @@ def test_a_real_client_reaches_a_real_service_behind_nat(bench, lan):
     assert run(["curl", "-sSf", f"http://{address}/page"], namespace=lan.hub.name).stdout == "from behind the NAT\n"
 
 
+@pytest.mark.one_hub("how an agent comes to its hub")
 def test_an_agent_reaches_a_hub_over_ipv6(bench, lan):
     hub = bench.hub(host=lan.HUB6, namespace=lan.hub.name)
     server = bench.server(host="fd00::17", namespace=lan.lan.name)

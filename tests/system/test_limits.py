@@ -253,6 +253,7 @@ def test_a_tenants_networks_and_tokens_are_limited(hub):
     admin.post("/api/v1/networks", {"name": "n2"})
 
 
+@pytest.mark.one_hub("its rows are made in SQLite's file")
 def test_a_network_holds_ten_thousand_tunnels(hub):
     body = {"spec": {"target": {"network": "lan", "address": "127.0.0.1:1"}, "access": {"internal": True}}}
     hub.admin.post("/api/v1/networks", {"name": "lan"})

@@ -8,11 +8,11 @@ import pytest
 from lib.flow import Flow
 from lib.process import Process, run, wait_until
 from lib.service import connect, exchange
-from lib.warren import endpoint, program
+from lib.warren import endpoint
 
 
 def connections(hub):
-    return int(hub.metric("warren_reverse_connections"))
+    return int(hub.home.metric("warren_reverse_connections"))
 
 
 @pytest.fixture
@@ -30,7 +30,7 @@ def test_connections_come_with_load_and_go_after_a_quiet_time(short_quiet, echo_
 
     flows = [Flow(address) for _ in range(3)]
     wait_until(lambda: connections(hub) == 4, "one for each bulk stream, one for the rest", 30)
-    wait_until(lambda: hub.metric("warren_stream_moves_total") >= 3, "the bulk streams to move", 30)
+    wait_until(lambda: hub.home.metric("warren_stream_moves_total") >= 3, "the bulk streams to move", 30)
     assert exchange(quiet, b"beside") == b"beside"
     assert all(f.stop() for f in flows), [f.error for f in flows]
     assert min(f.bytes for f in flows) > 0
@@ -53,12 +53,13 @@ def test_the_limit_of_connections_is_kept(bench, echo_server):
 
 def established(hub):
     """The other side's ports of the connections to the hub."""
-    out = run(["ss", "-Htn", "state", "established", f"( sport = :{hub.port} )"]).stdout
+    out = run(["ss", "-Htn", "state", "established", f"( sport = :{hub.home.port} )"],
+              namespace=hub.home.namespace).stdout
     return {line.split()[3].rsplit(":", 1)[1] for line in out.splitlines()}
 
 
 def kill_connection(port, hub):
-    run(["ss", "-K", "dst", "127.0.0.1", "dport", "=", f":{port}", "sport", "=", f":{hub.port}"])
+    run(["ss", "-K", "dport", "=", f":{port}", "sport", "=", f":{hub.home.port}"], namespace=hub.home.namespace)
 
 
 def test_a_killed_connection_cuts_only_its_own_streams(short_quiet, echo_server):
@@ -68,7 +69,7 @@ def test_a_killed_connection_cuts_only_its_own_streams(short_quiet, echo_server)
     address = endpoint(hub.tunnel(echo_server.address))
     wait_until(lambda: len(established(hub) - before) == 1, "the first reverse connection")
     flows = [Flow(address) for _ in range(3)]
-    wait_until(lambda: hub.metric("warren_stream_moves_total") >= 2, "two of them to move", 30)
+    wait_until(lambda: hub.home.metric("warren_stream_moves_total") >= 2, "two of them to move", 30)
     wait_until(lambda: len(established(hub) - before) == 4, "four connections", 30)
     victim = sorted(established(hub) - before)[-1]
     kill_connection(victim, hub)
@@ -92,8 +93,7 @@ def test_a_new_login_ends_every_connection_of_the_old_one(short_quiet, echo_serv
     flows = [Flow(address) for _ in range(2)]
     wait_until(lambda: connections(hub) == 3, "three connections", 30)
     agent.process.signal(signal.SIGSTOP)
-    copy = Process([program("warren-agent"), "run", "--data", agent.data],
-                   os.path.join(agent.directory, "copy.log"))
+    copy = Process(agent.process.argv, os.path.join(agent.directory, "copy.log"))
     try:
         copy.start()
         wait_until(lambda: not any(f.alive() for f in flows), "the old session's streams to end", 30)

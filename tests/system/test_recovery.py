@@ -244,12 +244,12 @@ def test_an_agent_that_was_frozen_while_it_was_offered_a_lease_serves_again(hub,
     hub.tunnel(echo_server.address, spread="connection")
     frozen.process.signal(signal.SIGSTOP)
     hub.tunnel(echo_server.address, name="later", spread="connection")
-    frozen.hub.process.wait_log("does not take what it is offered", 10)
+    frozen.hub.home.process.wait_log("does not take what it is offered", 10)
     stopped = time.monotonic()
     wait_until(lambda: time.monotonic() > stopped + seconds, "the time to pass", 20)
     frozen.process.signal(signal.SIGCONT)
 
     def both_hold():
-        return all([lease["phase"] for lease in hub.admin.get(f"/api/v1/tunnels/{name}")["status"]["leases"]]
+        return all([lease["phase"] for lease in hub.home.admin.get(f"/api/v1/tunnels/{name}")["status"]["leases"]]
                    == ["held", "held"] for name in ("web", "later"))
     wait_until(both_hold, "both agents to hold both tunnels", 10)
