@@ -258,6 +258,12 @@ struct fleet_hub *fleet_hubs(const struct fleet *f); /* head of the hash, for it
 /* Whether what this start of a hub has written still counts: it is this process, or its lease runs,
  * or it answers, although it cannot reach the database. */
 bool fleet_hub_is_live(const struct fleet *f, const char *id, uint64_t epoch);
+/* Until when this hub knows by itself that no other one has taken its agents' tunnels; for ever,
+ * where nobody says otherwise. A hub that has slept longer opens no stream to an agent before peer/
+ * has found out. By time_mono_ms() and not by a loop's clock: what a loop has read before it slept
+ * is not to be served after it. Any thread. */
+void fleet_set_sure_until(struct fleet *f, uint64_t mono_ms);
+bool fleet_is_sure(const struct fleet *f);
 /* Whether agents of this hub can go to another one: it lives and is not being drained. */
 bool fleet_has_other_hub(const struct fleet *f);
 /* Over what time agents of this hub should come back elsewhere, were it gone. */

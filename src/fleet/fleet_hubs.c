@@ -9,6 +9,7 @@
 
 #include "base/macro.h"
 #include "base/mem.h"
+#include "base/time.h"
 #include "warren/v1/agent.pb-c.h"
 
 #include <stdio.h>
@@ -58,6 +59,17 @@ static bool is_alive(const struct fleet *f, const struct fleet_hub *h)
 struct fleet_hub *fleet_hub_self(struct fleet *f)
 {
     return &f->self;
+}
+
+void fleet_set_sure_until(struct fleet *f, uint64_t mono_ms)
+{
+    atomic_store_explicit(&f->sure_until_ms, mono_ms, memory_order_release);
+}
+
+bool fleet_is_sure(const struct fleet *f)
+{
+    uint64_t until = atomic_load_explicit(&f->sure_until_ms, memory_order_acquire);
+    return until == UINT64_MAX || time_mono_ms() <= until;
 }
 
 static size_t count_others(const struct fleet *f)

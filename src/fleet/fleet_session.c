@@ -400,6 +400,7 @@ static const struct rpc_method methods[] = {
 int fleet_new(const struct fleet_config *cfg, struct fleet **ret, struct diag *d)
 {
     struct fleet *f = NEW(struct fleet);
+    f->sure_until_ms = UINT64_MAX;
     f->cfg = *cfg;
     f->cfg.links_max = MIN(cfg->links_max ? cfg->links_max : LINKS_MAX, FLEET_LINKS_MAX);
     f->cfg.links_quiet_ms = cfg->links_quiet_ms ? cfg->links_quiet_ms : LINKS_QUIET_MS;

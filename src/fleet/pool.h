@@ -91,7 +91,8 @@ size_t fleet_n_workers(const struct fleet *f);
 /* What a stream will carry. */
 enum pool_class { POOL_STREAM, POOL_DATAGRAMS };
 
-/* Worker: the connection for a new stream; NULL: there is none now. `to`: of those to another hub,
+/* Worker: the connection for a new stream; NULL: there is none now, or it is an agent's that may be
+ * another hub's (fleet_is_sure). `to`: of those to another hub,
  * rather one that ends at this worker of it. */
 struct h2conn *fleet_pool_pick(struct fleet_pool *p, enum pool_class class,
                                const struct relay_worker *to);

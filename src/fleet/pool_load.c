@@ -90,6 +90,8 @@ static struct fleet_link *pick(struct fleet_pool *p, const struct relay_worker *
 struct h2conn *fleet_pool_pick(struct fleet_pool *p, enum pool_class class,
                                const struct relay_worker *to)
 {
+    if (!p->ops && !fleet_is_sure(p->fleet))
+        return NULL;
     struct fleet_link *l = to && to->count ? pick(p, to) : NULL;
     if (!l)
         l = pick(p, NULL);

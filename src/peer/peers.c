@@ -13,6 +13,9 @@
 
 #define RENEW_RETRY_MS 1000
 #define FORGET_MS      3600000 /* after its lease has ended */
+#define SURE_MS        9000    /* after a renewal was asked for: the lease lasts longer */
+#define AWAKE_MS       3000    /* while LATE: others take no link for dead sooner */
+#define AWAKE_TICK_MS  500
 
 struct peer_clock {
     _Atomic int64_t ahead_ms; /* the database's clock before our monotonic one */
@@ -28,7 +31,10 @@ struct peers {
     bool could_claim, is_stopping;
     bool is_renewing, is_again; /* with what has come up meanwhile */
     struct timer timer;         /* the next renewal */
-    struct timer late_timer;    /* when the lease is LATE */
+    struct timer late_timer;    /* when the lease is LATE, and while it is */
+    uint64_t sure_until_ms;     /* see fleet_is_sure */
+    uint64_t renewed_mono_ms;   /* after a sleep, when that was asked for */
+    bool is_catching_up, has_slept;
     struct peer_clock clock;
     struct peer_links *links;
     int64_t drained; /* wall ms: since when this hub is; 0: no */
@@ -72,8 +78,9 @@ struct renewal {
     char address[FLEET_HUB_ADDRESS_SIZE], agent_address[FLEET_HUB_ADDRESS_SIZE];
     char name[FLEET_NAME_SIZE];
     bool is_first, is_shared;
-    int64_t started; /* wall ms */
-    int64_t roots;   /* the newest root of the CA that this hub trusts */
+    bool is_after_sleep; /* its own change in the feed comes after all that was missed */
+    int64_t started;     /* wall ms */
+    int64_t roots;       /* the newest root of the CA that this hub trusts */
     uint64_t asked_ms, asked_mono_ms;
     int64_t drained; /* wall ms: this hub is; 0: no */
     int64_t now_ms;  /* the database's */
@@ -158,7 +165,45 @@ static int write_renewal(struct tx *tx, void *arg)
         if (tx_changed(tx) == 0)
             TRY(write_again(tx, r, expires));
     }
+    if (r->is_after_sleep)
+        TRY(store_publish(tx, "", "hub", r->hub.id, STORE_PUT));
     return read_rows(tx, r);
+}
+
+/* ---- sleep ---- */
+
+static void set_sure_until(struct peers *p, uint64_t mono_ms)
+{
+    p->sure_until_ms = MAX(p->sure_until_ms, mono_ms);
+    if (p->cfg.is_shared)
+        fleet_set_sure_until(p->cfg.fleet, p->sure_until_ms);
+}
+
+/* What others have done since it fell asleep is told, and rows that they changed are read. */
+static void on_caught_up(void *arg, int err)
+{
+    struct peers *p = arg;
+    p->is_catching_up = false;
+    if (p->is_stopping || err < 0)
+        return;
+    set_sure_until(p, p->renewed_mono_ms + SURE_MS);
+    if (!fleet_is_sure(p->cfg.fleet))
+        return;
+    p->has_slept = false;
+    LOG_INFO("this hub knows again who serves its tunnels");
+    p->cfg.on_claims(p->cfg.arg);
+}
+
+/* Now and then while the lease is LATE. */
+static void note_awake(struct peers *p)
+{
+    if (fleet_is_sure(p->cfg.fleet)) {
+        set_sure_until(p, time_mono_ms() + AWAKE_MS);
+    } else if (!p->has_slept) {
+        p->has_slept = true;
+        LOG_WARN("this hub has slept past its lease: clients wait until it knows who serves its "
+                 "tunnels now");
+    }
 }
 
 /* ---- what it says ---- */
@@ -231,6 +276,12 @@ static void take_renewal(struct peers *p, const struct renewal *r)
     atomic_store_explicit(&p->clock.ahead_ms, r->now_ms - (int64_t)r->asked_mono_ms,
                           memory_order_relaxed);
     hub_lease_renewed(&p->lease, r->asked_ms);
+    if (fleet_is_sure(p->cfg.fleet)) {
+        set_sure_until(p, r->asked_mono_ms + SURE_MS);
+    } else if (r->is_after_sleep) {
+        p->renewed_mono_ms = r->asked_mono_ms;
+        store_follow(p->cfg.store, on_caught_up, p);
+    }
     for (size_t i = 0; i < r->n_rows; i++)
         take_row(p, r, &r->rows[i]);
     forget_gone(p, r);
@@ -240,7 +291,11 @@ static void take_renewal(struct peers *p, const struct renewal *r)
 static void on_late(struct timer *t)
 {
     struct peers *p = container_of(t, struct peers, late_timer);
-    if (holds_lease(p) || !p->could_claim)
+    if (holds_lease(p))
+        return;
+    note_awake(p);
+    timer_start(t, AWAKE_TICK_MS);
+    if (!p->could_claim)
         return;
     p->could_claim = false;
     LOG_WARN("this hub's lease was not renewed in time: it keeps what it serves, and takes nothing "
@@ -272,6 +327,7 @@ static void renewed(void *arg, int err)
         return;
     }
     if (err < 0) {
+        p->is_catching_up &= !r->is_after_sleep;
         p->failed++;
         timer_start(&p->timer, RENEW_RETRY_MS);
         return;
@@ -294,6 +350,8 @@ static struct renewal *renewal_new(struct peers *p)
     r->asked_mono_ms = time_mono_ms();
     r->drained = p->drained;
     r->started = p->started;
+    r->is_after_sleep = !p->is_catching_up && !fleet_is_sure(p->cfg.fleet);
+    p->is_catching_up |= r->is_after_sleep;
     copy(r->address, sizeof(r->address), p->address);
     copy(r->agent_address, sizeof(r->agent_address), p->agent_address);
     copy(r->name, sizeof(r->name), p->name);

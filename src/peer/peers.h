@@ -6,6 +6,11 @@
  * is put into fleet (fleet_hubs), whose observers are told. To each other hub there is a pool of
  * connections for each worker (fleet/pool.h), dialled again whenever one is gone.
  *
+ * A hub that was frozen does not know, when it wakes, who serves its tunnels: another one may since
+ * its lease has ended. So fleet is told until when it is sure (fleet_is_sure): nearly as long as
+ * the lease runs, and then, while the database does not answer, as long as others hear from it. A
+ * hub that has slept longer renews, reads what it has missed, and is sure again.
+ *
  * A hub whose database nobody shares has a lease without end, and no peers.
  */
 #pragma once
@@ -32,8 +37,9 @@ struct peers_config {
 
     void (*on_pool_up)(void *arg, struct fleet_pool *p);
     void (*on_pool_down)(void *arg, struct fleet_pool *p);
-    void (*on_claims)(void *arg); /* it may claim now, and could not before */
-    void (*on_lost)(void *arg);   /* another process has this hub's id: this one has to end */
+    /* It may claim now, and could not before; or it has slept, and knows now what it has lost. */
+    void (*on_claims)(void *arg);
+    void (*on_lost)(void *arg); /* another process has this hub's id: this one has to end */
     /* This hub's row was read: it may be another one than before. */
     void (*on_self)(void *arg, const struct fleet_hub *self);
     void *arg;

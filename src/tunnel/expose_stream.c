@@ -10,6 +10,7 @@
 #include "base/macro.h"
 #include "base/mem.h"
 #include "base/time.h"
+#include "fleet/fleet.h"
 #include "net/bridge.h"
 #include "wire/connect_udp.h"
 #include "wire/http1.h"
@@ -370,7 +371,8 @@ static struct relay *open_relay(struct client *c, const struct exposure_goal *as
     char allow[TUNNEL_RANGES_TEXT];
     char tag[RELAY_TAG_SIZE];
     struct h2_header headers[EXPOSURE_HEADERS_MAX + 3];
-    bool may_turn = e->forward && !c->is_again;
+    bool is_doubtful = !e->forward && !fleet_is_sure(e->pool->fleet);
+    bool may_turn = (e->forward || is_doubtful) && !c->is_again && !c->is_other_hubs;
     struct relay_open_params params = {.peer = *peer,
                                        .authority = authority,
                                        .headers = headers,
@@ -382,6 +384,8 @@ static struct relay *open_relay(struct client *c, const struct exposure_goal *as
                                        .waits = may_turn,
                                        .prefix = prefix};
     int rc = find_goal(e, asked, &goal);
+    if (rc == 0 && is_doubtful && c->is_other_hubs)
+        rc = ERR_STALE; /* that one knows better */
     memcpy(headers, exposure_headers(e, &params.n_headers), sizeof(e->headers));
     if (rc == 0)
         host_port_format(&goal.target, authority, sizeof(authority));

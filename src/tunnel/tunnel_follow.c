@@ -279,6 +279,8 @@ void tunnels_may_claim(struct tunnels *ts)
     struct tunnel_network *n, *next;
     HASH_ITER (hh, ts->networks, n, next)
         tunnel_plan(n);
+    for (struct tunnel_object *o = ts->objects; o; o = o->hh.next)
+        tunnel_turned_look(o);
 }
 
 bool tunnels_are_held(const struct tunnels *ts)

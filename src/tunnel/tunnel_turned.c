@@ -1,8 +1,8 @@
 /*
- * Clients whose stream another hub turned away, or that was lost on the way there: no byte of
- * theirs has been read. Who serves the tunnel now is in the row; it may be that nobody does yet,
- * while an agent comes back elsewhere. Such a client waits as those do who come meanwhile
- * (tunnel_listen.c). Main loop.
+ * Clients whose stream another hub turned away, or that was lost on the way there, and those for
+ * whom this hub opened none, having slept (fleet_is_sure): no byte of theirs has been read. Who
+ * serves the tunnel now is in the row; it may be that nobody does yet, while an agent comes back
+ * elsewhere. Such a client waits as those do who come meanwhile (tunnel_listen.c). Main loop.
  */
 #include "tunnel/internal.h"
 
@@ -78,6 +78,8 @@ static bool try_again(struct tunnels *ts, struct tunnel_object *o, struct exposu
     struct exposure *e = o ? tunnel_pick_exposure(o) : NULL;
     if (ts->is_draining || !o || o->is_deleted || tunnel_phase_is_over(o->t.phase))
         give_up(ts, t, ts->is_draining ? "this hub is being stopped" : "the tunnel is gone");
+    else if (e && !exposure_is_forwarding(e) && !fleet_is_sure(ts->fleet))
+        return false;
     else if (e && (t->is_lost || exposure_epoch(e) != t->epoch))
         exposure_try_again(t, e);
     else

@@ -59,6 +59,23 @@ static void a_client_reaches_the_target(void **state)
     bench_agent_stop(&a);
 }
 
+static void clients_wait_while_the_hub_does_not_know_who_serves(void **state)
+{
+    struct bench *b = *state;
+    struct bench_agent a;
+    struct tunnel_object *o = bench_serve(b, &a, "127.0.0.1:0", 0);
+    fleet_set_sure_until(b->fleet, 1); /* it has slept since */
+    int client = bench_connect(b, o);
+    wait_for(b->loop, b->tunnels->n_turned_clients == 1);
+    assert_int_equal(b->n_served, 0);
+    fleet_set_sure_until(b->fleet, UINT64_MAX);
+    tunnels_may_claim(b->tunnels);
+    wait_for(b->loop, b->n_served == 1);
+    bench_pass(b, client, b->served[0], "kept meanwhile");
+    close(client);
+    bench_agent_stop(&a);
+}
+
 static void the_other_agent_serves_when_the_holder_leaves(void **state)
 {
     struct bench *b = *state;
@@ -582,6 +599,7 @@ int main(void)
 #define T(name) cmocka_unit_test_setup_teardown(name, bench_set_up, bench_tear_down)
     const struct CMUnitTest tests[] = {
         T(a_client_reaches_the_target),
+        T(clients_wait_while_the_hub_does_not_know_who_serves),
         T(the_other_agent_serves_when_the_holder_leaves),
         T(a_tunnel_that_moves_keeps_its_streams),
         T(an_agent_that_leaves_takes_nothing_and_keeps_its_streams),
