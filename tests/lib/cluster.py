@@ -139,6 +139,7 @@ class Cluster:
         self.db = db or postgres.new_database()
         self.database = self.db.split("?")[0].rsplit("/", 1)[1]
         self.postgres, self.wires = postgres, {i: None for i in cut}
+        self.primary = postgres  # another one after a fail-over
         self.key_file = os.path.join(self.directory, "ca.keyfile")
         with open(os.open(self.key_file, os.O_WRONLY | os.O_CREAT, 0o600), "wb") as f:
             f.write(os.urandom(32).hex().encode())
@@ -148,6 +149,9 @@ class Cluster:
             self.add_hub(where, i)
         self.front = bench.keep(Balancer(self.directory, where, front, self.hubs)).start()
         self.client, self.client_address = self.host()
+
+    def sql(self, query):
+        return self.primary.sql(query, self.database)
 
     def host(self):
         """(namespace, address) of a new host."""
@@ -200,20 +204,28 @@ class Cluster:
         """No packet passes between two hubs."""
         for hub, far in ((one, other), (other, one)):
             rules = f"""
-                table ip part {{
+                table ip {self._part(far)} {{
                     chain in {{ type filter hook input priority 0; ip saddr {far.host} drop; }}
                 }}"""
             run(["ip", "netns", "exec", hub.namespace, "nft", "-f", "-"], input=rules)
 
+    def join(self, one, other):
+        for hub, far in ((one, other), (other, one)):
+            run(["ip", "netns", "exec", hub.namespace, "nft", "delete", "table", "ip", self._part(far)])
+
     @staticmethod
-    def join(one, other):
-        for hub in (one, other):
-            run(["ip", "netns", "exec", hub.namespace, "nft", "delete", "table", "ip", "part"])
+    def _part(far):
+        return f"part-{far.host.replace('.', '-')}"
 
     def hub_of(self, agent):
         """Where the agent is."""
         session = self.front.admin.get(f"/api/v1/agents/{agent.id}")["status"]["session"]
         return session and next(h for h in self.hubs if self.id_of(h) == session["hub"])
+
+    def lease_left_ms(self, hub):
+        """Of a hub's life, as the database has it."""
+        return float(self.sql("select expires - extract(epoch from clock_timestamp()) * 1000 from hub_lease "
+                              f"where hub = '{self.id_of(hub)}'"))
 
     @staticmethod
     def id_of(hub):

@@ -1,16 +1,17 @@
-"""Who looks on while hubs and databases are disturbed: who serves, what was acknowledged, how long nothing was."""
+"""Who looks on while hubs of a cluster and their database are disturbed. One `Lookout` for each fault: who serves
+(lib/holders.py), what was acknowledged (lib/ledger.py), what becomes of streams that have nothing to do with it, and
+how long clients were without an answer."""
 
-import http.client
-import itertools
 import threading
 import time
 
+from lib.holders import Target, ask, epochs_taken_twice, leases_taken, turns, two_at_once
+from lib.ledger import Ledger
 from lib.process import SLOW, wait_until
-from lib.service import connect, read_all
-from lib.warren import Problem
+from lib.service import connect, echo, exchange
 
+PORT = 9000  # of the witnessed tunnel at each hub; the next one is that of the bystanders'
 
-# ---- who serves ----
 
 def who(server, sock):
     """Handler of a target: says which agent's host asks."""
@@ -18,134 +19,139 @@ def who(server, sock):
 
 
 class Witness:
-    """Asks at `addresses` in turn, and notes each change of who serves in `seen`; `longest`: seconds between two
-    answers."""
+    """Asks at one hub, again and again. `longest`: seconds between two answers."""
 
-    def __init__(self, cluster, *addresses):
-        self.cluster, self.addresses = cluster, itertools.cycle(addresses)
-        self.seen, self.failed, self.longest = [], 0, 0.0
+    def __init__(self, cluster, hub):
+        self.cluster, self.hub = cluster, hub
+        self.answered, self.failed, self.longest, self.last = 0, 0, 0.0, None
         self.stopping = threading.Event()
         self.thread = threading.Thread(target=self._run, daemon=True)
         self.thread.start()
 
     def _ask(self):
         try:
-            with connect(next(self.addresses), 1.0, self.cluster.client) as sock:
-                sock.settimeout(1.0)
-                return read_all(sock)[0].decode()
+            return ask(f"{self.hub.host}:{PORT}", self.hub.host, self.cluster.client, patience=2.0 * SLOW)
         except OSError:
-            self.failed += 1
             return ""
 
     def _run(self):
-        last = None
         while not self.stopping.is_set():
-            answer = self._ask()
-            now = time.monotonic()
+            answer, now = self._ask(), time.monotonic()
             if answer:
-                self.longest, last = max(self.longest, now - (last or now)), now
-            if answer and (not self.seen or self.seen[-1] != answer):
-                self.seen.append(answer)
-            self.stopping.wait(0.02)
+                self.longest, self.last = max(self.longest, now - (self.last or now)), now
+                self.answered += 1
+            else:
+                self.failed += 1
+            self.stopping.wait(0.03)
 
     def stop(self):
         self.stopping.set()
         self.thread.join(20)
-        return self.seen
 
 
-# ---- what was acknowledged ----
+class Stream:
+    """One stream to an echo service that is used all the time. `cut`: why it ended, None as long as it goes on."""
 
-def try_write(hub):
-    """A new token's id; None when the hub says that it cannot now."""
-    try:
-        return hub.admin.call("POST", "/api/v1/tokens", {"network": "lan", "uses": 1},
-                              timeout=30 * SLOW)[0]["id"]
-    except Problem as problem:
-        assert problem.status == 503, problem
-        return None
-    except TimeoutError:  # its commit is in doubt, and answered when the database can say
-        return None
-
-
-def write_again(hub, what):
-    """Until a write is acknowledged; says how long that took."""
-    start = time.monotonic()
-    token = wait_until(lambda: try_write(hub), "the hub to write", 60, every=0.05)
-    print(f"{what}: the hub writes again after {time.monotonic() - start:.2f} s")
-    return token
-
-
-class Writer:
-    """Writes one after the other from a thread, and keeps what was acknowledged. `pause`: seconds between
-    two."""
-
-    def __init__(self, hub, pause=0):
-        self.hub, self.acknowledged, self.refused, self.pause = hub, [], 0, pause
-        self.longest, self.last = 0.0, time.monotonic()
+    def __init__(self, cluster, hub):
+        self.hub, self.cut, self.exchanged, self.longest = hub, None, 0, 0.0
+        self.sock = connect(f"{hub.host}:{PORT + 1}", 10 * SLOW, cluster.client)
+        self.sock.settimeout(30 * SLOW)
         self.stopping = threading.Event()
         self.thread = threading.Thread(target=self._run, daemon=True)
         self.thread.start()
 
-    def _write(self):
-        try:
-            return try_write(self.hub)
-        except (OSError, http.client.HTTPException):  # the hub is not there
-            return None
-
     def _run(self):
+        last = time.monotonic()
         while not self.stopping.is_set():
-            token = self._write()
-            if token:
-                self.acknowledged.append(token)
-                now = time.monotonic()
-                self.longest, self.last = max(self.longest, now - self.last), now
-            else:
-                self.refused += 1
-            self.stopping.wait(self.pause if token else 0.05)
-
-    def wait_for(self, n):
-        goal = len(self.acknowledged) + n
-        wait_until(lambda: len(self.acknowledged) >= goal, f"{n} more writes", 60)
+            try:
+                if exchange(self.sock, b"are you there?") != b"are you there?":
+                    self.cut = "it was closed"
+                    return
+            except OSError as error:
+                self.cut = repr(error)
+                return
+            now = time.monotonic()
+            self.longest, last = max(self.longest, now - last), now
+            self.exchanged += 1
+            self.stopping.wait(0.05)
 
     def stop(self):
         self.stopping.set()
-        self.thread.join(60 * SLOW)
-        print(f"{len(self.acknowledged)} writes, {self.refused} refused, the longest pause "
-              f"{self.longest:.2f} s")
+        self.thread.join(40 * SLOW)
+        self.sock.close()
 
 
-class Ledger:
-    """A Writer at each hub of a cluster."""
+class Lookout:
+    """Two agents at two hubs, which both reach a target; the first one serves its tunnel. A third agent, of another
+    network, is at the second hub, and clients come to it there and at the third.
 
-    def __init__(self, cluster):
-        self.hubs = cluster.hubs
-        self.writers = [Writer(hub, pause=0.1) for hub in self.hubs]
-        self.wait_for_all()
+    `agents`: environment of the first two. `is_free`: the first one may go to any hub; else it knows the first hub
+    only, and its tunnel is the other agent's when the hub's lease is over. `before_second`: what is done while the first
+    agent is alone."""
 
-    def wait_for_all(self):
-        """Until each hub has acknowledged another write."""
-        for writer in self.writers:
-            writer.wait_for(1)
+    def __init__(self, bench, cluster, agents=(None, None), is_free=False, before_second=lambda look: None):
+        self.cluster, self.home = cluster, cluster.hubs[0]
+        self.first = cluster.agent("a1", at=None if is_free else self.home, env=agents[0])
+        host, address = cluster.host()
+        self.target = bench.keep(Target(host=address, namespace=host))
+        self.tunnel = cluster.tunnel(cluster.hubs[2], self.target.address,
+                                     endpoint={"listen": f"0.0.0.0:{PORT}"})["id"]
+        before_second(self)
+        self.second = cluster.agent("a2", at=cluster.hubs[1], env=agents[1])
+        staying = cluster.agent("staying", at=cluster.hubs[1], network="elsewhere")
+        far = bench.server(echo, host=staying.address, namespace=staying.namespace)
+        cluster.tunnel(cluster.hubs[1], far.address, name="other", network="elsewhere",
+                       endpoint={"listen": f"0.0.0.0:{PORT + 1}"})
+        self.ledger = self.witnesses = self.streams = None
+        self.written = self.lost = 0  # at the end: what was acknowledged
 
-    def check(self):
-        """Ends it. Each hub that runs knows what any of them has acknowledged: how much that is."""
-        for writer in self.writers:
-            writer.stop()
-        acknowledged = {token for writer in self.writers for token in writer.acknowledged}
-        for hub in self.hubs:
-            if hub.process.alive():
-                wait_until(lambda h=hub: acknowledged <= tokens_of(h), f"{hub.host} to know all of them", 20)
-        return len(acknowledged)
+    def begin(self, *through):
+        """`through`: hubs that the streams come in at which nothing may cut; the second and the third are usual."""
+        self.wait_served(self.first)
+        self.streams = [Stream(self.cluster, h) for h in through or self.cluster.hubs[1:]]
+        self.ledger = Ledger(self.cluster)
+        self.witnesses = [Witness(self.cluster, h) for h in self.cluster.hubs]
+        for witness in self.witnesses:
+            wait_until(lambda w=witness: w.answered, "the witnesses to be answered", 20)
+        return self
 
+    def ask(self, hub, patience=2.0):
+        """Who serves, for a client of this hub."""
+        return ask(f"{hub.host}:{PORT}", hub.host, self.cluster.client, patience)
 
-def pages(hub, path):
-    after = ""
-    while after is not None:
-        page = hub.admin.get(f"{path}?page_size=500" + (f"&page_token={after}" if after else ""))
-        yield from page["items"]
-        after = page.get("next_page_token")
+    def wait_served(self, agent, *hubs):
+        for hub in hubs or self.cluster.hubs:
+            wait_until(lambda h=hub: self.ask(h) == agent.address, f"{agent.name} to serve at {hub.host}", 40)
 
+    @property
+    def failed(self):
+        """How many clients were refused, or waited for more than two seconds."""
+        return sum(w.failed for w in self.witnesses)
 
-def tokens_of(hub):
-    return {t["id"] for t in pages(hub, "/api/v1/tokens")}
+    def end(self, fault, disturbed=()):
+        """Ends it, checks all, and prints the fault's line. `disturbed`: hubs whose own clients are told of apart. The
+        agents that served, in their order."""
+        for watcher in (*self.witnesses, *self.streams):
+            watcher.stop()
+        self.written, self.lost = self.ledger.check()
+        history = self.target.history
+        logs = {a.name: leases_taken(a.process.log()) for a in (self.first, self.second)}
+        cut = {s.hub.host: s.cut for s in self.streams if s.cut}
+        wrong = [*two_at_once(history), *epochs_taken_twice(logs)]
+        assert not wrong, f"two holders: {wrong[:5]}"
+        assert not cut, f"streams that had nothing to do with it: {cut}"
+        assert all(logs.values()) or len(turns(history)) < 2, "what agents log is understood"
+        print("\n" + self._line(fault, disturbed, history))
+        return turns(history)
+
+    def _line(self, fault, disturbed, history):
+        def longest(watchers):
+            return max((w.longest for w in watchers), default=0)
+        apart = [w for w in self.witnesses if w.hub in disturbed]
+        others = [w for w in self.witnesses if w.hub not in disturbed]
+        own = f", at the hub itself {longest(apart):.2f} s" if apart else ""
+        return (f"fault: {fault}: served again after {longest(others):.2f} s{own}; "
+                f"{len(history)} streams by {len(turns(history))} holder(s), never two; "
+                f"{self.written} writes acknowledged, {self.lost} lost; "
+                f"{sum(s.exchanged for s in self.streams)} exchanges on {len(self.streams)} other streams, "
+                f"none cut, the longest pause {longest(self.streams):.2f} s")

@@ -16,10 +16,10 @@ import time
 import pytest
 
 from lib import postgres
+from lib.ledger import Writer, tokens_of, try_write, write_again
 from lib.process import SLOW, Process, wait_until
 from lib.service import TcpServer, connect, exchange, free_port, serves
 from lib.warren import Hub, endpoint
-from lib.witness import Writer, tokens_of, try_write, write_again
 
 
 @pytest.fixture

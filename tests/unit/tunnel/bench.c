@@ -338,14 +338,16 @@ struct tunnel_object *bench_tunnel(struct bench *b, const char *name, const char
 
 static int write_deletion(struct tx *tx, void *arg)
 {
-    const struct tunnel_object *o = arg;
-    return tunnel_store_delete(tx, &o->t, 0);
+    return tunnel_store_delete(tx, arg, 0);
 }
 
 void bench_delete(struct bench *b, struct tunnel_object *o)
 {
-    bench_write(b, write_deletion, o);
-    tunnel_remove(o);
+    struct tunnel t = o->t;
+    bench_write(b, write_deletion, &t);
+    o = tunnel_find(b->tunnels, t.id); /* a row that was read meanwhile may have told already */
+    if (o)
+        tunnel_remove(o);
 }
 
 /* ---- clients ---- */
