@@ -255,6 +255,8 @@ class Mounts:
         os.makedirs(self.directory)
         self.place, self.peers, self.group = Veth(), [], Group(self.directory)
         try:
+            for host in self.place.hosts if bench.o.congestion else []:
+                host.sysctl("net.ipv4.tcp_congestion_control", bench.o.congestion)
             self.target = bench.serve(self.group, self.place)
             for name in names:
                 self.peers.append(KINDS[name][0](self.directory, self.target, self.place))

@@ -290,6 +290,7 @@ def parse_options():
                    + ",".join(mount.KINDS))
     p.add_argument("--only", help="measurements that begin so, without memory (bulk, round, wan, mount, "
                    "mount.bulk, hop, hop.round, …)")
+    p.add_argument("--congestion", help="with --only mount: of hub, agent and target; default the machine's")
     p.add_argument("--agents", type=int, default=2000, help="size of the swarm")
     p.add_argument("-o", "--output", choices=["table", "json"], default="table")
     o = p.parse_args()
