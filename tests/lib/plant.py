@@ -10,7 +10,7 @@
     plant.mounted("nmap", ..., plant["web"])       # the operator's `warren mount plant -- nmap ...`
 
 `plant["web"]` is an IPv4 address, `plant.v6("web")` the other one. No host limits how often it reports
-errors, and those on the agent's ways know each other (lib/network.py says why), so that two runs see the same.
+errors, and routers know their neighbours (lib/network.py says why), so that two runs see the same.
 """
 
 import concurrent.futures
@@ -192,16 +192,13 @@ class Plant:
         firewall(inner, *rules, hook="forward")
 
     def _acquaint(self):
-        """What is there is known to who talks to it; only who asks for dead addresses uses the kernel's table."""
-        def both(*numbers):
-            return [make(n) for n in numbers for make in (address, address6)]
+        """Those that pass on packets know the next one. Such entries count in what the kernel tells of its table, so
+        there are few; what the others lose, programs that ask once are compared without (both_undisturbed)."""
         agent, hub, router, operator, inner, far = (
             self.hosts[name] for name in ("agent", "hub", "router", "operator", "inner", "far"))
-        numbers = {name: (n,) for name, n in HOSTS.items()} | {
-            "router": (ROUTER,), "inner": (INNER,), "rejecting": (REJECTING, *REJECTS)}
-        for name, own in numbers.items():
-            agent.knows("eth0", self.hosts[name], "eth0", both(*own))
-            self.hosts[name].knows("eth0", agent, "eth0", both(AGENT))
+        for name, n in (("router", ROUTER), ("inner", INNER)):
+            agent.knows("eth0", self.hosts[name], "eth0", (address(n), address6(n)))
+            self.hosts[name].knows("eth0", agent, "eth0", (address(AGENT), address6(AGENT)))
         for a, a_dev, a_at, b, b_dev, b_at in (
                 (inner, "eth1", ("10.10.0.1", "fd10::1"), far, "eth0", FAR),
                 (hub, "wan", (HUB,), router, "wan", ("198.51.100.2",)),
