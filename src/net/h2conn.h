@@ -2,8 +2,8 @@
  * HTTP/2 on a connection: struct h2 driven by a struct conn, with keepalive and graceful end.
  *
  * Keepalive: after 5 s without a byte from the peer a PING is sent; after 10 s more without a byte,
- * and with none that lies unread, the connection is dead (on_close with ERR_TIMEOUT). Anything submitted to the h2 session wakes
- * the connection by itself.
+ * and with none that lies unread, the connection is dead (on_close with ERR_TIMEOUT). Anything
+ * submitted to the h2 session wakes the connection by itself.
  */
 #pragma once
 
