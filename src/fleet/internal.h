@@ -64,7 +64,7 @@ struct fleet {
     struct timer touch_timer;
     _Atomic uint64_t moves; /* of streams between connections */
     _Atomic uint64_t sure_until_ms;
-    size_t n_pools;         /* those whose last connection is still to go among them */
+    size_t n_pools; /* those whose last connection is still to go among them */
     bool is_stopping;
     void (*on_stopped)(void *arg);
     void *on_stopped_arg;
