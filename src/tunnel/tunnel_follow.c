@@ -204,10 +204,13 @@ static void restored(void *arg, int err)
 
 void tunnel_restore_if_held(struct tunnel_object *o)
 {
-    if (duty_of(o) != ROUTE_SERVE || is_idle(o))
+    bool is_own = duty_of(o) == ROUTE_SERVE;
+    if (!is_own && o->route.hub[0])
         return;
     struct tunnel_claim *c = NEW(struct tunnel_claim);
     fill_claim(o, c);
+    if (is_own && is_idle(o)) /* it is being given up; others may know the claim only */
+        c->route.hub[0] = '\0';
     store_run_patient(o->owner->store, write_restored, restored, c);
 }
 

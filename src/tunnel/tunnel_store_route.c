@@ -136,8 +136,9 @@ int tunnel_store_restore(struct tx *tx, const struct tunnel_claim *c)
     TRY(tx_exec(tx,
                 "UPDATE tunnel SET lease_agent = $1, lease_session = $2, lease_hub = $3, "
                 "lease_hub_epoch = $4, lease_epoch = $5 WHERE id = $6 AND lease_epoch < $5",
-                STORE_TEXT(route->agent), STORE_INT(route->session), STORE_TEXT(route->hub),
-                STORE_INT(route->hub_epoch), STORE_INT(route->epoch), STORE_TEXT(c->tunnel)));
+                STORE_TEXT(route->agent), STORE_INT(route->session),
+                STORE_TEXT(route->hub[0] ? route->hub : NULL), STORE_INT(route->hub_epoch),
+                STORE_INT(route->epoch), STORE_TEXT(c->tunnel)));
     if (tx_changed(tx) == 0)
         return 0;
     return store_publish(tx, c->tenant, "tunnel", c->tunnel, STORE_PUT);

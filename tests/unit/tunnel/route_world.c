@@ -353,9 +353,12 @@ static void restore_route(int i, const struct mail *m)
 {
     struct hub *h = &w.hubs[i];
     struct tunnel_route *r = &h->tunnels[m->id];
-    if (r->epoch > m->route.epoch && hub_of_route(r) == i && world_is_served_by(i, m->id, r)) {
+    if (r->epoch > m->route.epoch && (!r->hub[0] || hub_of_route(r) == i)) {
+        struct tunnel_route to = *r;
+        if (!world_is_served_by(i, m->id, r))
+            to.hub[0] = '\0';
         h->n_asked++;
-        mail_ask_until_done(i, (struct mail){.kind = MAIL_RESTORE, .id = m->id, .route = *r});
+        mail_ask_until_done(i, (struct mail){.kind = MAIL_RESTORE, .id = m->id, .route = to});
     } else if (r->epoch == m->route.epoch && !r->hub[0]) {
         w.seen[SEEN_LEFT_AGAIN] += m->route.hub[0] != '\0';
         *r = m->route;
