@@ -59,6 +59,14 @@ static void mark_dirty(struct mount_tcp *f)
     loop_defer(m->loop, &m->flush);
 }
 
+static void forget_dirty(struct mount_tcp *f)
+{
+    assert(!f->is_dirty || f->dirty_prev == f || f->dirty_next || f->mount->dirty != f);
+    if (f->is_dirty)
+        DL_DELETE2(f->mount->dirty, f, dirty_prev, dirty_next);
+    f->is_dirty = false;
+}
+
 static void leave_half_open(struct mount_tcp *f)
 {
     if (!f->is_half_open)
@@ -71,8 +79,7 @@ static void leave_half_open(struct mount_tcp *f)
 static void free_flow(struct mount_tcp *f)
 {
     struct mount *m = f->mount;
-    if (f->is_dirty)
-        DL_DELETE2(m->dirty, f, dirty_prev, dirty_next);
+    forget_dirty(f);
     leave_half_open(f);
     timer_stop(&f->timer);
     tcp_done(&f->tcp);
@@ -469,8 +476,7 @@ void mount_tcp_flush(struct mount *m)
     for (bool is_last = !last; !is_last;) {
         struct mount_tcp *f = m->dirty;
         is_last = f == last;
-        DL_DELETE2(m->dirty, f, dirty_prev, dirty_next);
-        f->is_dirty = false;
+        forget_dirty(f);
         pump(f);
     }
 }

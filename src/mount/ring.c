@@ -157,12 +157,16 @@ void ring_drop(struct ring *r, size_t len)
         ring_done(r);
         return;
     }
-    struct ring_block *b = r->last->next;
-    for (; len >= b->end - b->begin; b = r->last->next) {
+    for (;;) {
+        assert(r->last);
+        struct ring_block *b = r->last->next;
+        if (len < b->end - b->begin) {
+            b->begin += (uint32_t)len;
+            return;
+        }
         len -= b->end - b->begin;
         drop_first_block(r);
     }
-    b->begin += (uint32_t)len;
 }
 
 size_t ring_take(struct ring *r, uint8_t *out, size_t cap)
