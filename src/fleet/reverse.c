@@ -13,7 +13,8 @@
 /* Streams of one reverse connection; the hub's own limits are lower. */
 #define STREAMS_MAX 65536
 #define LASTING_MS  5000
-#define GRACE_MS    1000 /* of one that is closed, for streams that are on their way to it */
+#define GRACE_MS    1000  /* of one that is closed, for streams that are on their way to it */
+#define FINISH_MS   10000 /* ... and for what its streams have to send */
 
 /* Outlives its pool, for the connections that are still closing. */
 struct shared {
@@ -264,6 +265,20 @@ size_t reverse_pool_streams(const struct reverse_pool *p)
         n += r && r->hc ? h2_stream_count(h2conn_session(r->hc)) : 0;
     }
     return n;
+}
+
+void reverse_pool_finish(struct reverse_pool *p)
+{
+    for (uint32_t i = 0; p && i < REVERSE_MAX; i++) {
+        struct reverse *r = p->slots[i];
+        if (!r || !r->hc || !h2_stream_count(h2conn_session(r->hc)))
+            continue;
+        p->slots[i] = NULL;
+        p->open--;
+        r->pool = NULL;
+        h2conn_shutdown(r->hc, FINISH_MS); /* on_close frees */
+    }
+    reverse_pool_free(p);
 }
 
 void reverse_pool_set_tls(struct reverse_pool *p, struct tls_client *tls)

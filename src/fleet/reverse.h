@@ -33,6 +33,8 @@ struct reverse_config {
 struct reverse_pool *reverse_pool_new(const struct reverse_config *cfg);
 /* Cuts them all: the streams' on_close comes later, from the loop. */
 void reverse_pool_free(struct reverse_pool *p);
+/* ... but streams that are over for us may still send what they have, for up to ten seconds. */
+void reverse_pool_finish(struct reverse_pool *p);
 /* How many there shall be, at most REVERSE_MAX. 0 cuts them all; with less than before those that
  * are open stay, until the hub closes them. */
 void reverse_pool_want(struct reverse_pool *p, uint32_t count);

@@ -169,7 +169,10 @@ void shortcuts_free(struct shortcuts *sc)
         return;
     LL_FOREACH_SAFE (sc->all, s, next) {
         timer_stop(&s->look);
-        reverse_pool_free(s->pool);
+        if (sc->is_left) /* the hub that was left may know sooner that a stream has ended */
+            reverse_pool_finish(s->pool);
+        else
+            reverse_pool_free(s->pool);
         mem_free(s);
     }
     mem_free(sc);
