@@ -271,7 +271,7 @@ void reverse_pool_finish(struct reverse_pool *p)
 {
     for (uint32_t i = 0; p && i < REVERSE_MAX; i++) {
         struct reverse *r = p->slots[i];
-        if (!r || !r->hc || !h2_stream_count(h2conn_session(r->hc)))
+        if (!r || !r->hc)
             continue;
         p->slots[i] = NULL;
         p->open--;
