@@ -392,10 +392,10 @@ class CommitDoor(Door):
             while data := source.recv(1 << 16):
                 self.open.wait()
                 makes_token |= self.is_armed and b"INSERT INTO token" in data
-                target.sendall(data)
                 if makes_token and b"COMMIT" in data:
                     makes_token = False
-                    self.open.clear()
+                    self.open.clear()  # before the answer can be there
+                target.sendall(data)
         except OSError:
             pass
         for end in (source, target):
