@@ -249,6 +249,13 @@ static void on_reverse_connections(struct session *s, const Warren__V1__ReverseC
     want_reverse(s);
 }
 
+static void keep_hubs(void *arg)
+{
+    struct session *s = arg;
+    if (s->cfg.on_hubs)
+        s->cfg.on_hubs(s->cfg.arg, &s->hubs);
+}
+
 static void on_hubs(struct session *s, const Warren__V1__Hubs *m)
 {
     struct hub_told told[HUB_LIST_CLUSTER] = {0};
@@ -259,6 +266,7 @@ static void on_hubs(struct session *s, const Warren__V1__Hubs *m)
     for (size_t i = 0; i < m->n_hubs && n < HUB_LIST_CLUSTER; i++)
         told[n++] = (struct hub_told){m->hubs[i]->id, m->hubs[i]->address, m->hubs[i]->leaving};
     hub_list_replace(&s->hubs, told, n);
+    keep_hubs(s); /* they are measured later, when not all agents do so */
     uint64_t spread_ms = (uint64_t)m->return_ms * n * MEASURE_SLOTS;
     if (n)
         hub_probe_soon(s->probe, random_below((uint32_t)MIN(spread_ms, (uint64_t)MEASURE_MS)));
@@ -378,13 +386,6 @@ int session_reload(struct session *s, struct diag *d)
     return s->leg ? session_leg_load_tls(s->leg, d) : 0;
 }
 
-static void on_measured(void *arg)
-{
-    struct session *s = arg;
-    if (s->cfg.on_hubs)
-        s->cfg.on_hubs(s->cfg.arg, &s->hubs);
-}
-
 static int read_hubs(struct session *s, struct diag *d)
 {
     for (size_t i = 0; i < s->cfg.n_hubs; i++) {
@@ -396,7 +397,7 @@ static int read_hubs(struct session *s, struct diag *d)
     if (s->cfg.fixed_hubs)
         return 0;
     hub_list_load(&s->hubs, s->cfg.known_hubs);
-    s->probe = hub_probe_new(s->cfg.loop, &s->hubs, on_measured, s);
+    s->probe = hub_probe_new(s->cfg.loop, &s->hubs, keep_hubs, s);
     return 0;
 }
 
