@@ -123,6 +123,16 @@ class Lookout:
         for hub in hubs or self.cluster.hubs:
             wait_until(lambda h=hub: self.ask(h) == agent.address, f"{agent.name} to serve at {hub.host}", 40)
 
+    def see_home_die(self, fault):
+        """Its hub is killed and started again, and its agent can go nowhere else: the second one serves when the lease
+        is over, and goes on."""
+        self.home.process.kill()
+        self.wait_served(self.second, *(h for h in self.cluster.hubs if h is not self.home))
+        self.home.start()
+        wait_until(lambda: self.cluster.hub_of(self.first) is self.home, "the first one to be back", 40)
+        self.wait_served(self.second)
+        assert self.end(fault, [self.home]) == [self.first.address, self.second.address]
+
     @property
     def failed(self):
         """How many clients were refused, or waited for more than two seconds."""
